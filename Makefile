@@ -1,0 +1,72 @@
+# Everything lives in .venv, installed from the lock files; `make help` lists the targets.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8080
+FLOW ?= flow
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: serve
+serve: $(VENV)/.runtime ## serve FLOW (default flow/) on HOST:PORT (default 127.0.0.1:8080)
+	@$(BIN)/flowpod serve $(FLOW) --host $(HOST) --port $(PORT)
+
+.PHONY: test
+test: $(VENV)/.dev ## run the test suite (ARGS="-k name" narrows it)
+	$(BIN)/pytest $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.dev ## lint, formatting, types and generated files, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/flowpod check flow
+
+.PHONY: format
+format: $(VENV)/.dev ## format and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: docs
+docs: $(VENV)/.dev ## write docs/settings.md from the settings class
+	$(BIN)/flowpod settings > docs/settings.md
+
+.PHONY: test-deps
+test-deps: ## install the external programs that tests use (Debian, as root)
+	apt-get update
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends curl mariadb-server
+
+.PHONY: lock
+lock: $(VENV)/.dev ## refresh the lock files from pyproject.toml
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    --group build -o requirements-build.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    -c requirements.lock pyproject.toml --group dev -o requirements-dev.lock
+
+.PHONY: clean
+clean: ## remove the environment and every cache
+	rm -rf $(VENV) .flowpod .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Flowpod needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.runtime: $(VENV)/.created requirements.lock requirements-build.lock pyproject.toml
+	$(BIN)/pip install --quiet --require-hashes -r requirements-build.lock -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
+	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	touch $@

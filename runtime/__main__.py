@@ -1,0 +1,7 @@
+"""`python -m runtime` is the `flowpod` command."""
+
+import sys
+
+from runtime.cli import main
+
+sys.exit(main())

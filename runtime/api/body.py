@@ -1,0 +1,102 @@
+"""Reading a request: its body within the limit, its headers by their rules."""
+
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from runtime.api.middleware import SESSION_ID
+from runtime.errors import BodyTooLarge, InvalidRequest
+
+USER_ID = "Chat-User-Id"
+
+_SESSION_ID = re.compile(r"[A-Za-z0-9_:-]{32,255}")
+_USER_ID_LENGTH = 255
+Body = TypeVar("Body", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What a request's headers say: the session (`assigned` when it named none), the user, and its trace."""
+
+    session_id: str
+    assigned: bool
+    user_id: str | None
+    request_id: str
+    headers: Mapping[str, str]
+
+
+def read_caller(request: Request) -> Caller:
+    """Return who calls, and see to it that the response names the session.
+
+    Raises InvalidRequest for an id that breaks its rule.
+    """
+    given = request.headers.get(SESSION_ID)
+    if given is not None and not _SESSION_ID.fullmatch(given):
+        message = f"{SESSION_ID} must have 32 to 255 letters, digits, underscores, hyphens or colons"
+        raise InvalidRequest(message, param=SESSION_ID, code="invalid_session_id")
+    user_id = request.headers.get(USER_ID) or None
+    if user_id is not None:
+        try:
+            user_id = user_id.encode("latin-1").decode()  # headers are bytes; names of users are UTF-8
+        except UnicodeDecodeError:
+            raise InvalidRequest(f"{USER_ID} is not UTF-8", param=USER_ID, code="invalid_user_id") from None
+        if len(user_id) > _USER_ID_LENGTH:
+            message = f"{USER_ID} may have at most {_USER_ID_LENGTH} characters"
+            raise InvalidRequest(message, param=USER_ID, code="invalid_user_id")
+    session_id = given or str(uuid.uuid4())
+    request.state.session_id = session_id
+    trace_context = {name: request.headers[name] for name in ("traceparent", "tracestate") if name in request.headers}
+    return Caller(session_id, given is None, user_id, request.state.request_id, trace_context)
+
+
+async def read_object(request: Request, limit: int) -> dict[str, Any]:
+    """Return the body, a JSON object of at most `limit` bytes.
+
+    Raises BodyTooLarge, or InvalidRequest that says what the body is instead.
+    """
+    message = f"the body is over the limit of {limit} bytes (FLOWPOD_MAX_BODY_BYTES)"
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise BodyTooLarge(message)
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > limit:
+            raise BodyTooLarge(message)
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        what = f"not valid JSON: {error}" if body else "empty; it must be a JSON object"
+        raise InvalidRequest(f"the body is {what}", code="invalid_json") from None
+    if not isinstance(content, dict):
+        raise InvalidRequest(f"the body must be a JSON object, not {_name_of(content)}", code="invalid_json")
+    return content
+
+
+def read_model(kind: type[Body], content: dict[str, Any]) -> Body:
+    """Return the body as `kind`; raises InvalidRequest that names the first field that is wrong."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        field = ".".join(str(part) for part in detail["loc"])
+        what = "is required" if detail["type"] == "missing" else detail["msg"][0].lower() + detail["msg"][1:]
+        raise InvalidRequest(f"{field}: {what}", param=field) from None
+
+
+def _name_of(value: Any) -> str:
+    names = {
+        list: "a list",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
+    return names[type(value)]

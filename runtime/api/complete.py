@@ -1,0 +1,171 @@
+"""Complete mode, `POST /run`: the run's four events (LangStudio, "Complete mode")."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runtime.api.body import read_caller, read_model, read_object
+from runtime.api.errors import RUN_FAILED, JsonResponse
+from runtime.api.fold import Outcome, fold
+from runtime.api.settings import ApiSettings
+from runtime.api.sse import event_stream
+from runtime.errors import ErrorInfo
+from runtime.jsonable import dumps
+from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated, utc_now
+from runtime.run.request import RunRequest
+from runtime.run.run import Run
+from runtime.run.service import FlowService
+
+
+class ResponseConfig(BaseModel):
+    """What a caller wants to see of the nodes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    include_node_description: bool = False
+    include_node_display_name: bool = False
+    include_node_output: bool = False
+    exclude_nodes: tuple[str, ...] = ()
+
+
+class RunBody(BaseModel):
+    """The request's body."""
+
+    model_config = ConfigDict(frozen=True)
+
+    inputs: dict[str, Any] | None = None
+    stream: bool | None = None
+    response_config: ResponseConfig | None = None
+
+
+class Complete:
+    """The endpoint."""
+
+    def __init__(self, service: FlowService, settings: ApiSettings) -> None:
+        self._service = service
+        self._settings = settings
+
+    async def answer(self, request: Request) -> Response:
+        """Answer with an event stream or with one JSON body."""
+        caller = read_caller(request)
+        body = read_model(RunBody, await read_object(request, self._settings.max_body_bytes))
+        streaming = _wants_stream(request) if body.stream is None else body.stream
+        run = await self._service.start(
+            RunRequest(
+                inputs=body.inputs or {},
+                session_id=caller.session_id,
+                assigned=caller.assigned,
+                user_id=caller.user_id,
+                streaming=streaming,
+                request_id=caller.request_id,
+                headers=caller.headers,
+            )
+        )
+        encoder = Encoder(body.response_config or ResponseConfig())
+        if streaming:
+            return event_stream(run, encoder.encode, self._settings.heartbeat_s)
+        outcome = await fold(run, request)
+        return JsonResponse(encoder.body(run, outcome), RUN_FAILED if outcome.terminated.error else 200)
+
+
+def _wants_stream(request: Request) -> bool:
+    # The page calls the default both True and dynamic: a caller that takes JSON and no stream gets JSON.
+    accept = request.headers.get("accept", "").lower()
+    return "application/json" not in accept or "text/event-stream" in accept
+
+
+class Encoder:
+    """Encodes events with the page's keys in the page's order."""
+
+    def __init__(self, config: ResponseConfig) -> None:
+        self._config = config
+        self._excluded = frozenset(config.exclude_nodes)
+
+    def encode(self, event: Event) -> bytes:
+        """Return the frame of an event, or nothing."""
+        match event:
+            case RunStarted():
+                facts: dict[str, Any] = {"flow_run_info": _flow_run_info(event.run_id, "Running", None, event.trace_id)}
+            case NodeUpdated():
+                if event.node in self._excluded:
+                    return b""
+                facts = {"node_run_infos": [self._node_run_info(event)]}
+            case RunOutput():
+                if event.reasoning and not event.delta:
+                    return b""
+                facts = _output(event)
+            case RunTerminated():
+                facts = _end(event)
+        head = {
+            "event": type(event).__name__,
+            "run_id": event.run_id,
+            "timestamp": _timestamp(event.timestamp),
+        }
+        return b"data: " + dumps(head | facts) + b"\n\n"
+
+    def body(self, run: Run, outcome: Outcome) -> dict[str, Any]:
+        """Return the same facts as one object."""
+        end = outcome.terminated
+        return {
+            "run_id": run.id,
+            "timestamp": _timestamp(utc_now()),
+            **_end(end),
+            "node_run_infos": [
+                self._node_run_info(node) for node in outcome.nodes.values() if node.node not in self._excluded
+            ],
+            "outputs": outcome.outputs,
+            "output_metadata": {
+                name: {"is_stream": False, "status": "Finished" if name in outcome.finished else "Streaming"}
+                for name in outcome.outputs
+            },
+        }
+
+    def _node_run_info(self, event: NodeUpdated) -> dict[str, Any]:
+        config = self._config
+        return {
+            "node_name": event.node,
+            "node": event.node,
+            "status": event.status,
+            "error": _error(event.error),
+            "duration": round(event.duration, 6),
+            "description": event.description if config.include_node_description else None,
+            "display_name": event.display_name if config.include_node_display_name else None,
+            "output": event.output if config.include_node_output and event.status == "Completed" else None,
+        }
+
+
+def _output(event: RunOutput) -> dict[str, Any]:
+    return {
+        "outputs": {event.output: event.delta} if event.has_delta else {},
+        "output_metadata": {event.output: {"is_stream": event.is_stream, "status": event.status}},
+    }
+
+
+def _end(event: RunTerminated) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "flow_run_info": _flow_run_info(event.run_id, event.status, event.error, event.trace_id),
+    }
+    metadata: dict[str, Any] = {}
+    if event.usage:
+        metadata["usage"] = event.usage
+    if event.history:
+        metadata["history"] = event.history
+    if metadata:
+        facts["metadata"] = metadata
+    return facts
+
+
+def _flow_run_info(run_id: str, status: str, error: ErrorInfo | None, trace_id: str) -> dict[str, Any]:
+    return {"run_id": run_id, "status": status, "error": _error(error), "otel_trace_id": trace_id}
+
+
+def _error(error: ErrorInfo | None) -> dict[str, Any] | None:
+    return None if error is None else asdict(error)
+
+
+def _timestamp(time: datetime) -> str:
+    return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

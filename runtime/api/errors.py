@@ -1,0 +1,89 @@
+"""Errors as HTTP responses: one shape, and a retryable status only where nothing ran."""
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runtime.errors import (
+    BodyTooLarge,
+    ErrorInfo,
+    FlowpodError,
+    InvalidRequest,
+    NotFound,
+    TooManyRuns,
+    Unauthorized,
+    Unavailable,
+)
+from runtime.jsonable import dumps
+
+logger = logging.getLogger(__name__)
+
+RUN_FAILED = 424
+"""The status of a JSON answer whose run failed: clients repeat 5xx, 408, 409 and 429, and the flow has run."""
+
+_STATUS: dict[type[FlowpodError], int] = {
+    InvalidRequest: 400,
+    Unauthorized: 401,
+    NotFound: 404,
+    BodyTooLarge: 413,
+    TooManyRuns: 429,
+    Unavailable: 503,
+}
+_HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    429: {"Retry-After": "1"},
+    500: {"x-should-retry": "false"},
+    503: {"Retry-After": "2"},
+}
+
+
+class JsonResponse(Response):
+    """A JSON answer, of whatever values a flow made."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Return the body's bytes."""
+        return dumps(content)
+
+
+def error_body(error: ErrorInfo) -> dict[str, Any]:
+    """Return `{"error": {"message", "type", "param", "code"}}`."""
+    return {"error": asdict(error)}
+
+
+def error_response(error: FlowpodError) -> JsonResponse:
+    """Return the response for an error that was met before a run began."""
+    status = _STATUS[type(error)]
+    return JsonResponse(error_body(error.info), status, _HEADERS.get(status))
+
+
+async def on_flowpod_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """Answer an error of ours."""
+    assert isinstance(error, FlowpodError)
+    return error_response(error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Answer what Starlette refuses: unknown paths and wrong methods."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        info = ErrorInfo(f"there is nothing at {request.url.path}", "not_found_error", None, "unknown_path")
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        message = f"{request.url.path} does not take {request.method}; use {allowed}"
+        info = ErrorInfo(message, "invalid_request_error", None, "method_not_allowed")
+    else:
+        info = ErrorInfo(error.detail, "invalid_request_error", None, "bad_request")
+    return JsonResponse(error_body(info), error.status_code, error.headers)
+
+
+async def on_bug(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """Answer a bug of ours that was met before a run began; the server logs it."""
+    message = "internal error; the log has the details under this request's X-Request-Id"
+    info = ErrorInfo(message, "internal_error", None, "internal_error")
+    return JsonResponse(error_body(info), 500, _HEADERS[500])

@@ -1,0 +1,67 @@
+"""An answer in one piece: the same events as a stream's, folded."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from runtime.run.events import Event, NodeUpdated, RunOutput, RunTerminated
+from runtime.run.run import Run
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run came to: each node's last state, each output's value as far as it got, and the end."""
+
+    nodes: dict[str, NodeUpdated] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    reasoning: dict[str, str] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
+    end: RunTerminated | None = None
+
+    def add(self, event: Event) -> None:
+        """Take in the next event."""
+        match event:
+            case NodeUpdated():
+                self.nodes[event.node] = event
+            case RunOutput():
+                self._add_output(event)
+            case RunTerminated():
+                self.end = event
+
+    def _add_output(self, event: RunOutput) -> None:
+        name = event.output
+        if event.is_stream:
+            self.outputs[name] = self.outputs.get(name, "") + event.delta
+            self.reasoning[name] = self.reasoning.get(name, "") + event.reasoning
+        else:
+            self.outputs[name] = event.delta
+        if event.status == "Finished":
+            self.finished.add(name)
+
+    @property
+    def terminated(self) -> RunTerminated:
+        """The run's end; there is always one."""
+        assert self.end is not None
+        return self.end
+
+
+async def fold(run: Run, request: Request) -> Outcome:
+    """Read a run to its end. A client that leaves cancels the run."""
+    watch = asyncio.create_task(_cancel_when_gone(run, request))
+    outcome = Outcome()
+    try:
+        async for batch in run.events.batches():
+            for event in batch:
+                outcome.add(event)
+    finally:
+        watch.cancel()
+        run.leave()
+    return outcome
+
+
+async def _cancel_when_gone(run: Run, request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    run.cancel("the client left")

@@ -1,0 +1,72 @@
+"""What holds for every request: its id, its token, and that connections close when the service does."""
+
+import hmac
+import re
+import uuid
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from runtime.api.errors import error_response
+from runtime.errors import Unauthorized
+from runtime.run.service import FlowService
+
+REQUEST_ID = "X-Request-Id"
+SESSION_ID = "Chat-Session-Id"
+OPEN_PATHS = ("/healthz", "/readyz")
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
+
+
+class RequestHeaders:
+    """Gives each request an id, and each response that id, its session and, while draining, `Connection: close`."""
+
+    def __init__(self, app: ASGIApp, service: FlowService) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection as ASGI has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        given = Headers(scope=scope).get(REQUEST_ID, "")
+        state["request_id"] = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = state["request_id"]
+                if session_id := state.get("session_id"):
+                    headers[SESSION_ID] = session_id
+                if self._service.draining or self._service.closing:
+                    headers["Connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+class TokenAuth:
+    """Lets a request pass that has one of the tokens: `Authorization: Bearer T`, or the bare `T` that EAS takes."""
+
+    def __init__(self, app: ASGIApp, tokens: Sequence[str]) -> None:
+        self._app = app
+        self._tokens = tuple(token.encode() for token in tokens)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection as ASGI has it."""
+        if scope["type"] != "http" or not self._tokens or scope["path"] in OPEN_PATHS or self._allows(scope):
+            await self._app(scope, receive, send)
+            return
+        given = "Authorization" in Headers(scope=scope)
+        what = "the token is not valid" if given else "a token is needed: send Authorization: Bearer <token>"
+        await error_response(Unauthorized(what))(scope, receive, send)
+
+    def _allows(self, scope: Scope) -> bool:
+        value = Headers(scope=scope).get("Authorization", "").strip()
+        scheme, _, rest = value.partition(" ")
+        given = (rest.strip() if scheme.lower() == "bearer" else value).encode("latin-1")
+        # Every token is compared, so that the time taken does not tell which one was close.
+        return sum(hmac.compare_digest(given, token) for token in self._tokens) > 0

@@ -1,0 +1,106 @@
+"""The composition root: from a package and settings to an ASGI application."""
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from runtime.api.complete import Complete
+from runtime.api.errors import on_bug, on_flowpod_error, on_http_exception
+from runtime.api.health import Readyz, healthz
+from runtime.api.middleware import RequestHeaders, TokenAuth
+from runtime.api.openai import ChatCompletions, Models
+from runtime.api.settings import ApiSettings
+from runtime.api.simple import Simple
+from runtime.api.sse import let_runs_end_streams
+from runtime.errors import FlowpodError
+from runtime.history.service import HistoryService
+from runtime.history.store import Store, make_history_url
+from runtime.run.package import Package
+from runtime.run.service import FlowService, Limits
+from runtime.settings import Settings
+from runtime.telemetry.tracing import Tracing
+
+HISTORY_FILE = "chat_history.db"
+
+
+def service_name(settings: Settings, folder: Path) -> str:
+    """Return the service's name: the setting, or the flow folder's name made to fit table names."""
+    if settings.service_name is not None:
+        return settings.service_name
+    name = re.sub(r"[^a-z0-9_]+", "_", folder.resolve().name.lower()).strip("_")
+    return (name if re.match(r"[a-z]", name) else f"flow_{name}".rstrip("_"))[:40]
+
+
+def data_dir(settings: Settings, service: str, flow: Path) -> Path:
+    """Return the folder in which the service keeps its data: not inside the flow's own, unless it is set so."""
+    if settings.data_dir is not None:
+        return settings.data_dir.absolute()
+    here = Path.cwd()
+    return (flow.resolve().parent if here.is_relative_to(flow.resolve()) else here) / ".flowpod" / service
+
+
+def history_url(settings: Settings, data: Path) -> str | None:
+    """Return the address of the chat history's database, a file's path made absolute; None when it is switched off."""
+    if settings.history == "off":
+        return None
+    url = make_history_url(settings.history or f"sqlite:///{data / HISTORY_FILE}")
+    return url.render_as_string(hide_password=False)
+
+
+def create_service(
+    package: Package, settings: Settings, name: str, history: str | None, tracing: Tracing
+) -> FlowService:
+    """Return the service that runs the package, with its chat history in the database `history`.
+
+    Raises InvalidRequest when the folder of a database file cannot be made.
+    """
+    conversations = None
+    if history is not None and package.flow.is_chat:
+        conversations = HistoryService(
+            Store(history, name),
+            write_timeout_s=settings.history_write_timeout_s,
+            single_turn_days=settings.single_turn_days,
+        )
+    limits = Limits(settings.max_runs, settings.run_timeout_s, settings.history_rounds)
+    return FlowService(name, package, conversations, tracing, limits)
+
+
+def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) -> ASGIApp:
+    """Return the application that serves `service` to callers with one of `tokens`, or to all when there are none."""
+    let_runs_end_streams()
+    api = ApiSettings(settings.max_body_bytes, settings.heartbeat_s)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
+        await service.open()
+        yield
+        # A server that drains has finished already; under any other one, runs end here.
+        await service.finish(grace_s=0)
+        await service.close()
+
+    app = Starlette(
+        routes=[
+            Route("/", Simple(service, api).answer, methods=["POST"]),
+            Route("/run", Complete(service, api).answer, methods=["POST"]),
+            Route("/v1/chat/completions", ChatCompletions(service, api).answer, methods=["POST"]),
+            Route("/v1/models", Models(service).answer, methods=["GET"]),
+            Route("/healthz", healthz, methods=["GET"]),
+            Route("/readyz", Readyz(service).answer, methods=["GET"]),
+        ],
+        middleware=[Middleware(TokenAuth, tokens=tokens)],
+        exception_handlers={
+            FlowpodError: on_flowpod_error,
+            HTTPException: on_http_exception,
+            Exception: on_bug,
+        },
+        lifespan=lifespan,
+    )
+    # Outside of Starlette, whose own outermost layer answers bugs: those answers have a request id too.
+    return RequestHeaders(app, service)

@@ -1,0 +1,1 @@
+"""LangStudio's names that flows import."""

@@ -1,0 +1,193 @@
+"""From a folder to a Flow: the file is read, and everything in it is checked that needs no code to run."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import FlowProblems, Problem
+from runtime.flow.connections import load_connections
+from runtime.flow.document import FlowDocument, InputPart, NodePart
+from runtime.flow.model import Activation, Flow, Input, Node, Output, Reference
+from runtime.flow.plan import Graph
+from runtime.flow.references import parse_value
+from runtime.flow.source import Key, Source
+from runtime.flow.values import coerce
+
+FILE = "flow.dag.yaml"
+_DEFAULT_HISTORY = "chat_history"
+_UNSUPPORTED_TYPES = ("image", "assistant_definition")
+
+
+def load_flow(path: Path, environ: Mapping[str, str]) -> tuple[Flow, list[Problem]]:
+    """Read the flow in the folder `path`.
+
+    Returns the flow and what is wrong with it short of its structure. Raises FlowProblems when there is no flow to
+    speak of: no such file, no YAML, keys of the wrong shape.
+    """
+    folder = path.parent if path.name == FILE else path
+    if not (folder / FILE).is_file():
+        raise FlowProblems([_no_flow(folder)])
+    source = Source(folder / FILE)
+    document = None if source.problems else source.read(FlowDocument, source.content or {})
+    if document is None:
+        raise FlowProblems(source.problems)
+    connections, problems = load_connections(folder, environ)
+    reader = _Reader(source, document, folder)
+    chat_input, chat_history, chat_output = reader.chat_roles()
+    flow = Flow(
+        folder=folder.resolve(),
+        inputs=reader.inputs(),
+        outputs=reader.outputs(),
+        nodes=reader.nodes(),
+        connections=connections,
+        display_name=document.display_name,
+        description=document.description,
+        chat_input=chat_input,
+        chat_history=chat_history,
+        chat_output=chat_output,
+    )
+    reader.check_references(flow)
+    reader.check_features()
+    return flow, source.problems + problems
+
+
+def _no_flow(folder: Path) -> Problem:
+    if not folder.is_dir():
+        return Problem(str(folder), "", "there is no such folder")
+    if (folder / "flow.flex.yaml").exists():
+        text = "this is a flex flow, a Python program of its own; Flowpod serves flow.dag.yaml"
+        return Problem(str(folder / "flow.flex.yaml"), "", text)
+    return Problem(str(folder), "", f"there is no {FILE} in this folder")
+
+
+class _Reader:
+    """Turns a document into a Flow's parts, noting problems on the way."""
+
+    def __init__(self, source: Source, document: FlowDocument, folder: Path) -> None:
+        self._source = source
+        self._document = document
+        self._folder = folder
+        self._names = {node.name for node in document.nodes}
+
+    def inputs(self) -> dict[str, Input]:
+        inputs = {}
+        for name, part in self._document.inputs.items():
+            has_default, default = "default" in part.model_fields_set, part.default
+            if has_default and default is not None:
+                try:
+                    default = coerce(default, part.type)
+                except ValueError as error:
+                    self._source.add(("inputs", name, "default"), str(error))
+            if part.type in _UNSUPPORTED_TYPES:
+                self._source.add(("inputs", name, "type"), f"inputs of type {part.type!r} are not supported")
+            inputs[name] = Input(name, part.type, part.description, has_default, default)
+        return inputs
+
+    def outputs(self) -> dict[str, Output]:
+        return {
+            name: Output(name, part.type, self._value(("outputs", name, "reference"), part.reference), part.description)
+            for name, part in self._document.outputs.items()
+        }
+
+    def nodes(self) -> dict[str, Node]:
+        for name, count in Counter(node.name for node in self._document.nodes).items():
+            if count > 1:
+                self._source.add(("nodes",), f"{count} nodes are named {name!r}")
+        return {part.name: self._node(index, part) for index, part in enumerate(self._document.nodes)}
+
+    def _node(self, index: int, part: NodePart) -> Node:
+        key: Key = ("nodes", index)
+        path = part.source.path
+        if not path:
+            self._source.add((*key, "source", "path"), f"node {part.name!r} names no file")
+        elif not (self._folder / path).is_file():
+            self._source.add((*key, "source", "path"), f"there is no file {path!r} in the flow's folder")
+        elif not (self._folder / path).resolve().is_relative_to(self._folder.resolve()):
+            self._source.add((*key, "source", "path"), f"{path!r} lies outside the flow's folder")
+        activate = None
+        if part.activate is not None:
+            when = self._value((*key, "activate", "when"), part.activate.when)
+            activate = Activation(when, part.activate.is_)
+        return Node(
+            name=part.name,
+            type=part.type,
+            index=index,
+            path=path,
+            inputs={name: self._value((*key, "inputs", name), value) for name, value in part.inputs.items()},
+            connection=part.connection,
+            activate=activate,
+            description=part.description,
+            display_name=part.display_name,
+        )
+
+    def _value(self, key: Key, value: Any) -> Any:
+        try:
+            return parse_value(value, self._names)
+        except ValueError as error:
+            self._source.add(key, str(error))
+            return None
+
+    def chat_roles(self) -> tuple[str | None, str | None, str | None]:
+        """Return the names of the chat input, the chat history and the chat output."""
+        inputs, outputs = self._document.inputs, self._document.outputs
+        chat_input = self._only("inputs", [name for name, part in inputs.items() if part.is_chat_input])
+        chat_history = self._only("inputs", [name for name, part in inputs.items() if _is_history(name, part)])
+        chat_output = self._only("outputs", [name for name, part in outputs.items() if part.is_chat_output])
+        if chat_input is not None and chat_output is None and len(outputs) == 1:
+            chat_output = next(iter(outputs))
+        if chat_input is not None and chat_output is None:
+            text = f"the flow has the chat input {chat_input!r}, but no output says is_chat_output: true"
+            self._source.add(("outputs",), text)
+        return chat_input, chat_history, chat_output
+
+    def _only(self, section: str, names: list[str]) -> str | None:
+        if len(names) > 1:
+            self._source.add((section,), f"only one may have this chat role, not {' and '.join(names)}")
+        return names[0] if names else None
+
+    def check_references(self, flow: Flow) -> None:
+        """Note references to what does not exist, and circles."""
+        known = True
+        for name, output in flow.outputs.items():
+            known &= self._exists(("outputs", name, "reference"), output.value, flow)
+        for node in flow.nodes.values():
+            for name, value in node.inputs.items():
+                known &= self._exists(("nodes", node.index, "inputs", name), value, flow)
+            if node.activate is not None:
+                known &= self._exists(("nodes", node.index, "activate", "when"), node.activate.when, flow)
+        if known and (cycle := Graph.of(flow).cycle()):
+            text = f"nodes wait for each other: {' -> '.join([*cycle, cycle[0]])}"
+            self._source.add(("nodes", flow.nodes[cycle[0]].index), text)
+
+    def _exists(self, key: Key, value: Any, flow: Flow) -> bool:
+        if not isinstance(value, Reference) or value.source == "sys":
+            return True
+        section, known = ("input", flow.inputs) if value.source == "inputs" else ("node", flow.nodes)
+        if value.name in known:
+            return True
+        self._source.add(key, f"{value}: there is no {section} {value.name!r}; there are {', '.join(known) or 'none'}")
+        return False
+
+    def check_features(self) -> None:
+        """Note what the file asks for and Flowpod does not have."""
+        document, missing = self._document, self._source.add
+        if document.language == "csharp":
+            missing(("language",), "C# flows are not supported")
+        for name in ("node_variants", "environment_variables", "additional_includes"):
+            if getattr(document, name):
+                missing((name,), f"{name} is not supported")
+        for index, node in enumerate(document.nodes):
+            key: Key = ("nodes", index)
+            if node.source.type != "code":
+                missing((*key, "source", "type"), f"source type {node.source.type!r} is not supported")
+            if node.api == "completion":
+                missing((*key, "api"), "only the chat API is supported")
+            if node.aggregation:
+                missing((*key, "aggregation"), "aggregation nodes are not supported")
+            if node.use_variants:
+                missing((*key, "use_variants"), "node variants are not supported")
+
+
+def _is_history(name: str, part: InputPart) -> bool:
+    return name == _DEFAULT_HISTORY if part.is_chat_history is None else part.is_chat_history

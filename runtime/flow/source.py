@@ -1,0 +1,102 @@
+"""Reading a YAML file of a flow package, with the line of every key, into its document."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from runtime.errors import Problem, Severity
+
+Key = tuple[str | int, ...]
+Document = TypeVar("Document", bound=BaseModel)
+
+
+class Source:
+    """A YAML file: its content, where each key stands, and the problems found in it so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.problems: list[Problem] = []
+        self.content: Any = None
+        self._lines: dict[Key, int] = {}
+        try:
+            text = path.read_text(encoding="utf-8")
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            if root is not None:
+                self._index(root, ())
+            self.content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            reason = getattr(error, "problem", None) or str(error)
+            line = None if mark is None else mark.line + 1
+            self.problems.append(Problem(self.name, "", f"not valid YAML: {reason}", line))
+        except UnicodeDecodeError:
+            self.problems.append(Problem(self.name, "", "not UTF-8 text"))
+        except OSError as error:
+            self.problems.append(Problem(self.name, "", f"cannot be read: {error.strerror}"))
+
+    def add(self, key: Key, message: str, severity: Severity = "error") -> None:
+        """Note a problem with the value at `key`."""
+        line = next((self._lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in self._lines), None)
+        self.problems.append(Problem(self.name, _dotted(key), message, line, severity))
+
+    def read(self, kind: type[Document], content: Any) -> Document | None:
+        """Return `content` as a document, or None with every problem noted."""
+        try:
+            document = kind.model_validate(content)
+        except ValidationError as error:
+            for detail in error.errors():
+                location = tuple(part for part in detail["loc"] if part != "function-before")
+                self.add(location, _plain_words(detail["type"], detail["msg"]))
+            return None
+        for key in _unknown_keys(document, ()):
+            self.add(key, "unknown key, ignored", "warning")
+        return document
+
+    def _index(self, node: yaml.Node, key: Key) -> None:
+        self._lines.setdefault(key, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for name, value in node.value:
+                inner = (*key, str(name.value))
+                self._lines[inner] = name.start_mark.line + 1
+                if name.value in seen:
+                    self.add(inner, "this key stands twice; the second one would win")
+                seen.add(name.value)
+                self._index(value, inner)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self._index(value, (*key, index))
+
+
+def _dotted(key: Key) -> str:
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _plain_words(kind: str, message: str) -> str:
+    if kind == "missing":
+        return "this key is required"
+    return message[0].lower() + message[1:]
+
+
+def _unknown_keys(part: BaseModel, key: Key) -> Iterator[Key]:
+    for name in part.model_extra or {}:
+        yield (*key, name)
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        inner = (*key, field.alias or name)
+        if isinstance(value, BaseModel):
+            yield from _unknown_keys(value, inner)
+        elif isinstance(value, dict):
+            for item_name, item in value.items():
+                if isinstance(item, BaseModel):
+                    yield from _unknown_keys(item, (*inner, item_name))
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if isinstance(item, BaseModel):
+                    yield from _unknown_keys(item, (*inner, index))

@@ -1,0 +1,58 @@
+"""Value types and their coercions, as promptflow applies them (promptflow, contracts/tool.py)."""
+
+import json
+from typing import Any
+
+from runtime.flow.model import ValueType
+
+
+def coerce(value: Any, kind: ValueType) -> Any:
+    """Return `value` as a value of type `kind`.
+
+    Numbers are read from strings and cut to integers, booleans from "true" and "false" in any case, lists and
+    objects from JSON text; anything is a string. Raises ValueError that says what was expected.
+    """
+    if kind == "int":
+        return _number(value, int, "an integer")
+    if kind == "double":
+        return _number(value, float, "a number")
+    if kind == "bool":
+        return _boolean(value)
+    if kind == "list":
+        return _container(value, list, "a list")
+    if kind == "object":
+        return _container(value, dict, "an object")
+    if kind in ("string", "secret", "prompt_template"):
+        return value if isinstance(value, str) else str(value)
+    return value
+
+
+def _number(value: Any, kind: type[int] | type[float], expected: str) -> int | float:
+    try:
+        return kind(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"expected {expected}, got {_shown(value)}") from None
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    raise ValueError(f"expected true or false, got {_shown(value)}")
+
+
+def _container(value: Any, kind: type[list[Any]] | type[dict[str, Any]], expected: str) -> Any:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(f"expected {expected}, got text that is not JSON: {_shown(value)}") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"expected {expected}, got {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

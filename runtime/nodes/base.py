@@ -1,0 +1,141 @@
+"""What every node kind is made of: inputs go in, a value or a stream of chunks comes out."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from runtime.nodes.threads import Threads
+from runtime.telemetry.tracing import Tracing
+
+TOOL_MARK = "__tool"
+"""The attribute of a function that is a Python node's; promptflow's decorator sets the same one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a streamed value; `reasoning` is the model's thinking, which is not part of the value."""
+
+    text: str = ""
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that a model counted."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The end of a stream: the whole value, and what the model said about it."""
+
+    value: Any
+    usage: Usage | None = None
+    model: str = ""
+    finish_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a node may know besides its inputs. `streaming`: somebody reads the chunks as they come."""
+
+    streaming: bool = False
+
+
+class Node(Protocol):
+    """A node that was built and may run many times at once."""
+
+    optional: frozenset[str]
+    """Inputs that are left out, not None, when they refer to a bypassed node."""
+
+    async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:
+        """Return the value, or an async iterator of Chunks that ends with a Result.
+
+        Raises NodeError for a failure that it can explain; any other exception is the node's own.
+        """
+        ...
+
+
+class NodeSpec(Protocol):
+    """What a flow says of a node, as far as node kinds need it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def inputs(self) -> Mapping[str, Any]: ...
+    @property
+    def connection(self) -> str: ...
+
+
+class Connection(Protocol):
+    """A named model service."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def fields(self) -> Mapping[str, Any]: ...
+
+
+class ChatModel(Protocol):
+    """A model that continues a conversation."""
+
+    default_model: str
+    """The model that is called when a node names none."""
+    fixed_model: bool
+    """Whether `default_model` is used whatever the node names."""
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        parameters: Mapping[str, Any],
+        *,
+        stream: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Chunk | Result]:
+        """Yield the answer's chunks (one, when not streaming), then its Result.
+
+        `messages` are OpenAI's, `parameters` the rest of the request body, `headers` go with the request. Raises
+        NodeError.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the model's connections."""
+        ...
+
+
+class ChatModels(Protocol):
+    """The models of a flow's connections, one client each."""
+
+    def get(self, name: str) -> ChatModel:
+        """Return the model behind the connection `name`; raises KeyError when there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What nodes share, made once for a flow."""
+
+    folder: Path
+    models: ChatModels
+    threads: Threads
+    tracing: Tracing
+
+
+class SpecProblem(Exception):
+    """A node that cannot be built: the key under the node, and what is wrong with it."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.message = message

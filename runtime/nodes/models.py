@@ -1,0 +1,40 @@
+"""The models behind a flow's connections, one client each."""
+
+import logging
+from collections.abc import Mapping
+
+from runtime.nodes.base import ChatModel, Connection
+from runtime.nodes.offline import MODEL, OfflineChat
+
+logger = logging.getLogger(__name__)
+
+
+class Models:
+    """Makes a connection's model when a node first asks for it, and keeps it."""
+
+    def __init__(self, connections: Mapping[str, Connection]) -> None:
+        self._connections = connections
+        self._models: dict[str, ChatModel] = {}
+
+    def get(self, name: str) -> ChatModel:
+        """Return the model behind the connection `name`; raises KeyError when there is none."""
+        if name not in self._models:
+            self._models[name] = _model(self._connections[name])
+        return self._models[name]
+
+    async def close(self) -> None:
+        """Close every client."""
+        for model in self._models.values():
+            await model.close()
+
+
+def _model(connection: Connection) -> ChatModel:
+    if connection.type == "offline":
+        if connection.name != "offline":
+            text = "connection %r has none of its environment variables set: its model is %s, which needs no server"
+            logger.warning(text, connection.name, MODEL)
+        return OfflineChat()
+    # The client takes half a second to import, which a flow without a model server need not wait for.
+    from runtime.nodes.openai_chat import OpenAIChat
+
+    return OpenAIChat(connection)

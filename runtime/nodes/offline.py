@@ -1,0 +1,215 @@
+"""The built-in `offline` model: answers with the best sentences of the passages in its prompt.
+
+It knows nothing of its own. Passages are marked in the prompt as `<passage title="...">...</passage>`; a prompt without
+them is one passage, its system message. A sentence counts by the rare words that it shares with the question.
+"""
+
+import asyncio
+import math
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from runtime.nodes.base import Chunk, Result
+
+MODEL = "offline-extract"
+
+_PASSAGE = re.compile(r'<passage title="([^"]*)">(.*?)</passage>', re.DOTALL)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'(0-9])|\n\s*\n|\n(?=[-*#|])")
+_WORD = re.compile(r"[a-z0-9]+(?:[_./-][a-z0-9]+)*")
+_STOP_WORDS = frozenset(
+    [
+        "a",
+        "about",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "be",
+        "been",
+        "but",
+        "by",
+        "can",
+        "could",
+        "did",
+        "do",
+        "does",
+        "for",
+        "from",
+        "get",
+        "had",
+        "has",
+        "have",
+        "how",
+        "i",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "like",
+        "me",
+        "my",
+        "no",
+        "not",
+        "of",
+        "on",
+        "one",
+        "or",
+        "our",
+        "please",
+        "should",
+        "so",
+        "tell",
+        "than",
+        "that",
+        "the",
+        "their",
+        "them",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "to",
+        "up",
+        "us",
+        "use",
+        "used",
+        "using",
+        "want",
+        "was",
+        "we",
+        "what",
+        "when",
+        "where",
+        "which",
+        "who",
+        "why",
+        "will",
+        "with",
+        "would",
+        "you",
+        "your",
+    ]
+)
+_SENTENCES = 4
+_TITLE_WEIGHT = 0.6
+_EARLIER_QUESTION_WEIGHT = 0.3
+_NEIGHBOUR_WEIGHT = 0.35
+_NOTHING_FOUND = "I found nothing about that in the text that I was given. It covers: {titles}."
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    text: str
+    passage: int
+    place: int
+    words: frozenset[str]
+
+
+class OfflineChat:
+    """Extracts answers; the same for every run."""
+
+    default_model = MODEL
+    fixed_model = True
+
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        parameters: Mapping[str, Any],  # noqa: ARG002 - there is nothing to tune
+        *,
+        stream: bool,
+        headers: Mapping[str, str] | None = None,  # noqa: ARG002
+    ) -> AsyncIterator[Chunk | Result]:
+        """Yield the answer word by word, then its Result; see `ChatModel.chat`."""
+        answer = extract(messages)
+        for piece in re.findall(r"\s*\S+", answer) if stream else [answer]:
+            yield Chunk(piece)
+            await asyncio.sleep(0)
+        yield Result(answer, None, MODEL, "stop")
+
+    async def close(self) -> None:
+        """Hold nothing, close nothing."""
+
+
+def extract(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the sentences of the prompt that answer its last question best, in the prompt's order."""
+    questions = [str(message["content"]) for message in messages if message["role"] == "user"]
+    system = "\n".join(str(message["content"]) for message in messages if message["role"] == "system")
+    passages = _PASSAGE.findall(system) or [("", system)]
+    weights = _question_weights(questions)
+    sentences = [
+        _Sentence(text, number, place, frozenset(words(f"{text}")))
+        for number, (_, passage) in enumerate(passages)
+        for place, text in enumerate(_sentences(passage))
+    ]
+    scores = _scores(sentences, [frozenset(words(title)) for title, _ in passages], weights)
+    best = sorted((score, -index) for index, score in enumerate(scores) if score > 0)[-_SENTENCES:]
+    if not best:
+        titles = ", ".join(title for title, _ in passages if title)
+        return _NOTHING_FOUND.format(titles=titles) if titles else "I found nothing about that."
+    floor = best[-1][0] * 0.4
+    chosen = sorted(-index for score, index in best if score >= floor)
+    return _joined([sentences[index] for index in chosen])
+
+
+def words(text: str) -> list[str]:
+    """Return the words of `text` that carry meaning, without their commonest endings."""
+    return [_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
+
+
+def _stem(word: str) -> str:
+    for ending in ("ies", "ing", "ed", "es", "s", "e"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            stem = word.removesuffix(ending)
+            return stem + "y" if ending == "ies" else stem
+    return word
+
+
+def _sentences(passage: str) -> list[str]:
+    return [text for part in _SENTENCE_END.split(passage) if (text := " ".join(part.split()).lstrip("# "))]
+
+
+def _question_weights(questions: list[str]) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    if len(questions) > 1:
+        weights.update(dict.fromkeys(words(questions[-2]), _EARLIER_QUESTION_WEIGHT))
+    weights.update(dict.fromkeys(words(questions[-1]) if questions else [], 1.0))
+    return weights
+
+
+def _scores(sentences: list[_Sentence], titles: list[frozenset[str]], weights: Mapping[str, float]) -> list[float]:
+    """Return each sentence's score: its own words, its passage's title, and a part of its neighbours' words."""
+    seen = Counter(word for sentence in sentences for word in sentence.words)
+    rarity = {
+        word: weight * math.log(1 + len(sentences) / (1 + seen[word])) for word, weight in weights.items() if seen[word]
+    }
+    own = [sum(rarity.get(word, 0.0) for word in sentence.words) for sentence in sentences]
+    scores = []
+    for index, sentence in enumerate(sentences):
+        title = sum(rarity.get(word, 0.0) for word in titles[sentence.passage])
+        near = max(
+            (own[other] for other in (index - 1, index + 1) if _same_passage(sentences, other, sentence)),
+            default=0.0,
+        )
+        base = own[index] + _NEIGHBOUR_WEIGHT * near
+        scores.append(base + _TITLE_WEIGHT * title if base else 0.0)
+    return scores
+
+
+def _same_passage(sentences: list[_Sentence], index: int, sentence: _Sentence) -> bool:
+    return 0 <= index < len(sentences) and sentences[index].passage == sentence.passage
+
+
+def _joined(chosen: list[_Sentence]) -> str:
+    text = chosen[0].text
+    for before, sentence in pairwise(chosen):
+        text += (" " if before.passage == sentence.passage else "\n\n") + sentence.text
+    return text

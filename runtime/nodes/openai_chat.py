@@ -1,0 +1,229 @@
+"""Chat completions of an OpenAI-compatible server.
+
+The `openai` client makes the request, pools connections and retries; the stream's bytes are decoded here. Its typed
+chunks cost six times as much, and they hide how a stream ended: a model that broke off must not look like one that
+finished.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import httpx2
+import openai
+import orjson
+from openai import AsyncAPIResponse, AsyncOpenAI
+
+from runtime.errors import NodeError
+from runtime.nodes.base import Chunk, Connection, Result, Usage
+from runtime.nodes.sse import EventData
+
+_CONNECT_TIMEOUT_S = 10
+_DRAIN_S = 1
+_DEFAULT_BASE_URL = "https://api.openai.com/v1"
+_NO_KEY = "none"  # the client insists on a key, servers that need none ignore it
+
+
+class OpenAIChat:
+    """The model behind one connection: one client and its pool, shared by all runs."""
+
+    fixed_model = False
+
+    def __init__(self, connection: Connection) -> None:
+        fields = connection.fields
+        self.default_model = str(fields["model"])
+        self._stream_usage = bool(fields["stream_usage"])
+        self._timeout_s = float(fields["timeout_s"])
+        base_url = str(fields["base_url"] or _DEFAULT_BASE_URL)
+        self._where = f"connection {connection.name!r} ({_without_secrets(base_url)})"
+        self._client = AsyncOpenAI(
+            api_key=str(fields["api_key"]) or _NO_KEY,
+            base_url=base_url,
+            organization=str(fields["organization"]) or None,
+            timeout=httpx2.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S),
+            max_retries=int(fields["max_retries"]),
+        )
+
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        parameters: Mapping[str, Any],
+        *,
+        stream: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Chunk | Result]:
+        """Yield the answer's chunks, then its Result; see `ChatModel.chat`."""
+        rest = dict(parameters)
+        if stream and self._stream_usage:
+            rest.setdefault("stream_options", {"include_usage": True})
+        try:
+            async with self._client.chat.completions.with_streaming_response.create(
+                model=rest.pop("model", self.default_model),
+                messages=messages,  # type: ignore[arg-type]  # plain dicts, as the flow's prompt made them
+                stream=stream,
+                extra_body=rest,
+                extra_headers=headers,
+            ) as response:
+                if "json" in response.headers.get("content-type", ""):
+                    for part in _whole(await response.read(), self._where):
+                        yield part
+                else:
+                    async for item in self._streamed(response):
+                        yield item
+        except (openai.APIError, httpx2.HTTPError) as error:
+            self._explain(error)
+
+    async def _streamed(self, response: AsyncAPIResponse[Any]) -> AsyncIterator[Chunk | Result]:
+        answer = _Answer(self._where)
+        events = EventData()
+        pieces = response.iter_bytes()
+        try:
+            async for piece in pieces:
+                for data in events.feed(piece):
+                    if chunk := answer.add(data):
+                        yield chunk
+                if answer.ended:
+                    break
+            else:
+                for data in events.end():
+                    if chunk := answer.add(data, last=True):
+                        yield chunk
+        except httpx2.HTTPError:
+            # A server that says why it finished but never closes the stream has still given its whole answer.
+            if not answer.finish_reason:
+                raise
+        if answer.ended:
+            await _read_to_end(pieces)
+        yield answer.result()
+
+    def _explain(self, error: Exception) -> NoReturn:
+        if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException):
+            message = f"{self._where}: the model was silent for {self._timeout_s:g} s (the connection's timeout_s)"
+            raise NodeError(message, code="model_timeout") from error
+        if isinstance(error, openai.APIStatusError):
+            message = f"{self._where}: the model answered {error.status_code}: {_status_message(error)}"
+            raise NodeError(message, code="model_error") from error
+        if isinstance(error, openai.APIConnectionError):
+            cause = error.__cause__ or error
+            message = f"{self._where}: cannot be reached: {cause}"
+            raise NodeError(message, code="model_unreachable") from error
+        raise NodeError(f"{self._where}: the model broke off its answer: {error}", code="model_broke_off") from error
+
+    async def close(self) -> None:
+        """Close the pool."""
+        await self._client.close()
+
+
+class _Answer:
+    """What has been read of one streamed answer."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._texts: list[str] = []
+        self._model = ""
+        self._usage: Usage | None = None
+        self.finish_reason = ""
+        self.ended = False
+
+    def add(self, data: bytes, *, last: bool = False) -> Chunk | None:
+        """Take the data of one event; `last` marks one that the end of the stream may have cut.
+
+        Raises NodeError when it is no chunk.
+        """
+        if data == b"[DONE]":
+            self.ended = True
+            return None
+        try:
+            content = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            if last:
+                return None
+            raise _rubbish(self._where, data) from error
+        if not isinstance(content, dict):
+            raise _rubbish(self._where, data)
+        _raise_if_error(content, self._where)
+        self._model = content.get("model") or self._model
+        self._usage = _usage(content) or self._usage
+        choices = content.get("choices")
+        if not choices:
+            return None
+        try:
+            delta = choices[0].get("delta") or {}
+            self.finish_reason = choices[0].get("finish_reason") or self.finish_reason
+            text, reasoning = delta.get("content") or "", _reasoning(delta)
+            if text:
+                self._texts.append(text)
+            return Chunk(text, reasoning) if text or reasoning else None
+        except (AttributeError, LookupError, TypeError) as error:
+            raise _rubbish(self._where, data) from error
+
+    def result(self) -> Result:
+        """Return the whole answer; raises NodeError when the stream ended before the model did."""
+        if not (self.ended or self.finish_reason):
+            message = f"{self._where}: the model broke off its answer: no finish_reason and no [DONE] before the end"
+            raise NodeError(message, code="model_broke_off")
+        return Result("".join(self._texts), self._usage, self._model, self.finish_reason or "stop")
+
+
+def _whole(body: bytes, where: str) -> tuple[Chunk, Result]:
+    try:
+        content = orjson.loads(body)
+        if not isinstance(content, dict):
+            raise _rubbish(where, body)
+        _raise_if_error(content, where)
+        choice = content["choices"][0]
+        text, reasoning = choice["message"].get("content") or "", _reasoning(choice["message"])
+        finish_reason = choice.get("finish_reason") or "stop"
+    except (orjson.JSONDecodeError, AttributeError, LookupError, TypeError) as error:
+        raise _rubbish(where, body) from error
+    return Chunk(text, reasoning), Result(text, _usage(content), content.get("model") or "", finish_reason)
+
+
+def _reasoning(message: Mapping[str, Any]) -> str:
+    # `reasoning_content` is DeepSeek's and Qwen's name, `reasoning` that of newer vLLM.
+    return message.get("reasoning_content") or message.get("reasoning") or ""
+
+
+def _usage(content: Mapping[str, Any]) -> Usage | None:
+    usage = content.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    return Usage(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+
+
+def _raise_if_error(content: Mapping[str, Any], where: str) -> None:
+    error = content.get("error")
+    if not error and "choices" not in content and "code" in content and "message" in content:
+        error = content  # the flat form of DashScope and others
+    if error:
+        message = error.get("message") if isinstance(error, dict) else error
+        raise NodeError(f"{where}: the model reported an error: {message or error}", code="model_error")
+
+
+def _rubbish(where: str, data: bytes) -> NodeError:
+    shown = data[:200].decode("utf-8", "replace")
+    return NodeError(f"{where}: the model sent what is not a chat completion: {shown!r}", code="model_bad_answer")
+
+
+def _status_message(error: openai.APIStatusError) -> str:
+    body = error.body
+    if isinstance(body, dict) and isinstance(body.get("message"), str):
+        return str(body["message"])
+    return error.response.text[:500].strip() or error.response.reason_phrase
+
+
+async def _read_to_end(pieces: AsyncIterator[bytes]) -> None:
+    """Read what follows [DONE], nothing as a rule, so that the connection goes back to the pool."""
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            async for _ in pieces:
+                pass
+    except (TimeoutError, httpx2.HTTPError):
+        return  # the answer is whole; only the connection is lost
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"

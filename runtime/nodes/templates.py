@@ -1,0 +1,90 @@
+"""Jinja2 templates, in which no value can pass for a role line of the template.
+
+A prompt file is split into messages at lines such as `# user:`. A value that holds such a line must not make a message
+of its own, so every line of a value that could be one is marked while the template is rendered; the mark is a random
+word of this process, and it is taken out when the text has been split.
+"""
+
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Template, TemplateSyntaxError, meta
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+
+from runtime.errors import NodeError
+from runtime.nodes.base import SpecProblem
+
+MARK = f"\u2063{secrets.token_hex(8)}\u2063"
+
+# A line that is a role line, or that becomes one when the template puts a word before it.
+_ROLE_LIKE = re.compile(r"(?m)^(?=[^\S\n]*#?[^\S\n]*\w*[^\S\n]*:[^\S\n]*$)")
+# A last line that becomes a role line when the template goes on with a colon. A value of one line is left alone: it is
+# how templates write the role of a message, as in `{{ message.role }}:`.
+_ROLE_TAIL = re.compile(
+    r"(?<=\n)(?=[^\S\n]*#?[^\S\n]*(?:system|user|assistant|function|tool)[^\S\n]*\Z)", re.IGNORECASE
+)
+
+
+class Rendered(str):
+    """The text of a prompt node: role lines of its template stay role lines in the prompt that it goes into."""
+
+    __slots__ = ("marked",)
+    marked: str
+
+
+def render_marked(template: Template, values: Mapping[str, Any]) -> str:
+    """Return the rendered text with its marks; `unmarked` takes them out.
+
+    Raises NodeError that names the template and the cause.
+    """
+    try:
+        return template.render(values)
+    except (
+        TemplateError,
+        SecurityError,
+        TypeError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+    ) as error:
+        raise NodeError(f"{template.name}: {type(error).__name__}: {error}", code="template_error") from error
+
+
+def unmarked(text: str) -> str:
+    """Return `text` without marks."""
+    return text.replace(MARK, "")
+
+
+def parse_template(source: str, name: str) -> tuple[Template, frozenset[str]]:
+    """Return the template of the text `source` and the names of the variables that it uses.
+
+    Raises SpecProblem with the line of a syntax error.
+    """
+    try:
+        names = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
+        template = _ENVIRONMENT.from_string(source)
+    except TemplateSyntaxError as error:
+        raise SpecProblem("source.path", f"{name}, line {error.lineno}: {error.message}") from error
+    template.name = name
+    return template, frozenset(names)
+
+
+def _mark(value: Any) -> Any:
+    if isinstance(value, Rendered):
+        return value.marked
+    text = value if isinstance(value, str) else str(value)
+    if ":" in text:
+        text = _ROLE_LIKE.sub(MARK, text)
+    return _ROLE_TAIL.sub(MARK, text) if "\n" in text else text
+
+
+_ENVIRONMENT = SandboxedEnvironment(
+    trim_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,
+    finalize=_mark,
+)

@@ -1,0 +1,87 @@
+"""Threads for synchronous code that may never return.
+
+Neither anyio's nor the standard library's pool fits: both wait for their threads when the interpreter exits, and a run
+that was cancelled must not wait for the code that it left behind.
+"""
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_Job = Callable[[], None]
+
+
+class Threads:
+    """At most `limit` daemon threads, started when needed and kept for later calls.
+
+    A call that is cancelled returns at once; its thread is abandoned: it stays counted, and within the limit, until the
+    code in it returns.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.abandoned = 0
+        self._slots = asyncio.Semaphore(limit)
+        self._idle: list[SimpleQueue[_Job]] = []
+
+    async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Return `function(*args, **kwargs)`, called in a thread with this task's context variables."""
+        await self._slots.acquire()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        context = contextvars.copy_context()
+        jobs = self._idle.pop() if self._idle else self._start()
+
+        def job() -> None:
+            try:
+                value = context.run(function, *args, **kwargs)
+            except BaseException as error:  # noqa: BLE001 - whatever user code raises belongs to its caller
+                self._report(loop, jobs, done, error=error)
+            else:
+                self._report(loop, jobs, done, value=value)
+
+        jobs.put(job)
+        try:
+            return await done
+        except asyncio.CancelledError:
+            self.abandoned += 1
+            raise
+
+    def _start(self) -> "SimpleQueue[_Job]":
+        jobs: SimpleQueue[_Job] = SimpleQueue()
+
+        def work() -> None:
+            while True:
+                jobs.get()()
+
+        threading.Thread(target=work, name="flowpod-node", daemon=True).start()
+        return jobs
+
+    def _report(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        jobs: "SimpleQueue[_Job]",
+        done: "asyncio.Future[Any]",
+        value: Any = None,
+        error: BaseException | None = None,
+    ) -> None:
+        def settle() -> None:
+            self._idle.append(jobs)
+            self._slots.release()
+            if done.cancelled():
+                self.abandoned -= 1
+            elif error is None:
+                done.set_result(value)
+            elif isinstance(error, StopIteration):
+                done.set_exception(RuntimeError(f"StopIteration: {error.value!r}"))  # a future cannot carry it
+            else:
+                done.set_exception(error)
+
+        try:
+            loop.call_soon_threadsafe(settle)
+        except RuntimeError:
+            return  # the loop was closed: the process is about to exit and nobody waits

@@ -1,0 +1,163 @@
+"""Starts runs, within the process's limits, and ends them when the process does."""
+
+import asyncio
+import logging
+import uuid
+from dataclasses import dataclass
+
+from runtime.errors import TooManyRuns, Unavailable
+from runtime.flow.references import Scope
+from runtime.history.service import Conversation, HistoryService
+from runtime.run.package import Package
+from runtime.run.request import RunRequest, flow_inputs
+from runtime.run.run import Filing, Run
+from runtime.telemetry.tracing import Tracing
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a process allows its runs."""
+
+    max_runs: int = 1000
+    run_timeout_s: float = 570.0
+    history_rounds: int = 20
+
+
+class FlowService:
+    """Serves one flow: every protocol's requests become runs here.
+
+    `draining`: the process will end soon and new work is still taken. `closing`: no new work is taken.
+    """
+
+    def __init__(
+        self, name: str, package: Package, history: HistoryService | None, tracing: Tracing, limits: Limits
+    ) -> None:
+        self.name = name
+        self.flow = package.flow
+        self.model = package.model or name
+        self.history = history if package.flow.is_chat else None
+        self.draining = False
+        self.closing = False
+        self._package = package
+        self._tracing = tracing
+        self._limits = limits
+        self._runs: set[Run] = set()
+        self._starting = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def not_ready(self) -> str:
+        """Why the service should get no requests now, or ""."""
+        if self.draining or self.closing:
+            return "the service is shutting down"
+        if self.history is not None and not self.history.reached:
+            return "the chat history has not been reached yet"
+        return ""
+
+    async def open(self) -> None:
+        """Reach for the history; must be called on the event loop that will run the flow."""
+        if self.history is not None:
+            await self.history.open()
+
+    async def close(self) -> None:
+        """Close what runs share, once there are none."""
+        if self.history is not None:
+            await self.history.close()
+        await self._package.close()
+
+    async def start(self, request: RunRequest) -> Run:
+        """Check a request and start its run.
+
+        Raises, with nothing run: InvalidRequest for its inputs, NotFound for somebody else's session, TooManyRuns
+        beyond the limit, Unavailable when the service is closing or a stored session is out of reach.
+        """
+        if self.closing:
+            raise Unavailable("the service is shutting down; try again", code="shutting_down")
+        if len(self._runs) + self._starting >= self._limits.max_runs:
+            raise TooManyRuns(f"{self._limits.max_runs} runs are in progress, which is the limit; try again")
+        inputs = flow_inputs(self.flow, request.inputs)
+        self._starting += 1
+        try:
+            conversation = await self._conversation(request)
+        finally:
+            self._starting -= 1
+        run = self._run(request, inputs, conversation)
+        self._runs.add(run)
+        self._idle.clear()
+        run.start(self._ended)
+        return run
+
+    async def finish(self, grace_s: float) -> None:
+        """Take no new work, give the runs `grace_s` seconds to end, then cancel them and wait for their last event."""
+        self.closing = True
+        if not self._runs:
+            return
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("cancelling %d runs that did not end within %g s", len(self._runs), grace_s)
+            self.cancel_all("the service is shutting down")
+            await self._idle.wait()
+
+    def cancel_all(self, reason: str) -> None:
+        """Cancel every run."""
+        for run in list(self._runs):
+            run.cancel(reason)
+
+    def _ended(self, run: Run) -> None:
+        self._runs.discard(run)
+        if not self._runs:
+            self._idle.set()
+
+    async def _conversation(self, request: RunRequest) -> Conversation:
+        """Return what is stored of the caller's session, less its turns where the caller brings them."""
+        if self.history is None or request.assigned:
+            return Conversation()
+        brings_own = self._history_given(request)
+        try:
+            rounds = 0 if brings_own or self.flow.chat_history is None else self._limits.history_rounds
+            return await self.history.read(request.session_id, request.user_id, rounds)
+        except Unavailable:
+            if brings_own:
+                return Conversation()
+            raise
+
+    def _history_given(self, request: RunRequest) -> bool:
+        return self.flow.chat_history is not None and self.flow.chat_history in request.inputs
+
+    def _run(self, request: RunRequest, inputs: dict[str, object], conversation: Conversation) -> Run:
+        name = self.flow.chat_history
+        if name is not None and not self._history_given(request) and conversation.pairs:
+            inputs[name] = list(conversation.pairs)
+        run_id = str(uuid.uuid4())
+        sys = {
+            "session_id": request.session_id,
+            "user_id": request.user_id or "",
+            "run_id": run_id,
+            "turn": conversation.turns + 1,
+            "instructions": request.instructions,
+        }
+        facts = {
+            "session.id": request.session_id,
+            "gen_ai.conversation.id": request.session_id,
+            "flowpod.run.id": run_id,
+            "flowpod.request.id": request.request_id,
+        }
+        if request.user_id is not None:
+            facts["user.id"] = request.user_id
+        span = self._tracing.start_run(self.name, request.headers, facts)
+        kept = self.history if request.keep_assigned or not request.assigned else None
+        filing = Filing(request.session_id, request.assigned, kept)
+        return Run(
+            self._package,
+            request,
+            Scope(inputs, sys),
+            filing,
+            self._tracing,
+            span,
+            self._limits.run_timeout_s,
+        )

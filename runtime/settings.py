@@ -1,0 +1,138 @@
+"""The settings: one class, read once from the environment by the command line."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from runtime.errors import InvalidRequest
+
+PREFIX = "FLOWPOD_"
+
+
+class Settings(BaseSettings):
+    """What a deployment can set; each field is the variable `FLOWPOD_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    tokens: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Tokens that are accepted, separated by commas. Several at once let you rotate them."
+    )
+    tokens_file: Path | None = Field(None, description="A file with one token a line, beside `FLOWPOD_TOKENS`.")
+    auth: Literal["on", "off"] = Field(
+        "on",
+        description="`off` serves without a token on any address. Only behind a gateway that checks callers.",
+    )
+    service_name: str | None = Field(
+        None,
+        pattern=r"^[a-z][a-z0-9_]{0,39}$",
+        description="The service's name, in table names, traces and `/v1/models`. The flow folder's name by default.",
+    )
+    data_dir: Path | None = Field(
+        None, description="Where data is kept. `.flowpod/<service>` in the current folder by default."
+    )
+    history: str | None = Field(
+        None,
+        description="Where the chat history is kept: `sqlite:///path/file.db`, `mysql://user:password@host/database`, "
+        "or `off`. `chat_history.db` in the data folder by default.",
+    )
+    history_rounds: int = Field(20, ge=0, description="How many past turns a chat flow gets as its chat history.")
+    history_write_timeout_s: float = Field(
+        2, gt=0, description="How long the end of a run waits for its turn to be stored, in seconds."
+    )
+    single_turn_days: float = Field(
+        1,
+        gt=0,
+        description="When a session that was never named by a client and has one turn is deleted, in days.",
+    )
+    max_runs: int = Field(1000, ge=1, description="Runs at once in a process; one more gets 429.")
+    run_timeout_s: float = Field(
+        570,
+        gt=0,
+        description="How long a run may take, in seconds. OpenAI clients give up, and ask again, at 600.",
+    )
+    threads: int = Field(64, ge=1, description="Threads for synchronous Python nodes, in each process.")
+    max_body_bytes: int = Field(10 * 1024 * 1024, ge=1, description="The largest request body; a larger one gets 413.")
+    heartbeat_s: float = Field(
+        15,
+        gt=0,
+        description="A stream that is silent this long gets a comment, in seconds, so that proxies keep it.",
+    )
+    tracing: Literal["on", "off"] = Field("on", description="`off` makes no spans and leaves `otel_trace_id` empty.")
+    root_path: str = Field("", description="The path prefix under which a proxy serves this service.")
+    drain_delay_s: float = Field(
+        5,
+        ge=0,
+        description="After SIGTERM: how long new work is still taken while `/readyz` says 503, in seconds.",
+    )
+    grace_s: float = Field(30, ge=0, description="After that: how long running runs have before they are cancelled.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to log.")
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    def valid_tokens(self) -> tuple[str, ...]:
+        """Return the tokens of both settings.
+
+        Raises InvalidRequest when the file cannot be read or holds no token.
+        """
+        if self.tokens_file is None:
+            return self.tokens
+        try:
+            lines = self.tokens_file.read_text().splitlines()
+        except OSError as error:
+            reason = f"{PREFIX}TOKENS_FILE: {self.tokens_file} cannot be read: {error.strerror}"
+            raise InvalidRequest(reason) from error
+        tokens = tuple(line.strip() for line in lines if line.strip())
+        if not tokens:
+            raise InvalidRequest(f"{PREFIX}TOKENS_FILE: {self.tokens_file} holds no token")
+        return self.tokens + tokens
+
+
+def read_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises InvalidRequest that names every variable that is wrong, and how.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"{PREFIX}{'_'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}"
+            for detail in error.errors()
+        ]
+        raise InvalidRequest("\n".join(lines)) from error
+
+
+def setting_rows() -> list[tuple[str, str, str]]:
+    """Return (variable, default, description) of every setting, for the help text and the documentation."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in (None, (), "") else str(field.default)
+        rows.append((f"{PREFIX}{name.upper()}", default, field.description or ""))
+    return rows
+
+
+def settings_markdown() -> str:
+    """Return `docs/settings.md`."""
+    rows = "\n".join(
+        f"| `{name}` | {f'`{default}`' if default else ''} | {text} |" for name, default, text in setting_rows()
+    )
+    return f"""# Settings
+
+Every setting is an environment variable, read once when the process starts. This page is generated from the
+settings class by `make docs`; `flowpod serve --help` prints the same list.
+
+| variable | default | what it does |
+|---|---|---|
+{rows}
+
+OpenTelemetry's own variables are obeyed as its documentation gives them: `OTEL_EXPORTER_OTLP_ENDPOINT`,
+`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, `OTEL_EXPORTER_OTLP_PROTOCOL` (`grpc` or `http/protobuf`),
+`OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES` and so on. Spans are exported when one of the first two is set.
+
+A flow's `connections.yaml` may refer to any variable as `${{env:NAME}}`.
+"""

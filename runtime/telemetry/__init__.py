@@ -1,0 +1,1 @@
+"""OpenTelemetry: how it is set up, and the spans of a run."""

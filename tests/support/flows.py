@@ -1,0 +1,141 @@
+"""Small flows for tests, and ways to run them without a socket."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import httpx
+from opentelemetry.sdk.trace import TracerProvider
+
+from runtime.app import create_app, create_service
+from runtime.errors import Problem
+from runtime.history.store import make_history_url
+from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
+from runtime.run.package import Package, build_package
+from runtime.run.request import RunRequest
+from runtime.run.service import FlowService
+from runtime.settings import Settings
+from runtime.telemetry.setup import tracing_of
+from runtime.telemetry.tracing import Tracing
+
+SESSION = "s" * 32
+
+
+def write_flow(folder: Path, dag: str, files: Mapping[str, str] | None = None) -> Path:
+    """Write a flow's files, their common indentation taken off, and return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in {"flow.dag.yaml": dag, **(files or {})}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dedent(text).lstrip("\n"))
+    return folder
+
+
+def write_chat_flow(folder: Path, base_url: str, model: str = "echo", connection: str = "") -> Path:
+    """Write a chat flow of one LLM node; `connection` is more lines of its connection."""
+    return write_flow(
+        folder,
+        f"""
+        inputs:
+          question: {{type: string, is_chat_input: true}}
+          chat_history: {{type: list, default: [], is_chat_history: true}}
+        outputs:
+          answer: {{type: string, reference: "${{reply.output}}", is_chat_output: true}}
+        nodes:
+        - name: reply
+          type: llm
+          source: {{type: code, path: reply.jinja2}}
+          connection: model
+          inputs:
+            model: "{model}"
+            question: ${{inputs.question}}
+            chat_history: ${{inputs.chat_history}}
+            instructions: ${{sys.instructions}}
+        """,
+        {
+            "reply.jinja2": """
+            # system:
+            Be brief. {{ instructions }}
+            {% for turn in chat_history %}
+            # user:
+            {{ turn.inputs.question }}
+            # assistant:
+            {{ turn.outputs.answer }}
+            {% endfor %}
+            # user:
+            {{ question }}
+            """,
+            "connections.yaml": f"model: {{type: open_ai, base_url: '{base_url}', max_retries: 0{connection}}}\n",
+        },
+    )
+
+
+def build(folder: Path, environ: Mapping[str, str] | None = None, tracing: Tracing | None = None) -> Package:
+    """Return the package in `folder`, which must have no problems."""
+    package, problems = build_package(folder, environ or {}, tracing or Tracing(None), threads=8)
+    assert package is not None, "\n".join(map(str, problems))
+    return package
+
+
+def problems_of(folder: Path, environ: Mapping[str, str] | None = None) -> list[Problem]:
+    return build_package(folder, environ or {}, Tracing(None), threads=1)[1]
+
+
+@asynccontextmanager
+async def service_of(
+    folder: Path, *, tracing: Tracing | None = None, data: Path | None = None, **settings: Any
+) -> AsyncIterator[FlowService]:
+    """Open a service for the flow in `folder`; with `data` it keeps a history there."""
+    tracing = tracing or tracing_of(TracerProvider())
+    history = None if data is None else make_history_url(f"sqlite:///{data / 'chat_history.db'}")
+    service = create_service(
+        build(folder, tracing=tracing),
+        Settings(**settings),
+        "test",
+        None if history is None else history.render_as_string(hide_password=False),
+        tracing,
+    )
+    await service.open()
+    try:
+        yield service
+    finally:
+        await service.finish(grace_s=0)
+        await service.close()
+
+
+@asynccontextmanager
+async def client_of(
+    folder: Path, *, data: Path | None = None, tokens: tuple[str, ...] = (), **settings: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Open a client that calls the application in this process: bytes and order are real, timing is not."""
+    async with service_of(folder, data=data, **settings) as service:
+        app = create_app(service, Settings(**settings), tokens)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            yield client
+
+
+async def events_of(service: FlowService, inputs: Mapping[str, Any], **request: Any) -> list[Event]:
+    """Run the flow once and return all its events."""
+    run = await service.start(RunRequest(inputs=inputs, **{"session_id": SESSION, **request}))
+    return [event async for batch in run.events.batches() for event in batch]
+
+
+def told(events: list[Event]) -> list[str]:
+    """Return events as short lines, for comparing a run's whole course."""
+    return [_line(event) for event in events]
+
+
+def _line(event: Event) -> str:
+    match event:
+        case RunStarted():
+            return "started"
+        case NodeUpdated():
+            return f"{event.node} {event.status}"
+        case RunOutput():
+            stream = "stream" if event.is_stream else "whole"
+            return f"{event.output} {stream} {event.delta!r} {event.status}"
+        case RunTerminated():
+            return f"terminated {event.status}"

@@ -1,0 +1,122 @@
+"""Servers on real sockets, in a thread of the test's process or as the command that users run."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import uvicorn
+from starlette.types import ASGIApp
+
+ROOT = Path(__file__).parent.parent.parent
+START_TIMEOUT_S = 30
+
+
+@contextmanager
+def in_thread(app: ASGIApp) -> Iterator[str]:
+    """Serve `app` until the block ends; yield its URL."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    config = uvicorn.Config(app, log_config=None, log_level="critical", ws="none", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not server.started:
+        assert thread.is_alive(), "the server ended before it had started"
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+        listener.close()
+
+
+class Served:
+    """`flowpod serve` in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str, log: Path) -> None:
+        self.process = process
+        self.url = url
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM, timeout: float = 20) -> int:
+        """Send a signal and return the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        return self.process.wait(timeout)
+
+
+def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
+    """Return an environment with these settings alone, and data in `tmp_path`."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    return kept | {"FLOWPOD_DATA_DIR": str(tmp_path / "data"), "FLOWPOD_DRAIN_DELAY_S": "0"} | settings
+
+
+@contextmanager
+def serving(flow: Path, tmp_path: Path, *options: str, **settings: str) -> Iterator[Served]:
+    """Run `flowpod serve` on a free port until the block ends."""
+    with start_server(flow, tmp_path, *options, **settings) as served:
+        wait_until_ready(served)
+        yield served
+
+
+@contextmanager
+def start_server(flow: Path, tmp_path: Path, *options: str, **settings: str) -> Iterator[Served]:
+    """Run `flowpod serve` on a free port, ready or not."""
+    log = tmp_path / "serve.log"
+    command = [sys.executable, "-m", "runtime", "serve", str(flow), "--port", "0", *options]
+    with log.open("a") as output:
+        start = output.tell()
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(tmp_path, **settings), stderr=output, stdout=output, text=True
+        )
+    try:
+        yield Served(process, _address(process, log, start), log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _address(process: subprocess.Popen[str], log: Path, start: int) -> str:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if found := re.search(r"on (http://\S+)", log.read_text()[start:]):
+            return found[1]
+        assert process.poll() is None, f"the server ended:\n{log.read_text()}"
+        time.sleep(0.02)
+    raise AssertionError(f"the server did not start:\n{log.read_text()}")
+
+
+def wait_until_ready(served: Served) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{served.url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.02)
+    raise AssertionError(f"the server is not ready:\n{served.log}")
+
+
+def run_command(
+    *arguments: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `flowpod` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "runtime", *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=60
+    )

@@ -1,10 +1,13 @@
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from runtime import compat
+from tests.support.mariadb import MariaDB, running_mariadb
 from tests.support.model_server import ModelServer, running_model_server
 
 compat.install()
@@ -25,3 +28,24 @@ def model_server() -> Iterator[ModelServer]:
     """The stand-in for a model, shared by the tests of this process."""
     with running_model_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
+    """A MariaDB server, shared by the tests of this process."""
+    with running_mariadb(tmp_path_factory.mktemp("mariadb")) as server:
+        yield server
+
+
+@pytest.fixture
+def mysql_url(mariadb: MariaDB) -> str:
+    """The address of an empty database."""
+    return mariadb.new_database(f"d{uuid.uuid4().hex}")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("mysql", marks=pytest.mark.needs("mariadbd"))])
+def history_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database of each kind, one after the other."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'history' / 'chat_history.db'}"
+    return str(request.getfixturevalue("mysql_url"))

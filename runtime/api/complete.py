@@ -9,13 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runtime.api.body import read_caller, read_model, read_object
-from runtime.api.errors import RUN_FAILED, JsonResponse
+from runtime.api.errors import RUN_FAILED, JsonResponse, error_body
 from runtime.api.fold import Outcome, fold
 from runtime.api.settings import ApiSettings
 from runtime.api.sse import event_stream
 from runtime.errors import ErrorInfo
 from runtime.jsonable import dumps
-from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated, utc_now
+from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
 from runtime.run.request import RunRequest
 from runtime.run.run import Run
 from runtime.run.service import FlowService
@@ -108,11 +108,13 @@ class Encoder:
         return b"data: " + dumps(head | facts) + b"\n\n"
 
     def body(self, run: Run, outcome: Outcome) -> dict[str, Any]:
-        """Return the same facts as one object."""
+        """Return the same facts as one object; a failure is also under `error`, where every JSON answer has it."""
         end = outcome.terminated
+        error = {} if end.error is None else error_body(end.error)
         return {
+            **error,
             "run_id": run.id,
-            "timestamp": _timestamp(utc_now()),
+            "timestamp": _timestamp(end.timestamp),
             **_end(end),
             "node_run_infos": [
                 self._node_run_info(node) for node in outcome.nodes.values() if node.node not in self._excluded

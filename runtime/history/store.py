@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from sqlite3 import DatabaseError
 from typing import Any
 
 import orjson
@@ -121,8 +122,11 @@ class Store:
         stored = select(turns.c.id).where(turns.c.run_id == turn.run_id)
         last = select(func.coalesce(func.max(turns.c.turn), 0)).where(turns.c.session_id == turn.session_id)
         async with self._writer.begin() as connection:
-            await connection.execute(new_session)
-            await connection.execute(touched)
+            # Updated before it is inserted: an insert that meets the row would share it with others, who then could not
+            # update it (a deadlock in MySQL).
+            if not (await connection.execute(touched)).rowcount:
+                await connection.execute(new_session)
+                await connection.execute(touched)
             if (await connection.execute(stored)).first() is not None:
                 return
             number = (await connection.execute(last.with_for_update())).scalar_one() + 1
@@ -204,10 +208,14 @@ def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:  # no
     # Transactions are begun by `_begin_immediate`, not by the driver.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-    cursor.close()
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        cursor.close()
+    except DatabaseError:
+        connection.close()  # nobody else would: its thread would stay
+        raise
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -1,8 +1,9 @@
 """What every node kind is made of: inputs go in, a value or a stream of chunks comes out."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from runtime.nodes.threads import Threads
@@ -130,6 +131,8 @@ class Resources:
     models: ChatModels
     threads: Threads
     tracing: Tracing
+    modules: dict[Path, ModuleType] = field(default_factory=dict)
+    """The Python files that were imported: nodes of one file share its module, and so what it holds."""
 
 
 class SpecProblem(Exception):

@@ -22,7 +22,9 @@ class PythonNode:
 
     def __init__(self, spec: NodeSpec, resources: Resources) -> None:
         path = resources.folder / spec.path
-        self._function = _tool(_load(path), spec.path)
+        if path not in resources.modules:
+            resources.modules[path] = _load(path)
+        self._function = _tool(resources.modules[path], spec.path)
         self._threads = resources.threads
         self.optional = _check_inputs(self._function, spec)
 

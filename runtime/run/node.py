@@ -149,5 +149,6 @@ def _error_info(node: Node, error: BaseException, folder: Path) -> ErrorInfo:
     frames = traceback.extract_tb(error.__traceback__)
     own = next((frame for frame in reversed(frames) if Path(frame.filename).is_relative_to(folder)), None)
     place = f" ({Path(own.filename).name}, line {own.lineno})" if own else ""
-    message = f"node {node.name!r} failed: {type(error).__name__}: {error}{place}"
+    text = f": {error}" if str(error) else ""
+    message = f"node {node.name!r} failed: {type(error).__name__}{text}{place}"
     return ErrorInfo(message, "node_error", node.name, "node_failed")

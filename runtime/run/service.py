@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 
 from runtime.errors import TooManyRuns, Unavailable
@@ -93,12 +94,10 @@ class FlowService:
     async def finish(self, grace_s: float) -> None:
         """Take no new work, give the runs `grace_s` seconds to end, then cancel them and wait for their last event."""
         self.closing = True
-        if not self._runs:
-            return
-        try:
-            async with asyncio.timeout(grace_s):
-                await self._idle.wait()
-        except TimeoutError:
+        if self._runs and grace_s:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), grace_s)
+        if self._runs:
             logger.warning("cancelling %d runs that did not end within %g s", len(self._runs), grace_s)
             self.cancel_all("the service is shutting down")
             await self._idle.wait()

@@ -1,6 +1,7 @@
+import json
 from pathlib import Path
 
-from tests.support.flows import client_of, write_chat_flow
+from tests.support.flows import client_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 
@@ -21,3 +22,68 @@ async def test_stream_has_an_empty_first_and_last_frame(tmp_path: Path, model_se
     assert response.content == b"".join(
         f'event: Message\ndata: {{"answer":"{delta}"}}\n\n'.encode() for delta in ("", "You ", "said: ", "hi", "")
     )
+
+
+async def test_other_outputs_come_whole_in_one_frame(tmp_path: Path) -> None:
+    flow = write_flow(
+        tmp_path,
+        """
+        outputs:
+          text: {type: string, reference: "${talk.output}"}
+          number: {type: int, reference: "${count.output}"}
+        nodes:
+        - {name: talk, type: python, source: {path: talk.py}}
+        - {name: count, type: python, source: {path: count.py}, inputs: {text: "${talk.output}"}}
+        """,
+        {
+            "talk.py": """
+            from promptflow.core import tool
+
+            @tool
+            async def talk():
+                yield "ab"
+            """,
+            "count.py": """
+            from promptflow.core import tool
+
+            @tool
+            def count(text):
+                return len(text)
+            """,
+        },
+    )
+    async with client_of(flow) as client:
+        response = await client.post("/", json={}, headers={"Accept": "text/event-stream"})
+        single = await client.post("/", json={})
+    assert response.text == "".join(
+        f"event: Message\ndata: {data}\n\n" for data in ('{"text":""}', '{"text":"ab"}', '{"text":""}', '{"number":2}')
+    )
+    assert single.json() == {"text": "ab", "number": 2}
+
+
+async def test_a_failure_in_a_stream_is_an_error_frame_and_the_end(tmp_path: Path, model_server: ModelServer) -> None:
+    async with client_of(write_chat_flow(tmp_path, model_server.url, "error-in-stream")) as client:
+        response = await client.post("/", json={"question": "hi"}, headers={"Accept": "text/event-stream"})
+    assert response.status_code == 200
+    *messages, last = response.text.removesuffix("\n\n").split("\n\n")
+    assert messages == ['event: Message\ndata: {"answer":""}', 'event: Message\ndata: {"answer":"so far "}']
+    name, data = last.split("\n")
+    assert name == "event: Error"
+    error = json.loads(data.removeprefix("data: "))["error"]
+    assert error["message"].endswith("the model reported an error: out of tokens")
+    assert (error["type"], error["param"], error["code"]) == ("node_error", "reply", "model_error")
+
+
+async def test_a_failure_without_a_stream_is_424(tmp_path: Path, model_server: ModelServer) -> None:
+    async with client_of(write_chat_flow(tmp_path, model_server.url, "fail:503")) as client:
+        response = await client.post("/", json={"question": "hi"})
+    assert response.status_code == 424
+    assert response.json()["error"]["code"] == "model_error"
+    assert "refused with 503" in response.json()["error"]["message"]
+
+
+async def test_reasoning_makes_no_frame(tmp_path: Path, model_server: ModelServer) -> None:
+    async with client_of(write_chat_flow(tmp_path, model_server.url, "reasoning")) as client:
+        response = await client.post("/", json={"question": "hi"}, headers={"Accept": "text/event-stream"})
+    assert response.text.count("event: Message") == 3
+    assert "think" not in response.text

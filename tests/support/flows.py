@@ -85,11 +85,17 @@ def problems_of(folder: Path, environ: Mapping[str, str] | None = None) -> list[
 
 @asynccontextmanager
 async def service_of(
-    folder: Path, *, tracing: Tracing | None = None, data: Path | None = None, **settings: Any
+    folder: Path,
+    *,
+    tracing: Tracing | None = None,
+    data: Path | None = None,
+    database: str | None = None,
+    **settings: Any,
 ) -> AsyncIterator[FlowService]:
-    """Open a service for the flow in `folder`; with `data` it keeps a history there."""
+    """Open a service for the flow in `folder`; it keeps a history in `data`, or in `database`, if there is one."""
     tracing = tracing or tracing_of(TracerProvider())
-    history = None if data is None else make_history_url(f"sqlite:///{data / 'chat_history.db'}")
+    database = database if data is None else f"sqlite:///{data / 'chat_history.db'}"
+    history = None if database is None else make_history_url(database)
     service = create_service(
         build(folder, tracing=tracing),
         Settings(**settings),
@@ -107,10 +113,16 @@ async def service_of(
 
 @asynccontextmanager
 async def client_of(
-    folder: Path, *, data: Path | None = None, tokens: tuple[str, ...] = (), **settings: Any
+    folder: Path,
+    *,
+    tokens: tuple[str, ...] = (),
+    data: Path | None = None,
+    database: str | None = None,
+    tracing: Tracing | None = None,
+    **settings: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Open a client that calls the application in this process: bytes and order are real, timing is not."""
-    async with service_of(folder, data=data, **settings) as service:
+    async with service_of(folder, data=data, database=database, tracing=tracing, **settings) as service:
         app = create_app(service, Settings(**settings), tokens)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -1,0 +1,179 @@
+"""Sessions as clients see them: who gets which history, and what is stored."""
+
+import sqlite3
+import uuid
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.flows import SESSION, client_of, write_chat_flow
+from tests.support.mariadb import running_mariadb
+from tests.support.model_server import ModelServer
+
+CHAT = "/v1/chat/completions"
+
+
+def sent_for(model_server: ModelServer, question: str) -> list[str]:
+    """Return the contents of the messages that the model got with this question, less the system's."""
+    call = next(c for c in model_server.calls if c.body["messages"][-1]["content"] == question)
+    return [message["content"] for message in call.body["messages"][1:]]
+
+
+def stored(folder: Path) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(folder / "chat_history.db") as database:
+        rows = database.execute(
+            "SELECT session_id, turn, status, inputs, outputs FROM langstudio_chat_history_test ORDER BY id"
+        ).fetchall()
+    database.close()
+    return rows
+
+
+def new(text: str) -> str:
+    return f"{text}-{uuid.uuid4()}"
+
+
+def session(name: str) -> dict[str, str]:
+    return {"Chat-Session-Id": name}
+
+
+async def test_the_same_session_id_makes_a_conversation(tmp_path: Path, model_server: ModelServer) -> None:
+    one, two, three = new("one"), new("two"), new("three")
+    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+        first = await client.post("/", json={"question": one}, headers=session(SESSION))
+        second = await client.post("/run", json={"inputs": {"question": two}}, headers=session(SESSION))
+        await client.post(CHAT, json={"messages": [{"role": "user", "content": three}]}, headers=session(SESSION))
+        other = new("other")
+        await client.post("/", json={"question": other}, headers=session("t" * 32))
+    assert first.headers["chat-session-id"] == second.headers["chat-session-id"] == SESSION
+    assert sent_for(model_server, two) == [one, f"You said: {one}", two]
+    assert sent_for(model_server, three) == [one, f"You said: {one}", two, f"You said: {two}", three]
+    assert sent_for(model_server, other) == [other]
+    assert [row[:3] for row in stored(tmp_path)] == [
+        (SESSION, 1, "Completed"),
+        (SESSION, 2, "Completed"),
+        (SESSION, 3, "Completed"),
+        ("t" * 32, 1, "Completed"),
+    ]
+    assert stored(tmp_path)[0][3:] == (f'{{"question":"{one}"}}', f'{{"answer":"You said: {one}"}}')
+
+
+async def test_a_client_can_go_on_under_the_id_that_it_was_given(tmp_path: Path, model_server: ModelServer) -> None:
+    one, two = new("one"), new("two")
+    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+        first = await client.post("/", json={"question": one})
+        await client.post("/", json={"question": two}, headers=session(first.headers["chat-session-id"]))
+    assert sent_for(model_server, two) == [one, f"You said: {one}", two]
+
+
+async def test_an_openai_request_without_a_session_stores_nothing(tmp_path: Path, model_server: ModelServer) -> None:
+    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+        response = await client.post(CHAT, json={"messages": [{"role": "user", "content": "hi"}]})
+    assert response.headers["chat-session-id"]
+    assert stored(tmp_path) == []
+
+
+async def test_a_clients_own_history_wins_and_only_the_new_turn_is_stored(
+    tmp_path: Path, model_server: ModelServer
+) -> None:
+    one, two, three = new("one"), new("two"), new("three")
+    messages = [
+        {"role": "user", "content": "mine"},
+        {"role": "assistant", "content": "yours"},
+        {"role": "user", "content": two},
+    ]
+    history = [{"inputs": {"question": "given"}, "outputs": {"answer": "taken"}}]
+    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+        await client.post("/", json={"question": one}, headers=session(SESSION))
+        await client.post(CHAT, json={"messages": messages}, headers=session(SESSION))
+        await client.post("/", json={"question": three, "chat_history": history}, headers=session(SESSION))
+    assert sent_for(model_server, two) == ["mine", "yours", two]
+    assert sent_for(model_server, three) == ["given", "taken", three]
+    assert [row[:3] for row in stored(tmp_path)] == [(SESSION, turn, "Completed") for turn in (1, 2, 3)]
+
+
+async def test_failed_turns_are_stored_and_stay_out_of_the_prompt(tmp_path: Path, model_server: ModelServer) -> None:
+    good, bad, last = new("good"), new("bad"), new("last")
+    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+    async with client_of(flow, data=tmp_path) as client:
+        await client.post("/", json={"question": good}, headers=session(SESSION))
+    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url, "rubbish"), data=tmp_path) as client:
+        await client.post("/", json={"question": bad}, headers={**session(SESSION), "Accept": "text/event-stream"})
+    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+        await client.post("/", json={"question": last}, headers=session(SESSION))
+    assert sent_for(model_server, last) == [good, f"You said: {good}", last]
+    assert [row[2] for row in stored(tmp_path)] == ["Completed", "Failed", "Completed"]
+
+
+async def test_another_users_session_is_not_found(tmp_path: Path, model_server: ModelServer) -> None:
+    def headers(user: str) -> dict[str, str]:
+        return {**session(SESSION), "Chat-User-Id": user}
+
+    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+        await client.post("/", json={"question": "hi"}, headers=headers("ann"))
+        bob = await client.post("/", json={"question": "hi"}, headers=headers("bob"))
+        ann = await client.post("/", json={"question": "hi"}, headers=headers("ann"))
+        nobody = await client.post("/", json={"question": "hi"}, headers=session(SESSION))
+    assert (bob.status_code, ann.status_code, nobody.status_code) == (404, 200, 200)
+    assert bob.json()["error"]["code"] == "session_not_found"
+    assert "ann" not in bob.text
+
+
+async def test_only_the_last_rounds_go_into_the_prompt(tmp_path: Path, model_server: ModelServer) -> None:
+    questions = [new(str(number)) for number in range(4)]
+    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+    async with client_of(flow, data=tmp_path, history_rounds=2) as client:
+        for question in questions:
+            await client.post("/", json={"question": question}, headers=session(SESSION))
+    _, one, two, last = questions
+    assert sent_for(model_server, last) == [one, f"You said: {one}", two, f"You said: {two}", last]
+
+
+async def test_without_a_history_nothing_is_kept(tmp_path: Path, model_server: ModelServer) -> None:
+    one, two = new("one"), new("two")
+    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url)) as client:
+        await client.post("/", json={"question": one}, headers=session(SESSION))
+        await client.post("/", json={"question": two}, headers=session(SESSION))
+    assert sent_for(model_server, two) == [two]
+
+
+@pytest.mark.needs("mariadbd")
+async def test_a_database_that_goes_away_stops_stored_sessions_only(tmp_path: Path, model_server: ModelServer) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+    history = [{"inputs": {"question": "a"}, "outputs": {"answer": "b"}}]
+    with running_mariadb(tmp_path) as server:
+        url = server.new_database("d")
+        async with client_of(flow, database=url, history_write_timeout_s=0.1) as client:
+            before = await client.post("/", json={"question": "hi"}, headers=session(SESSION))
+            server.stop()
+            named = await client.post("/", json={"question": "hi"}, headers=session(SESSION))
+            own = await client.post("/", json={"question": "hi", "chat_history": history}, headers=session(SESSION))
+            free = await client.post("/run", json={"inputs": {"question": "hi"}, "stream": False})
+            ready = await client.get("/readyz")
+            server.start()
+            after = await client.post("/", json={"question": "hi"}, headers=session(SESSION))
+    assert (before.status_code, after.status_code) == (200, 200)
+    assert (named.status_code, named.json()["error"]["code"]) == (503, "history_unavailable")
+    assert int(named.headers["retry-after"]) > 0
+    assert (own.status_code, free.status_code, ready.status_code) == (200, 200, 200)
+    assert own.json() == {"answer": "You said: hi"}
+    assert free.json()["metadata"]["history"] == "deferred"
+
+
+@pytest.mark.parametrize("path", ["/", "/run", CHAT])
+async def test_the_turn_is_stored_before_the_end_is_told(tmp_path: Path, model_server: ModelServer, path: str) -> None:
+    def body(question: str) -> dict[str, Any]:
+        return {
+            "/": {"question": question},
+            "/run": {"inputs": {"question": question}},
+            CHAT: {"messages": [{"role": "user", "content": question}], "stream": True},
+        }[path]
+
+    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+    async with client_of(flow, data=tmp_path) as client:
+        for turn in range(1, 6):
+            headers = {**session(SESSION), "Accept": "text/event-stream"}
+            response: httpx.Response = await client.post(path, json=body(f"q{turn}"), headers=headers)
+            assert response.status_code == 200
+            assert len(stored(tmp_path)) == turn

@@ -1,0 +1,250 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from runtime.api.openai import Message, read_conversation
+from runtime.errors import InvalidRequest
+from tests.support.flows import client_of, write_chat_flow, write_flow
+from tests.support.model_server import ModelServer
+
+PATH = "/v1/chat/completions"
+
+
+def ask(text: str, **more: Any) -> dict[str, Any]:
+    return {"model": "anything", "messages": [{"role": "user", "content": text}], **more}
+
+
+def chunks(response: httpx.Response) -> list[Any]:
+    """Return the data of a stream's frames, JSON decoded."""
+    parts = response.text.split("\n\n")
+    assert parts.pop() == ""
+    assert all(part.startswith("data: ") and "\n" not in part for part in parts)
+    texts = [part.removeprefix("data: ") for part in parts]
+    return [text if text == "[DONE]" else json.loads(text) for text in texts]
+
+
+async def test_a_stream_is_a_list_of_constant_chunks(tmp_path: Path, model_server: ModelServer) -> None:
+    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+        response = await client.post(PATH, json=ask("hi", stream=True))
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    *parts, done = chunks(response)
+    assert done == "[DONE]"
+    assert [part["choices"][0]["delta"] for part in parts] == [
+        {"role": "assistant", "content": ""},
+        {"content": "You "},
+        {"content": "said: "},
+        {"content": "hi"},
+        {"content": ""},
+    ]
+    assert [part["choices"][0]["finish_reason"] for part in parts] == [None, None, None, None, "stop"]
+    assert all(part["choices"][0]["index"] == 0 for part in parts)
+    constant = [{key: part[key] for key in ("id", "object", "created", "model", "usage")} for part in parts]
+    assert all(facts == constant[0] for facts in constant)
+    assert constant[0]["id"].startswith("chatcmpl-")
+    assert (constant[0]["object"], constant[0]["model"], constant[0]["usage"]) == (
+        "chat.completion.chunk",
+        "echo",
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "with_usage"),
+    [({"include_usage": True}, True), ({"include_usage": False}, False), ({}, False), (None, False)],
+)
+async def test_usage_comes_only_when_it_is_asked_for(
+    tmp_path: Path, model_server: ModelServer, options: dict[str, bool] | None, with_usage: bool
+) -> None:
+    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+        response = await client.post(PATH, json=ask("hi", stream=True, stream_options=options))
+    *parts, done = chunks(response)
+    assert done == "[DONE]"
+    usage = [part for part in parts if not part["choices"]]
+    assert len(usage) == int(with_usage)
+    if usage:
+        assert usage == [parts[-1]]
+        assert parts[-1]["usage"] == {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+
+
+async def test_a_completion_in_one_piece(tmp_path: Path, model_server: ModelServer) -> None:
+    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+        response = await client.post(PATH, json=ask("hi"))
+    content = response.json()
+    assert content.pop("id").startswith("chatcmpl-")
+    assert content.pop("created") > 1_700_000_000
+    assert content == {
+        "object": "chat.completion",
+        "model": "echo",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "You said: hi"},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
+        "system_fingerprint": None,
+    }
+
+
+async def test_reasoning_and_finish_reason_are_passed_on(tmp_path: Path, model_server: ModelServer) -> None:
+    async with client_of(write_chat_flow(tmp_path / "a", model_server.url, "reasoning")) as client:
+        reasoning = chunks(await client.post(PATH, json=ask("hi", stream=True)))
+    async with client_of(write_chat_flow(tmp_path / "b", model_server.url, "length")) as client:
+        length = chunks(await client.post(PATH, json=ask("hi", stream=True)))
+    assert [part["choices"][0]["delta"] for part in reasoning[1:4]] == [
+        {"reasoning_content": "let me "},
+        {"reasoning_content": "think"},
+        {"content": "forty-two"},
+    ]
+    assert length[-2]["choices"][0]["finish_reason"] == "length"
+
+
+async def test_an_error_in_a_stream_comes_in_band(tmp_path: Path, model_server: ModelServer) -> None:
+    async with client_of(write_chat_flow(tmp_path, model_server.url, "break-off")) as client:
+        *_, text, error, done = chunks(await client.post(PATH, json=ask("hi", stream=True)))
+    assert text["choices"][0]["delta"] == {"content": "only ha"}
+    assert list(error) == ["error"]
+    assert error["error"]["code"] == "model_broke_off"
+    assert done == "[DONE]"
+
+
+async def test_a_failed_run_without_a_stream_is_424(tmp_path: Path, model_server: ModelServer) -> None:
+    async with client_of(write_chat_flow(tmp_path, model_server.url, "fail:429")) as client:
+        response = await client.post(PATH, json=ask("hi"))
+    assert response.status_code == 424
+    assert response.json()["error"]["type"] == "node_error"
+
+
+async def test_system_messages_reach_the_flow_as_instructions_alone(tmp_path: Path, model_server: ModelServer) -> None:
+    messages = [
+        {"role": "system", "content": "Speak Latin."},
+        {"role": "developer", "content": [{"type": "text", "text": "And softly."}]},
+        {"role": "user", "content": "instructions?"},
+    ]
+    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+        response = await client.post(PATH, json={"messages": messages})
+    assert response.json()["choices"][0]["message"]["content"] == "You said: instructions?"
+    sent = next(c for c in model_server.calls if c.body["messages"][-1]["content"] == "instructions?").body["messages"]
+    assert sent[0] == {"role": "system", "content": "Be brief. Speak Latin.\n\nAnd softly."}
+    assert len(sent) == 2
+
+
+def user(text: Any) -> Message:
+    return Message(role="user", content=text)
+
+
+def assistant(text: str) -> Message:
+    return Message(role="assistant", content=text)
+
+
+def pair(question: str, answer: str) -> dict[str, dict[str, str]]:
+    return {"inputs": {"q": question}, "outputs": {"a": answer}}
+
+
+@pytest.mark.parametrize(
+    ("messages", "question", "pairs", "user_turns"),
+    [
+        ([user("one")], "one", [], 1),
+        ([user("one"), assistant("1"), user("two")], "two", [pair("one", "1")], 2),
+        ([user("one"), user("more"), assistant("1"), user("two")], "two", [pair("one\nmore", "1")], 2),
+        ([user("one"), assistant("1"), assistant("b"), user("two")], "two", [pair("one", "1\nb")], 2),
+        ([user("one"), user("two")], "one\ntwo", [], 1),
+        ([assistant("hello"), user("one")], "one", [pair("", "hello")], 1),
+        ([user([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}])], "a", [], 1),
+        ([Message(role="tool", content="t"), user("one")], "one", [], 1),
+    ],
+)
+def test_messages_become_a_question_and_pairs(
+    messages: list[Message], question: str, pairs: list[Any], user_turns: int
+) -> None:
+    conversation = read_conversation(messages, "q", "a")
+    assert (conversation.question, conversation.pairs, conversation.user_turns) == (question, pairs, user_turns)
+
+
+def test_a_last_message_that_is_not_the_users_is_refused() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_conversation([user("one"), assistant("1")], "q", "a")
+    assert caught.value.param == "messages.1.role"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"content": "hi"}]}, "messages.0.role"),
+        ({"messages": [{"role": "robot", "content": "hi"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+        ({"messages": [{"role": "assistant", "content": "hi"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": "hi"}], "stream": "maybe"}, "stream"),
+    ],
+)
+async def test_bad_bodies_name_the_field(
+    tmp_path: Path, model_server: ModelServer, body: dict[str, Any], param: str
+) -> None:
+    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+        response = await client.post(PATH, json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+
+
+async def test_models_are_the_service_and_default(tmp_path: Path, model_server: ModelServer) -> None:
+    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+        content = (await client.get("/v1/models")).json()
+    assert content["object"] == "list"
+    assert [model["id"] for model in content["data"]] == ["test", "default"]
+    assert all(model["object"] == "model" and isinstance(model["created"], int) for model in content["data"])
+
+
+async def test_a_flow_without_a_chat_input_says_why_there_is_no_v1(tmp_path: Path) -> None:
+    flow = write_flow(
+        tmp_path,
+        """
+        inputs:
+          text: {type: string}
+        outputs:
+          out: {type: string, reference: "${inputs.text}"}
+        nodes:
+        - {name: prompt, type: prompt, source: {path: p.jinja2}}
+        """,
+        {"p.jinja2": "hi"},
+    )
+    async with client_of(flow) as client:
+        answers = [await client.post(PATH, json=ask("hi")), await client.get("/v1/models")]
+    for response in answers:
+        assert response.status_code == 404
+        assert response.json()["error"]["code"] == "not_a_chat_flow"
+        assert "is_chat_input" in response.json()["error"]["message"]
+
+
+async def test_the_model_is_the_services_name_where_no_model_feeds_the_answer(tmp_path: Path) -> None:
+    flow = write_flow(
+        tmp_path,
+        """
+        inputs:
+          question: {type: string, is_chat_input: true}
+        outputs:
+          answer: {type: object, reference: "${count.output}", is_chat_output: true}
+        nodes:
+        - {name: count, type: python, source: {path: count.py}, inputs: {question: "${inputs.question}"}}
+        """,
+        {
+            "count.py": """
+            from promptflow.core import tool
+
+            @tool
+            def count(question):
+                return {"length": len(question)}
+            """
+        },
+    )
+    async with client_of(flow) as client:
+        content = (await client.post(PATH, json=ask("hi"))).json()
+    assert content["model"] == "test"
+    assert content["choices"][0]["message"]["content"] == '{"length":2}'

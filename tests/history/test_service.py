@@ -1,0 +1,120 @@
+"""The rules of conversations, and what happens while the database is away."""
+
+import asyncio
+import shutil
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import NotFound, Unavailable
+from runtime.history.service import Conversation, HistoryService
+from runtime.history.store import Store, make_history_url
+from tests.history.test_store import pair, turn
+from tests.support.mariadb import MariaDB
+
+
+@asynccontextmanager
+async def opened(url: str, write_timeout_s: float = 5) -> AsyncIterator[HistoryService]:
+    store = Store(make_history_url(url).render_as_string(hide_password=False), "svc")
+    service = HistoryService(store, write_timeout_s=write_timeout_s, single_turn_days=1)
+    await service.open()
+    try:
+        yield service
+    finally:
+        await service.close()
+
+
+async def until_reached(service: HistoryService) -> None:
+    async with asyncio.timeout(20):
+        while not service.reached:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_session_belongs_to_the_first_user_that_names_it(history_url: str) -> None:
+    async with opened(history_url) as service:
+        assert await service.read("s", "ann", 9) == Conversation()
+        assert await service.write(turn(run="r1", user_id="ann"))
+        mine = Conversation([pair("r1")], 1)
+        assert await service.read("s", "ann", 9) == mine
+        assert await service.read("s", None, 9) == mine
+        with pytest.raises(NotFound) as caught:
+            await service.read("s", "bob", 9)
+    assert caught.value.param == "Chat-Session-Id"
+
+
+async def test_without_rounds_turns_are_only_counted(history_url: str) -> None:
+    async with opened(history_url) as service:
+        await service.write(turn(run="r1"))
+        assert await service.read("s", None, 0) == Conversation([], 1)
+
+
+async def test_a_locked_database_defers_the_write_and_then_takes_it(tmp_path: Path) -> None:
+    path = tmp_path / "chat_history.db"
+    async with opened(f"sqlite:///{path}", write_timeout_s=0.2) as service:
+        lock = sqlite3.connect(path, isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        assert await service.write(turn(run="r1")) is False
+        assert await service.read("s", None, 9) == Conversation()
+        lock.execute("COMMIT")
+        lock.close()
+        async with asyncio.timeout(20):
+            while (await service.read("s", None, 9)).turns == 0:
+                await asyncio.sleep(0.05)
+
+
+async def test_closing_waits_for_deferred_writes(tmp_path: Path) -> None:
+    path = tmp_path / "chat_history.db"
+    async with opened(f"sqlite:///{path}", write_timeout_s=1) as service:
+        lock = sqlite3.connect(path, isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        asyncio.get_running_loop().call_later(1.3, lock.execute, "COMMIT")
+        assert await service.write(turn(run="r1")) is False
+    lock.close()
+    async with opened(f"sqlite:///{path}") as service:
+        assert (await service.read("s", None, 9)).turns == 1
+
+
+async def test_a_file_that_is_no_database_leaves_no_connection_behind(tmp_path: Path) -> None:
+    path = tmp_path / "chat_history.db"
+    path.write_bytes(b"this is no database" * 1000)
+    async with opened(f"sqlite:///{path}") as service:
+        assert not service.reached
+        with pytest.raises(Unavailable):
+            await service.read("s", None, 9)
+        assert [thread.name for thread in threading.enumerate() if "_connection_worker" in thread.name] == []
+
+
+@pytest.mark.needs("mariadbd")
+async def test_the_service_comes_back_when_the_database_does(tmp_path: Path) -> None:
+    server = MariaDB(tmp_path)
+    server.start()
+    url = server.new_database("d")
+    server.stop()
+    try:
+        async with opened(url, write_timeout_s=0.3) as service:
+            assert not service.reached
+            with pytest.raises(Unavailable):
+                await service.read("s", None, 9)
+            assert await service.write(turn(run="r1")) is False
+            server.start()
+            await until_reached(service)
+            async with asyncio.timeout(20):
+                while (await service.read("s", None, 9)).turns == 0:
+                    await asyncio.sleep(0.05)
+            server.stop()
+            with pytest.raises(Unavailable):
+                await service.read("s", None, 9)
+            assert await service.write(turn(run="r2")) is False
+            assert service.reached
+            server.start()
+            async with asyncio.timeout(20):
+                while not await service.write(turn(run="r2")):
+                    await asyncio.sleep(0.1)
+            assert await service.read("s", None, 9) == Conversation([pair("r1"), pair("r2")], 2)
+    finally:
+        server.stop()
+        shutil.rmtree(tmp_path, ignore_errors=True)

@@ -1,0 +1,260 @@
+"""The events of whole runs, in order: a flow's text goes in, the full list of events comes out."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.flows import events_of, service_of, told, write_flow
+
+PASS_ON = """
+from promptflow.core import tool
+
+@tool
+async def pass_on(text: str, more: str = "") -> str:
+    return text + more
+"""
+
+
+def chain(folder: Path) -> Path:
+    return write_flow(
+        folder,
+        """
+        inputs:
+          text: {type: string}
+        outputs:
+          out: {type: string, reference: "${second.output}"}
+        nodes:
+        - {name: second, type: python, source: {path: pass_on.py}, inputs: {text: "${first.output}", more: "!"}}
+        - {name: first, type: python, source: {path: pass_on.py}, inputs: {text: "${inputs.text}"}}
+        """,
+        {"pass_on.py": PASS_ON},
+    )
+
+
+async def test_a_chain_runs_in_the_order_of_its_references(tmp_path: Path) -> None:
+    async with service_of(chain(tmp_path)) as service:
+        events = await events_of(service, {"text": "hi"})
+    assert told(events) == [
+        "started",
+        "first Running",
+        "first Completed",
+        "second Running",
+        "second Completed",
+        "out whole 'hi!' Finished",
+        "terminated Completed",
+    ]
+
+
+async def test_the_sides_of_a_diamond_run_at_the_same_time(tmp_path: Path) -> None:
+    # Each side waits for the other: they end only if both run.
+    meet = """
+    import asyncio
+    from langstudio.core import tool
+
+    barriers = {}
+
+    @tool
+    async def invoke(key: str, value: str) -> str:
+        await asyncio.wait_for(barriers.setdefault(key, asyncio.Barrier(2)).wait(), 10)
+        return value
+    """
+    flow = write_flow(
+        tmp_path,
+        """
+        inputs:
+          key: {type: string}
+        outputs:
+          out: {type: string, reference: "${join.output}"}
+        nodes:
+        - {name: top, type: python, source: {path: pass_on.py}, inputs: {text: "${inputs.key}"}}
+        - {name: left, type: python, source: {path: meet.py}, inputs: {key: "${top.output}", value: L}}
+        - {name: right, type: python, source: {path: meet.py}, inputs: {key: "${top.output}", value: R}}
+        - {name: join, type: python, source: {path: pass_on.py}, inputs: {text: "${left.output}", more: "${right.output}"}}
+        """,
+        {"meet.py": meet, "pass_on.py": PASS_ON},
+    )
+    async with service_of(flow) as service:
+        events = told(await events_of(service, {"key": "k"}))
+    assert events[:5] == ["started", "top Running", "top Completed", "left Running", "right Running"]
+    assert sorted(events[5:7]) == ["left Completed", "right Completed"]
+    assert events[7:] == ["join Running", "join Completed", "out whole 'LR' Finished", "terminated Completed"]
+
+
+async def test_a_failing_node_fails_the_run_and_cancels_what_still_runs(tmp_path: Path) -> None:
+    flow = write_flow(
+        tmp_path,
+        """
+        outputs:
+          out: {type: string, reference: "${after.output}"}
+        nodes:
+        - {name: slow, type: python, source: {path: slow.py}}
+        - {name: bad, type: python, source: {path: bad.py}}
+        - {name: after, type: python, source: {path: pass_on.py}, inputs: {text: "${bad.output}"}}
+        """,
+        {
+            "pass_on.py": PASS_ON,
+            "slow.py": """
+            import asyncio
+            from promptflow.core import tool
+
+            @tool
+            async def slow():
+                await asyncio.sleep(60)
+            """,
+            "bad.py": """
+            from promptflow.core import tool
+
+            @tool
+            def bad():
+                return {}["missing"]
+            """,
+        },
+    )
+    async with service_of(flow) as service:
+        events = await events_of(service, {})
+    assert told(events) == [
+        "started",
+        "slow Running",
+        "bad Running",
+        "bad Failed",
+        "slow Canceled",
+        "terminated Failed",
+    ]
+    error = events[-1].error  # type: ignore[union-attr]
+    assert error is not None
+    assert error.message == "node 'bad' failed: KeyError: 'missing' (bad.py, line 5)"
+    assert (error.type, error.param, error.code) == ("node_error", "bad", "node_failed")
+    assert events[3].error == error  # type: ignore[union-attr]
+
+
+async def test_a_streamed_output_opens_and_closes_with_an_empty_delta(tmp_path: Path) -> None:
+    flow = write_flow(
+        tmp_path,
+        """
+        outputs:
+          out: {type: string, reference: "${talk.output}"}
+          copy: {type: string, reference: "${after.output}"}
+        nodes:
+        - {name: talk, type: python, source: {path: talk.py}}
+        - {name: after, type: python, source: {path: pass_on.py}, inputs: {text: "${talk.output}", more: "!"}}
+        """,
+        {
+            "pass_on.py": PASS_ON,
+            "talk.py": """
+            from promptflow.core import tool
+
+            @tool
+            def talk():
+                yield "a"
+                yield "b"
+            """,
+        },
+    )
+    async with service_of(flow) as service:
+        events = await events_of(service, {})
+    assert told(events) == [
+        "started",
+        "talk Running",
+        "out stream '' Streaming",
+        "out stream 'a' Streaming",
+        "out stream 'b' Streaming",
+        "out stream '' Streaming",
+        "out stream '' Finished",
+        "talk Completed",
+        "after Running",
+        "after Completed",
+        "copy whole 'ab!' Finished",
+        "terminated Completed",
+    ]
+
+
+async def test_a_bypassed_node_is_told_of_once_and_its_output_is_null(tmp_path: Path) -> None:
+    flow = write_flow(
+        tmp_path,
+        """
+        inputs:
+          kind: {type: string}
+        outputs:
+          out: {type: string, reference: "${maybe.output}"}
+          both: {type: string, reference: "${join.output}"}
+        nodes:
+        - name: maybe
+          type: python
+          source: {path: pass_on.py}
+          inputs: {text: yes it runs}
+          activate: {when: "${inputs.kind}", is: a}
+        - {name: only_maybe, type: python, source: {path: pass_on.py}, inputs: {text: "${maybe.output}"}}
+        - {name: always, type: python, source: {path: pass_on.py}, inputs: {text: always}}
+        - {name: join, type: python, source: {path: pass_on.py}, inputs: {text: "${always.output}", more: "${maybe.output}"}}
+        """,
+        {"pass_on.py": PASS_ON},
+    )
+    async with service_of(flow) as service:
+        events = told(await events_of(service, {"kind": "b"}))
+    # `more` has a default, so it is left out where it refers to a bypassed node.
+    assert events == [
+        "started",
+        "maybe Bypassed",
+        "out whole None Finished",
+        "always Running",
+        "only_maybe Bypassed",
+        "always Completed",
+        "join Running",
+        "join Completed",
+        "both whole 'always' Finished",
+        "terminated Completed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("${first.output.nothing}", "node 'first': outputs.out: ${first.output.nothing}: str has no 'nothing'"),
+        ("${first.output.a[3]}", "node 'first': outputs.out: ${first.output.a[3]}: str has no 'a'"),
+    ],
+)
+async def test_an_output_that_refers_to_what_is_not_there_fails_its_node(
+    tmp_path: Path, reference: str, message: str
+) -> None:
+    flow = write_flow(
+        tmp_path,
+        f"""
+        outputs:
+          out: {{type: string, reference: "{reference}"}}
+        nodes:
+        - {{name: first, type: python, source: {{path: pass_on.py}}, inputs: {{text: hi}}}}
+        """,
+        {"pass_on.py": PASS_ON},
+    )
+    async with service_of(flow) as service:
+        events = await events_of(service, {})
+    assert told(events) == ["started", "first Running", "first Failed", "terminated Failed"]
+    assert events[-1].error.message == message  # type: ignore[union-attr]
+
+
+async def test_outputs_that_no_node_makes_come_first(tmp_path: Path) -> None:
+    flow = write_flow(
+        tmp_path,
+        """
+        inputs:
+          text: {type: string}
+        outputs:
+          same: {type: string, reference: "${inputs.text}"}
+          fixed: {type: string, reference: a constant}
+          run: {type: string, reference: "${sys.session_id}"}
+        nodes:
+        - {name: first, type: python, source: {path: pass_on.py}, inputs: {text: hi}}
+        """,
+        {"pass_on.py": PASS_ON},
+    )
+    async with service_of(flow) as service:
+        events = told(await events_of(service, {"text": "t"}))
+    assert events == [
+        "started",
+        "same whole 't' Finished",
+        "fixed whole 'a constant' Finished",
+        f"run whole '{'s' * 32}' Finished",
+        "first Running",
+        "first Completed",
+        "terminated Completed",
+    ]

@@ -1,0 +1,223 @@
+import enum
+import json
+import uuid
+from collections import OrderedDict, UserDict, UserList, deque, namedtuple
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from runtime.jsonable import dumps, jsonable
+
+Pair = namedtuple("Pair", "left right")  # noqa: PYI024 - flows make such ones
+
+
+@dataclass
+class Point:
+    x: Any
+    y: Any = field(default=2, repr=False)
+
+
+@dataclass(slots=True)
+class Slotted:
+    x: int = 1
+
+
+class Model(BaseModel):
+    name: str
+    inner: Any = None
+
+
+class Text(str):
+    __slots__ = ("extra",)
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Plain:
+    def __repr__(self) -> str:
+        return "<plain>"
+
+
+class BadRepr:
+    def __repr__(self) -> str:
+        raise OSError("no")
+
+
+class SurrogateRepr:
+    def __repr__(self) -> str:
+        return "bad \ud800"
+
+
+class BadKey:
+    def __str__(self) -> str:
+        raise OSError("no")
+
+    __repr__ = __str__
+
+
+class BadModel(BaseModel):
+    value: Any
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        raise OSError("no")
+
+
+class BadMapping(UserDict[str, int]):
+    def __iter__(self) -> Any:
+        raise OSError("no")
+
+
+class BadProperty:
+    @property
+    def __class__(self) -> Any:  # type: ignore[override]
+        raise OSError("no")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (1, "1"),
+        (1.5, "1.5"),
+        ("é\n", '"é\\n"'),
+        ([1, [2]], "[1,[2]]"),
+        ((1, (2,)), "[1,[2]]"),
+        (Pair(1, 2), "[1,2]"),
+        ({1}, "[1]"),
+        (frozenset({1}), "[1]"),
+        (Point(1), '{"x":1,"y":2}'),
+        (Point(Point(1)), '{"x":{"x":1,"y":2},"y":2}'),
+        (Slotted(), '{"x":1}'),
+        (Point, "\"<class 'tests.test_jsonable.Point'>\""),
+        (Model(name="a", inner={1}), '{"name":"a","inner":[1]}'),
+        ([Model(name="a")], '[{"name":"a","inner":null}]'),
+        (OrderedDict(b=1, a=2), '{"b":1,"a":2}'),
+        (UserDict({"a": 1}), '{"a":1}'),
+        (Text("text"), '"text"'),
+        ({Text("key"): Text("text")}, '{"key":"text"}'),
+        (Colour.RED, '"red"'),
+        (Level.LOW, "1"),
+        (datetime(2026, 1, 2, 3, 4, 5), '"datetime.datetime(2026, 1, 2, 3, 4, 5)"'),
+        (date(2026, 1, 2), '"datetime.date(2026, 1, 2)"'),
+        (uuid.UUID(int=0), '"00000000-0000-0000-0000-000000000000"'),
+        (Decimal("1.50"), "\"Decimal('1.50')\""),
+        (b"ab", "\"b'ab'\""),
+        (deque([1]), '"deque([1])"'),
+        (UserList([1]), '"[1]"'),
+        (Plain(), '"<plain>"'),
+        ([Plain()], '["<plain>"]'),
+        (float("nan"), "null"),
+        ([float("inf"), float("-inf")], "[null,null]"),
+        (2**63, "9223372036854775808"),
+        (2**64 - 1, "18446744073709551615"),
+        (2**64, '"18446744073709551616"'),
+        (-(2**63) - 1, '"-9223372036854775809"'),
+        ({"big": [2**70]}, '{"big":["1180591620717411303424"]}'),
+        ("\ud800", '"?"'),
+        (["a\udfffb"], '["a?b"]'),
+        ({"\ud800": 1}, '{"?":1}'),
+        (SurrogateRepr(), '"bad ?"'),
+        ({1: "a", None: "b", True: "c"}, '{"1":"c","null":"b"}'),
+        ({(1, 2): "a"}, '{"(1, 2)":"a"}'),
+        ({b"k": 1}, "{\"b'k'\":1}"),
+        ({"a": {frozenset({1}): {2}}}, '{"a":{"frozenset({1})":[2]}}'),
+        (BadRepr(), '"<BadRepr whose repr raises OSError>"'),
+        ([2**70, BadRepr()], '["1180591620717411303424","<BadRepr whose repr raises OSError>"]'),
+        ([2**70, Point(1), (1,), float("nan")], '["1180591620717411303424",{"x":1,"y":2},[1],null]'),
+        ([2**70, Model(name="a")], '["1180591620717411303424",{"name":"a","inner":null}]'),
+        ([2**70, uuid.UUID(int=0)], '["1180591620717411303424","00000000-0000-0000-0000-000000000000"]'),
+        ([2**70, Colour.RED, Level.LOW], '["1180591620717411303424","red",1]'),
+        ([2**70, Text("text")], '["1180591620717411303424","text"]'),
+        ({2**70: 1, None: 2}, '{"1180591620717411303424":1,"null":2}'),
+        (Path("/a"), "\"PosixPath('/a')\""),
+    ],
+)
+def test_value_is_shown_as(value: Any, expected: str) -> None:
+    assert dumps(value).decode() == expected
+    assert json.dumps(jsonable(value), separators=(",", ":"), ensure_ascii=False) == expected
+
+
+@pytest.mark.parametrize("value", [{BadKey(): 1}, BadModel(value=1), [BadModel(value=1)], BadMapping({"a": 1})])
+def test_value_whose_own_code_fails_is_named(value: Any) -> None:
+    assert f"<{type(value).__name__}" in dumps(value).decode() or "<Bad" in dumps(value).decode()
+
+
+def test_pretended_class_does_no_harm() -> None:
+    assert json.loads(dumps([BadProperty()]))
+
+
+def test_cycle_ends() -> None:
+    cycle: list[Any] = [1]
+    cycle.append(cycle)
+    text = dumps(cycle).decode()
+    assert text.startswith("[1,[1,[1,")
+    assert '"..."' in text
+
+
+def test_cycle_of_objects_ends() -> None:
+    point = Point(1)
+    point.x = {"self": point}
+    assert '"..."' in dumps(point).decode()
+
+
+def test_wide_cycle_does_not_grow_without_bound() -> None:
+    cycle: list[Any] = []
+    cycle += [cycle, cycle]
+    assert len(dumps(cycle)) < 1_000_000
+
+
+@pytest.mark.parametrize("depth", [100, 300, 2_000, 100_000])
+def test_deep_nesting_does_not_fail(depth: int) -> None:
+    value: Any = "end"
+    for _ in range(depth):
+        value = [value]
+    assert dumps(value).startswith(b"[[[")
+    assert jsonable(value)
+
+
+def test_value_is_not_changed() -> None:
+    value = {"a": [{1, 2}, 2**70], 3: "x"}
+    copy = {"a": [{1, 2}, 2**70], 3: "x"}
+    dumps(value)
+    assert value == copy
+
+
+@pytest.mark.parametrize("value", [Text("text"), Level.LOW])
+def test_jsonable_gives_plain_types(value: Any) -> None:
+    assert type(jsonable(value)) in (str, int)
+
+
+def test_jsonable_of_a_bare_value_is_what_its_json_says() -> None:
+    for value in (2**70, "a\ud800"):
+        assert jsonable(value) == json.loads(dumps(value))
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary() | st.datetimes(),
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(st.characters()) | st.integers() | st.none() | st.binary(), inner)
+        | st.builds(Point, inner)
+    ),
+    max_leaves=20,
+)
+
+
+@given(ANYTHING)
+def test_anything_becomes_json(value: Any) -> None:
+    assert json.loads(dumps(value)) == jsonable(value)

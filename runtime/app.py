@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from sqlalchemy.engine import URL
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -21,7 +22,7 @@ from runtime.api.simple import Simple
 from runtime.api.sse import let_runs_end_streams
 from runtime.errors import FlowpodError
 from runtime.history.service import HistoryService
-from runtime.history.store import Store, make_history_url
+from runtime.history.store import Store, history_address
 from runtime.run.package import Package
 from runtime.run.service import FlowService, Limits
 from runtime.settings import Settings
@@ -46,16 +47,18 @@ def data_dir(settings: Settings, service: str, flow: Path) -> Path:
     return (flow.resolve().parent if here.is_relative_to(flow.resolve()) else here) / ".flowpod" / service
 
 
-def history_url(settings: Settings, data: Path) -> str | None:
-    """Return the address of the chat history's database, a file's path made absolute; None when it is switched off."""
+def history_of(settings: Settings, data: Path) -> URL | None:
+    """Return the address of the chat history's database; None when it is switched off.
+
+    Raises InvalidRequest for an address that is none.
+    """
     if settings.history == "off":
         return None
-    url = make_history_url(settings.history or f"sqlite:///{data / HISTORY_FILE}")
-    return url.render_as_string(hide_password=False)
+    return history_address(settings.history or f"sqlite:///{data / HISTORY_FILE}")
 
 
 def create_service(
-    package: Package, settings: Settings, name: str, history: str | None, tracing: Tracing
+    package: Package, settings: Settings, name: str, history: URL | None, tracing: Tracing
 ) -> FlowService:
     """Return the service that runs the package, with its chat history in the database `history`.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime import __version__, compat
-from runtime.app import create_app, create_service, data_dir, history_url, service_name
+from runtime.app import create_app, create_service, data_dir, history_of, service_name
 from runtime.errors import FlowpodError, FlowProblems, InvalidRequest, Problem
 from runtime.flow.document import flow_json_schema
 from runtime.run.package import Package, build_package
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_flow(serve)
     serve.add_argument("--host", default="127.0.0.1", help="the address to listen on (default %(default)s)")
-    serve.add_argument("--port", type=int, default=8080, help="the port, 0 for a free one (default %(default)s)")
+    serve.add_argument("--port", type=_port, default=8080, help="the port, 0 for a free one (default %(default)s)")
     serve.add_argument("--workers", type=_positive, default=1, help="how many processes (default %(default)s)")
     serve.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     serve.set_defaults(command=_serve)
@@ -93,6 +93,13 @@ def _add_flow(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("flow", type=Path, metavar="FLOW", help="the flow's folder, which holds flow.dag.yaml")
 
 
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise ValueError(text)
+    return number
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -111,6 +118,8 @@ def _serve(options: argparse.Namespace) -> int:
     settings = read_settings()
     _set_up_logging(settings)
     tokens = _tokens(settings, options.host, options.port)
+    service = service_name(settings, options.flow.absolute())
+    history = history_of(settings, data_dir(settings, service, options.flow.absolute()))
     if options.workers > 1:
         with _opened(options.flow, settings):
             pass  # a flow with problems is told of once, here, and not by every worker
@@ -118,10 +127,10 @@ def _serve(options: argparse.Namespace) -> int:
             command = ["serve", str(options.flow), "--host", options.host, "--port", str(options.port)]
             return Workers(worker_command(command), listener, options.workers).run()
     with _opened(options.flow, settings) as opened:
-        service = create_service(opened.package, settings, opened.service, opened.history, opened.tracing)
+        flow_service = create_service(opened.package, settings, service, history, opened.tracing)
         listener = listen(options.host, options.port) if options.fd is None else socket.socket(fileno=options.fd)
         with listener:
-            Server(create_app(service, settings, tokens), service, settings).run(sockets=[listener])
+            Server(create_app(flow_service, settings, tokens), flow_service, settings).run(sockets=[listener])
     return 0
 
 
@@ -143,7 +152,8 @@ def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     inputs = dict(_input(text) for text in options.inputs)
     with _opened(options.flow, settings) as opened:
-        service = create_service(opened.package, settings, opened.service, None, opened.tracing)
+        name = service_name(settings, opened.package.flow.folder)
+        service = create_service(opened.package, settings, name, None, opened.tracing)
         return asyncio.run(run_once(service, inputs))
 
 
@@ -166,11 +176,9 @@ def _input(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A flow that this process serves. `history` is the database's address, None when there is none."""
+    """A flow that this process runs."""
 
-    service: str
     package: Package
-    history: str | None
     tracing: Tracing
 
 
@@ -182,12 +190,9 @@ def _opened(flow: Path, settings: Settings) -> Iterator[_Opened]:
     """
     compat.install()
     flow = flow.absolute()
-    service = service_name(settings, flow)
-    # Addresses are made absolute before the folder changes.
-    history = history_url(settings, data_dir(settings, service, flow))
     tracing, provider = Tracing(None), None
     if settings.tracing == "on":
-        tracing, provider = set_up_tracing(service, os.environ)
+        tracing, provider = set_up_tracing(service_name(settings, flow), os.environ)
     with _inside(flow):
         package, problems = build_package(flow, os.environ, tracing, settings.threads)
         fatal = [problem for problem in problems if problem.severity != "warning"]
@@ -195,7 +200,7 @@ def _opened(flow: Path, settings: Settings) -> Iterator[_Opened]:
             raise FlowProblems([*fatal])
         for problem in problems:
             logger.warning("%s", problem)
-        yield _Opened(service, package, history, tracing)
+        yield _Opened(package, tracing)
     if provider is not None:
         provider.shutdown()
 

@@ -17,12 +17,12 @@ def dumps(value: Any) -> bytes:
         return orjson.dumps(value, default=_default, option=_OPTIONS)
     except (TypeError, ValueError, RecursionError):
         # Integers beyond 64 bits, lone surrogates, cycles and keys of odd types: rare, so found by failing.
-        return orjson.dumps(_plain(value, 0), option=_OPTIONS)
+        return orjson.dumps(_plain(value, ()), option=_OPTIONS)
 
 
 def jsonable(value: Any) -> Any:
     """Return `value` as what its JSON says: dicts, lists, strings, numbers, booleans and None."""
-    return value if isinstance(value, str | int | bool | None) else orjson.loads(dumps(value))
+    return orjson.loads(dumps(value))
 
 
 def _default(value: Any) -> Any:
@@ -37,26 +37,48 @@ def _default(value: Any) -> Any:
 
 def _repr(value: Any) -> str:
     try:
-        return repr(value).encode("utf-8", "replace").decode()
+        return _encodable(repr(value))
     except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
         return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
 
 
-def _plain(value: Any, depth: int) -> Any:
-    if depth > _MAX_DEPTH:
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _plain(value: Any, around: tuple[int, ...]) -> Any:
+    """Return `value` with nothing in it that orjson refuses; `around` holds the ids of the values that it is in."""
+    if len(around) > _MAX_DEPTH or id(value) in around:
         return "..."
+    try:
+        return _parts(value, (*around, id(value)))
+    except Exception:  # noqa: BLE001 - a value's own code may raise anything
+        return _repr(value)
+
+
+def _parts(value: Any, around: tuple[int, ...]) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, bool | float | None):
-        return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**64 else repr(value)
+        return _encodable(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return repr(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name), depth + 1) for field in dataclasses.fields(value)}
+        return {field.name: _plain(getattr(value, field.name), around) for field in dataclasses.fields(value)}
     if isinstance(value, BaseModel):
-        return _plain(value.model_dump(), depth + 1)
+        return _plain(value.model_dump(), around)
     if isinstance(value, Mapping):
-        return {_plain(str(key), depth): _plain(item, depth + 1) for key, item in value.items()}
+        return {_key(key): _plain(item, around) for key, item in value.items()}
     if isinstance(value, list | tuple | Set):
-        return [_plain(item, depth + 1) for item in value]
-    return _repr(value)
+        return [_plain(item, around) for item in value]
+    try:
+        return orjson.loads(orjson.dumps(value, default=_default, option=_OPTIONS))
+    except TypeError:
+        return _repr(value)
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, str):
+        return _encodable(key)
+    try:
+        return next(iter(orjson.loads(orjson.dumps({key: 0}, option=_OPTIONS))))
+    except TypeError:
+        return _repr(key)

@@ -14,7 +14,7 @@ PREFIX = "FLOWPOD_"
 class Settings(BaseSettings):
     """What a deployment can set; each field is the variable `FLOWPOD_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", allow_inf_nan=False)
 
     tokens: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Tokens that are accepted, separated by commas. Several at once let you rotate them."
@@ -82,10 +82,12 @@ class Settings(BaseSettings):
         if self.tokens_file is None:
             return self.tokens
         try:
-            lines = self.tokens_file.read_text().splitlines()
+            lines = self.tokens_file.read_text(encoding="utf-8").splitlines()
         except OSError as error:
             reason = f"{PREFIX}TOKENS_FILE: {self.tokens_file} cannot be read: {error.strerror}"
             raise InvalidRequest(reason) from error
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"{PREFIX}TOKENS_FILE: {self.tokens_file} is not UTF-8 text") from error
         tokens = tuple(line.strip() for line in lines if line.strip())
         if not tokens:
             raise InvalidRequest(f"{PREFIX}TOKENS_FILE: {self.tokens_file} holds no token")

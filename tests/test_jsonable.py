@@ -61,13 +61,6 @@ class SurrogateRepr:
         return "bad \ud800"
 
 
-class BadKey:
-    def __str__(self) -> str:
-        raise OSError("no")
-
-    __repr__ = __str__
-
-
 class BadModel(BaseModel):
     value: Any
 
@@ -82,8 +75,11 @@ class BadMapping(UserDict[str, int]):
 
 class BadProperty:
     @property
-    def __class__(self) -> Any:  # type: ignore[override]
+    def __class__(self) -> Any:
         raise OSError("no")
+
+    def __repr__(self) -> str:
+        return "<bad>"
 
 
 @pytest.mark.parametrize(
@@ -135,8 +131,6 @@ class BadProperty:
         ({(1, 2): "a"}, '{"(1, 2)":"a"}'),
         ({b"k": 1}, "{\"b'k'\":1}"),
         ({"a": {frozenset({1}): {2}}}, '{"a":{"frozenset({1})":[2]}}'),
-        (BadRepr(), '"<BadRepr whose repr raises OSError>"'),
-        ([2**70, BadRepr()], '["1180591620717411303424","<BadRepr whose repr raises OSError>"]'),
         ([2**70, Point(1), (1,), float("nan")], '["1180591620717411303424",{"x":1,"y":2},[1],null]'),
         ([2**70, Model(name="a")], '["1180591620717411303424",{"name":"a","inner":null}]'),
         ([2**70, uuid.UUID(int=0)], '["1180591620717411303424","00000000-0000-0000-0000-000000000000"]'),
@@ -151,33 +145,36 @@ def test_value_is_shown_as(value: Any, expected: str) -> None:
     assert json.dumps(jsonable(value), separators=(",", ":"), ensure_ascii=False) == expected
 
 
-@pytest.mark.parametrize("value", [{BadKey(): 1}, BadModel(value=1), [BadModel(value=1)], BadMapping({"a": 1})])
-def test_value_whose_own_code_fails_is_named(value: Any) -> None:
-    assert f"<{type(value).__name__}" in dumps(value).decode() or "<Bad" in dumps(value).decode()
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (BadRepr(), '"<BadRepr whose repr raises OSError>"'),
+        ([2**70, BadRepr()], '["1180591620717411303424","<BadRepr whose repr raises OSError>"]'),
+        ({BadRepr(): 1}, '{"<BadRepr whose repr raises OSError>":1}'),
+        ([BadModel(value=1)], '["BadModel(value=1)"]'),
+        ([BadMapping({"a": 1})], "[\"{'a': 1}\"]"),
+        ([BadProperty()], '["<bad>"]'),
+    ],
+)
+def test_value_whose_own_code_fails_is_still_shown(value: Any, expected: str) -> None:
+    assert dumps(value).decode() == expected
 
 
-def test_pretended_class_does_no_harm() -> None:
-    assert json.loads(dumps([BadProperty()]))
-
-
-def test_cycle_ends() -> None:
+def test_cycle_ends_where_it_closes() -> None:
     cycle: list[Any] = [1]
-    cycle.append(cycle)
-    text = dumps(cycle).decode()
-    assert text.startswith("[1,[1,[1,")
-    assert '"..."' in text
+    cycle += [cycle, {"again": cycle}]
+    assert dumps(cycle) == b'[1,"...",{"again":"..."}]'
 
 
-def test_cycle_of_objects_ends() -> None:
+def test_cycle_of_objects_ends_where_it_closes() -> None:
     point = Point(1)
     point.x = {"self": point}
-    assert '"..."' in dumps(point).decode()
+    assert dumps(point) == b'{"x":{"self":"..."},"y":2}'
 
 
-def test_wide_cycle_does_not_grow_without_bound() -> None:
-    cycle: list[Any] = []
-    cycle += [cycle, cycle]
-    assert len(dumps(cycle)) < 1_000_000
+def test_value_that_stands_twice_is_no_cycle() -> None:
+    part = [2**70]
+    assert dumps([part, part]) == b'[["1180591620717411303424"],["1180591620717411303424"]]'
 
 
 @pytest.mark.parametrize("depth", [100, 300, 2_000, 100_000])
@@ -196,14 +193,9 @@ def test_value_is_not_changed() -> None:
     assert value == copy
 
 
-@pytest.mark.parametrize("value", [Text("text"), Level.LOW])
-def test_jsonable_gives_plain_types(value: Any) -> None:
-    assert type(jsonable(value)) in (str, int)
-
-
-def test_jsonable_of_a_bare_value_is_what_its_json_says() -> None:
-    for value in (2**70, "a\ud800"):
-        assert jsonable(value) == json.loads(dumps(value))
+@pytest.mark.parametrize(("value", "kind"), [(Text("text"), str), (Level.LOW, int), (Point(1), dict), ((1,), list)])
+def test_jsonable_gives_plain_types(value: Any, kind: type) -> None:
+    assert type(jsonable(value)) is kind
 
 
 ANYTHING = st.recursive(

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import Problem
-from runtime.flow.document import ConnectionPart, ConnectionsDocument
+from runtime.flow.document import ConnectionPart
 from runtime.flow.model import Connection
-from runtime.flow.source import Source
+from runtime.flow.source import NOT_A_MAPPING, NOT_TEXT, Source
 
 FILE = "connections.yaml"
 OFFLINE = Connection("offline", "offline", {"model": "offline-extract"})
@@ -28,20 +28,26 @@ def load_connections(folder: Path, environ: Mapping[str, str]) -> tuple[dict[str
     if not path.exists():
         return connections, []
     source = Source(path)
-    content = {"connections": source.content}
-    document = None if source.problems else source.read(ConnectionsDocument, content)
-    if document is None:
-        return connections, [_unprefixed(problem) for problem in source.problems]
-    for name, part in document.connections.items():
+    for name, content in _named(source):
+        part = source.read(ConnectionPart, content, (name,))
+        if part is None:
+            continue
         if part.fallback and part.fallback != OFFLINE.name:
             source.add((name, "fallback"), f"the only fallback is {OFFLINE.name!r}")
         connections[name] = _filled(name, part, environ)
-    return connections, [_unprefixed(problem) for problem in source.problems]
+    return connections, source.problems
 
 
-def _unprefixed(problem: Problem) -> Problem:
-    key = problem.key.removeprefix("connections").removeprefix(".")
-    return Problem(problem.file, key, problem.message, problem.line, problem.severity)
+def _named(source: Source) -> list[tuple[str, Any]]:
+    if source.problems or source.content is None:
+        return []
+    if not isinstance(source.content, dict):
+        source.add((), NOT_A_MAPPING)
+        return []
+    for name in source.content:
+        if not isinstance(name, str):
+            source.add((str(name),), NOT_TEXT)
+    return [(name, content) for name, content in source.content.items() if isinstance(name, str)]
 
 
 def _filled(name: str, part: ConnectionPart, environ: Mapping[str, str]) -> Connection:

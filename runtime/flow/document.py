@@ -110,18 +110,12 @@ class ConnectionPart(_Part):
     base_url: Text = ""
     organization: Text = ""
     model: Text = Field("", description="The model of the nodes that name none.")
-    timeout_s: float = Field(120, gt=0, description="How long the model may be silent, in seconds.")
+    timeout_s: float = Field(
+        120, gt=0, allow_inf_nan=False, description="How long the model may be silent, in seconds."
+    )
     max_retries: int = Field(2, ge=0, description="How often a call that failed before its first token is repeated.")
     stream_usage: bool = Field(True, description="Ask for token counts in streams; off for servers that refuse that.")
     fallback: Text = Field("", description="The connection to use when none of this one's variables is set.")
-
-
-class ConnectionsDocument(_Part):
-    """`connections.yaml`: names to connections."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    connections: Annotated[dict[str, ConnectionPart], BeforeValidator(_empty_if_none)]
 
 
 def flow_json_schema() -> dict[str, Any]:

@@ -19,20 +19,21 @@ _DEFAULT_HISTORY = "chat_history"
 _UNSUPPORTED_TYPES = ("image", "assistant_definition")
 
 
-def load_flow(path: Path, environ: Mapping[str, str]) -> tuple[Flow, list[Problem]]:
+def load_flow(path: Path, environ: Mapping[str, str]) -> tuple[Flow, Source, list[Problem]]:
     """Read the flow in the folder `path`.
 
-    Returns the flow and what is wrong with it short of its structure. Raises FlowProblems when there is no flow to
-    speak of: no such file, no YAML, keys of the wrong shape.
+    Returns the flow, its file with what is wrong in it short of its structure, and what is wrong in other files. Raises
+    FlowProblems when there is no flow to speak of: no such file, no YAML, keys of the wrong shape.
     """
     folder = path.parent if path.name == FILE else path
     if not (folder / FILE).is_file():
         raise FlowProblems([_no_flow(folder)])
     source = Source(folder / FILE)
-    document = None if source.problems else source.read(FlowDocument, source.content or {})
+    content = {} if source.content is None else source.content
+    document = None if source.problems else source.read(FlowDocument, content)
     if document is None:
         raise FlowProblems(source.problems)
-    connections, problems = load_connections(folder, environ)
+    connections, others = load_connections(folder, environ)
     reader = _Reader(source, document, folder)
     chat_input, chat_history, chat_output = reader.chat_roles()
     flow = Flow(
@@ -49,7 +50,7 @@ def load_flow(path: Path, environ: Mapping[str, str]) -> tuple[Flow, list[Proble
     )
     reader.check_references(flow)
     reader.check_features()
-    return flow, source.problems + problems
+    return flow, source, others
 
 
 def _no_flow(folder: Path) -> Problem:

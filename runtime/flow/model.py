@@ -1,5 +1,6 @@
 """The parts of a flow, as the rest of the program sees them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +35,14 @@ class Reference:
     def __str__(self) -> str:
         if self.source != "node":
             return f"${{{self.source}.{self.name}}}"
-        tail = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.path)
-        return f"${{{self.name}.output{tail}}}"
+        tail = "".join(map(_shown, self.path))
+        return f"${{{self.name}.output{'.' if tail.startswith('[') else ''}{tail}}}"
+
+
+def _shown(key: str | int) -> str:
+    if isinstance(key, int):
+        return f"[{key}]"
+    return f".{key}" if re.fullmatch(r"\w+", key) else f"[{key!r}]"
 
 
 @dataclass(frozen=True, slots=True)

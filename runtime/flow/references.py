@@ -1,5 +1,6 @@
 """The grammar of `${...}` and how a reference is looked up."""
 
+import inspect
 import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from typing import Any, get_args
 
 from runtime.flow.model import Reference, SystemVariable
 
+_MISSING = object()
 _TOKEN = re.compile(r"(?:^|\.)(\w+)|\['([^']*)'\]|\[\"([^\"]*)\"\]|\[(\d+)\]")
 
 
@@ -90,6 +92,7 @@ def _part(value: Any, key: str | int, reference: Reference) -> Any:
         if isinstance(value, Sequence) and not isinstance(value, str) and key < len(value):
             return value[key]
         raise LookupError(f"{reference}: there is no item {key} in {type(value).__name__}")
-    if hasattr(value, key):
-        return getattr(value, key)
+    found = getattr(value, key, _MISSING)
+    if found is not _MISSING and not inspect.isroutine(found):  # a text has a method `title`, but no such property
+        return found
     raise LookupError(f"{reference}: {type(value).__name__} has no {key!r}")

@@ -12,6 +12,9 @@ from runtime.errors import Problem, Severity
 Key = tuple[str | int, ...]
 Document = TypeVar("Document", bound=BaseModel)
 
+NOT_A_MAPPING = "expected a mapping of keys to values"
+NOT_TEXT = "a key in here is not text; put numbers, yes, no, on and off in quotes"
+
 
 class Source:
     """A YAML file: its content, where each key stands, and the problems found in it so far."""
@@ -29,9 +32,11 @@ class Source:
             self.content = yaml.safe_load(text)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
-            reason = getattr(error, "problem", None) or str(error)
+            reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
             line = None if mark is None else mark.line + 1
             self.problems.append(Problem(self.name, "", f"not valid YAML: {reason}", line))
+        except RecursionError:
+            self.problems.append(Problem(self.name, "", "not valid YAML: nested too deep"))
         except UnicodeDecodeError:
             self.problems.append(Problem(self.name, "", "not UTF-8 text"))
         except OSError as error:
@@ -42,16 +47,21 @@ class Source:
         line = next((self._lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in self._lines), None)
         self.problems.append(Problem(self.name, _dotted(key), message, line, severity))
 
-    def read(self, kind: type[Document], content: Any) -> Document | None:
-        """Return `content` as a document, or None with every problem noted."""
+    def read(self, kind: type[Document], content: Any, at: Key = ()) -> Document | None:
+        """Return `content`, which stands at the key `at`, as a document, or None with every problem noted."""
         try:
             document = kind.model_validate(content)
         except ValidationError as error:
             for detail in error.errors():
                 location = tuple(part for part in detail["loc"] if part != "function-before")
-                self.add(location, _plain_words(detail["type"], detail["msg"]))
+                if location[-1:] == ("[key]",):
+                    self.add((*at, *location[:-2]), NOT_TEXT)
+                elif detail["type"] == "invalid_key":
+                    self.add((*at, *location[:-1]), NOT_TEXT)
+                else:
+                    self.add((*at, *location), _plain_words(detail["type"], detail["msg"]))
             return None
-        for key in _unknown_keys(document, ()):
+        for key in _unknown_keys(document, at):
             self.add(key, "unknown key, ignored", "warning")
         return document
 
@@ -60,11 +70,12 @@ class Source:
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for name, value in node.value:
-                inner = (*key, str(name.value))
+                text = str(name.value)
+                inner = (*key, text)
                 self._lines[inner] = name.start_mark.line + 1
-                if name.value in seen:
+                if text in seen:
                     self.add(inner, "this key stands twice; the second one would win")
-                seen.add(name.value)
+                seen.add(text)
                 self._index(value, inner)
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
@@ -81,6 +92,8 @@ def _dotted(key: Key) -> str:
 def _plain_words(kind: str, message: str) -> str:
     if kind == "missing":
         return "this key is required"
+    if kind in ("model_type", "dict_type"):
+        return NOT_A_MAPPING
     return message[0].lower() + message[1:]
 
 

@@ -46,7 +46,7 @@ def _container(value: Any, kind: type[list[Any]] | type[dict[str, Any]], expecte
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"expected {expected}, got text that is not JSON: {_shown(value)}") from None
     if not isinstance(value, kind):
         raise ValueError(f"expected {expected}, got {_shown(value)}")

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -39,6 +40,7 @@ class HistoryService:
         self._single_turn_age = timedelta(days=single_turn_days)
         self._writes: set[asyncio.Task[None]] = set()
         self._upkeep: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
         self.reached = False
 
     async def open(self) -> None:
@@ -52,12 +54,13 @@ class HistoryService:
 
     async def close(self) -> None:
         """Give deferred writes a last short chance, then close the database."""
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-        if self._writes:
-            _, late = await asyncio.wait(self._writes, timeout=self._write_timeout_s)
+        self._closing.set()
+        tasks = {*self._writes, *([self._upkeep] if self._upkeep else [])}
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self._write_timeout_s)
             for task in late:
                 task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         await self._store.close()
 
     async def read(self, session_id: str, user_id: str | None, rounds: int) -> Conversation:
@@ -104,7 +107,7 @@ class HistoryService:
 
     async def _keep_up(self) -> None:
         pause = _FIRST_RETRY_S
-        while True:
+        while not self._closing.is_set():
             try:
                 if not self.reached:
                     await self._store.create_tables()
@@ -117,7 +120,8 @@ class HistoryService:
             except _FAILURES as error:
                 logger.warning("the upkeep of the chat history failed, trying again: %s", _reason(error))
                 pause = min(pause * 2, _LAST_RETRY_S)
-            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause)
 
 
 def _reason(error: BaseException) -> str:

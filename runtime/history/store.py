@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from sqlite3 import DatabaseError
 from typing import Any
 
 import orjson
@@ -54,19 +53,20 @@ class Turn:
 class Store:
     """The tables of one service in one database. Every method is one transaction, or raises SQLAlchemy's errors."""
 
-    def __init__(self, url: str, service: str) -> None:
-        parsed = make_url(url)
+    def __init__(self, address: URL, service: str) -> None:
+        """Raise InvalidRequest when the folder of a database file cannot be made or written."""
         self._schema = schema_of(service)
-        if parsed.get_backend_name() == "sqlite":
+        if address.get_backend_name() == "sqlite":
+            _make_folder(Path(address.database or ""))
             # One writer a process: SQLite has one at a time, and a queue here beats a lock there.
-            self._writer = create_async_engine(parsed, pool_size=1, max_overflow=0)
-            self._reader = create_async_engine(parsed, pool_size=_READERS, max_overflow=0)
+            self._writer = create_async_engine(address, pool_size=1, max_overflow=0)
+            self._reader = create_async_engine(address, pool_size=_READERS, max_overflow=0)
             event.listen(self._writer.sync_engine, "connect", _prepare_sqlite)
             event.listen(self._writer.sync_engine, "begin", _begin_immediate)
             event.listen(self._reader.sync_engine, "connect", _prepare_sqlite)
         else:
             self._writer = self._reader = create_async_engine(
-                parsed, pool_size=_MYSQL_POOL, max_overflow=0, pool_pre_ping=True, pool_recycle=1800
+                address, pool_size=_MYSQL_POOL, max_overflow=0, pool_pre_ping=True, pool_recycle=1800
             )
 
     async def create_tables(self) -> None:
@@ -170,30 +170,31 @@ class Store:
             await engine.dispose()
 
 
-def make_history_url(text: str) -> URL:
-    """Return a database's address with its asyncio driver; the folder of a database file is made.
+def history_address(text: str) -> URL:
+    """Return a database's address with its asyncio driver; the path of a file is made absolute.
 
-    Raises InvalidRequest for anything but `sqlite:///file` and `mysql://host/database`, and for a folder that cannot be
-    written.
+    Raises InvalidRequest for anything but `sqlite:///file` and `mysql://host/database`.
     """
     try:
         url = make_url(text)
     except ArgumentError:
         url = None
     if url is not None and url.drivername == "sqlite" and url.database and url.database != ":memory:":
-        path = Path(url.database).absolute()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InvalidRequest(f"the chat history's folder {path.parent} cannot be made: {error.strerror}") from error
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise InvalidRequest(f"the chat history {path} cannot be written; set FLOWPOD_DATA_DIR or FLOWPOD_HISTORY")
-        return url.set(drivername="sqlite+aiosqlite", database=str(path))
+        return url.set(drivername="sqlite+aiosqlite", database=str(Path(url.database).absolute()))
     if url is not None and url.drivername == "mysql" and url.host and url.database:
         return url.set(drivername="mysql+aiomysql").update_query_dict({"charset": "utf8mb4"})
     raise InvalidRequest(
         "FLOWPOD_HISTORY: expected sqlite:///path/to/file.db, mysql://user:password@host/database or off"
     )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(f"the chat history's folder {path.parent} cannot be made: {error.strerror}") from error
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InvalidRequest(f"the chat history {path} cannot be written; set FLOWPOD_DATA_DIR or FLOWPOD_HISTORY")
 
 
 def _unique(*engines: AsyncEngine) -> list[AsyncEngine]:
@@ -213,8 +214,8 @@ def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:  # no
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
         cursor.close()
-    except DatabaseError:
-        connection.close()  # nobody else would: its thread would stay
+    except BaseException:  # a cancelled task too
+        connection.close()  # nobody else would, and its thread would keep the process from ending
         raise
 
 

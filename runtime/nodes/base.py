@@ -122,6 +122,10 @@ class ChatModels(Protocol):
         """Return the model behind the connection `name`; raises KeyError when there is none."""
         ...
 
+    async def close(self) -> None:
+        """Close every model."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:

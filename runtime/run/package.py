@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import FlowProblems, Problem
-from runtime.flow.load import FILE, load_flow
+from runtime.flow.load import load_flow
 from runtime.flow.model import Flow, Node, Reference
 from runtime.flow.plan import Graph
+from runtime.flow.source import Key, Source
 from runtime.nodes import KINDS
 from runtime.nodes.base import Node as NodeCode
 from runtime.nodes.base import Resources, SpecProblem
@@ -25,13 +26,12 @@ class Package:
     flow: Flow
     graph: Graph
     code: Mapping[str, NodeCode]
-    models: Models
-    threads: Threads
+    resources: Resources
     model: str
 
     async def close(self) -> None:
         """Close what the nodes share."""
-        await self.models.close()
+        await self.resources.models.close()
 
 
 def build_package(
@@ -43,52 +43,37 @@ def build_package(
     error and, for its connections, none is of the environment. `environ` fills in `${env:NAME}`.
     """
     try:
-        flow, problems = load_flow(path, environ)
+        flow, source, others = load_flow(path, environ)
     except FlowProblems as error:
         return None, list(error.problems)
-    models = Models(flow.connections)
-    resources = Resources(flow.folder, models, Threads(threads), tracing)
-    code: dict[str, NodeCode] = {}
-    for node in flow.nodes.values():
-        if not (flow.folder / node.path).is_file():
-            continue  # noted by load_flow
-        try:
-            code[node.name] = KINDS[node.type](node, resources)
-        except SpecProblem as error:
-            problems.append(_problem(node, error.key, error.message))
-            continue
-        problems += _unused_variables(node, code[node.name])
-        problems += _unset_variables(flow, node)
+    resources = Resources(flow.folder, Models(flow.connections), Threads(threads), tracing)
+    code = {
+        node.name: built
+        for node in flow.nodes.values()
+        if (flow.folder / node.path).is_file()  # noted by load_flow, if not
+        if (built := _build_node(node, flow, resources, source)) is not None
+    }
+    problems = source.problems + others
     if any(problem.severity == "error" for problem in problems):
         return None, problems
-    graph = Graph.of(flow)
-    return Package(flow, graph, code, models, resources.threads, _chat_model(flow, code)), problems
+    return Package(flow, Graph.of(flow), code, resources, _chat_model(flow, code)), problems
 
 
-def _problem(node: Node, key: str, message: str) -> Problem:
-    return Problem(FILE, f"nodes[{node.index}].{key}", f"node {node.name!r}: {message}")
-
-
-def _unused_variables(node: Node, code: NodeCode) -> list[Problem]:
-    if not isinstance(code, LLMNode | PromptNode):
-        return []
-    return [
-        Problem(
-            FILE,
-            f"nodes[{node.index}].inputs",
-            f"node {node.name!r}: {node.path} uses {name!r}, which is no input of the node: it will be empty",
-            severity="warning",
-        )
-        for name in sorted(code.variables - set(node.inputs))
-    ]
-
-
-def _unset_variables(flow: Flow, node: Node) -> list[Problem]:
-    connection = flow.connections.get(node.connection)
-    return [
-        Problem(FILE, f"nodes[{node.index}].connection", text, severity="environment")
-        for text in (connection.problems if connection else ())
-    ]
+def _build_node(node: Node, flow: Flow, resources: Resources, source: Source) -> NodeCode | None:
+    key: Key = ("nodes", node.index)
+    try:
+        built = KINDS[node.type](node, resources)
+    except SpecProblem as error:
+        source.add((*key, *error.key.split(".")), f"node {node.name!r}: {error.message}")
+        return None
+    if isinstance(built, LLMNode | PromptNode):
+        for name in sorted(built.variables - set(node.inputs)):
+            text = f"node {node.name!r}: {node.path} uses {name!r}, which is no input of the node: it will be empty"
+            source.add((*key, "inputs"), text, "warning")
+    if node.connection in flow.connections:
+        for text in flow.connections[node.connection].problems:
+            source.add((*key, "connection"), text, "environment")
+    return built
 
 
 def _chat_model(flow: Flow, code: Mapping[str, NodeCode]) -> str:

@@ -164,11 +164,12 @@ async def test_a_database_that_goes_away_stops_stored_sessions_only(tmp_path: Pa
 @pytest.mark.parametrize("path", ["/", "/run", CHAT])
 async def test_the_turn_is_stored_before_the_end_is_told(tmp_path: Path, model_server: ModelServer, path: str) -> None:
     def body(question: str) -> dict[str, Any]:
-        return {
+        bodies: dict[str, dict[str, Any]] = {
             "/": {"question": question},
             "/run": {"inputs": {"question": question}},
             CHAT: {"messages": [{"role": "user", "content": question}], "stream": True},
-        }[path]
+        }
+        return bodies[path]
 
     flow = write_chat_flow(tmp_path / "flow", model_server.url)
     async with client_of(flow, data=tmp_path) as client:

@@ -53,7 +53,9 @@ async def test_one_of_several_tokens_lets_a_request_pass(
 
 async def test_a_token_of_odd_bytes_is_refused_and_not_a_bug(tmp_path: Path) -> None:
     async with client_of(flow_in(tmp_path), tokens=("one",)) as client:
-        response = await client.post("/", json={}, headers={"Authorization": "Bearer \u00e9\u00ff".encode("latin-1")})
+        response = await client.post(
+            "/", json={}, headers=[(b"Authorization", "Bearer \u00e9\u00ff".encode("latin-1"))]
+        )
     assert response.status_code == 401
 
 
@@ -70,7 +72,7 @@ async def test_health_needs_no_token(tmp_path: Path) -> None:
 )
 async def test_a_request_id_is_taken_or_made(tmp_path: Path, given: str, kept: bool) -> None:
     async with client_of(flow_in(tmp_path)) as client:
-        response = await client.post("/", json={}, headers={"X-Request-Id": given.encode()})
+        response = await client.post("/", json={}, headers=[(b"X-Request-Id", given.encode())])
     assert (response.headers["x-request-id"] == given) is kept
     assert response.headers["x-request-id"]
 
@@ -216,7 +218,7 @@ async def test_an_output_that_json_cannot_hold_is_shown_as_its_repr(tmp_path: Pa
 @pytest.mark.parametrize("user", ["ann", "\u00e9t\u00e9 \U0001f600", "x" * 255])
 async def test_a_user_id_is_free_text(tmp_path: Path, model_server: ModelServer, user: str) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url), data=tmp_path) as client:
-        response = await client.post("/", json={"question": "hi"}, headers={"Chat-User-Id": user.encode()})
+        response = await client.post("/", json={"question": "hi"}, headers=[(b"Chat-User-Id", user.encode())])
         long = await client.post("/", json={"question": "hi"}, headers={"Chat-User-Id": "x" * 256})
     assert response.status_code == 200
     assert (long.status_code, long.json()["error"]["param"]) == (400, "Chat-User-Id")

@@ -12,14 +12,14 @@ import pytest
 
 from runtime.errors import NotFound, Unavailable
 from runtime.history.service import Conversation, HistoryService
-from runtime.history.store import Store, make_history_url
+from runtime.history.store import Store, history_address
 from tests.history.test_store import pair, turn
 from tests.support.mariadb import MariaDB
 
 
 @asynccontextmanager
 async def opened(url: str, write_timeout_s: float = 5) -> AsyncIterator[HistoryService]:
-    store = Store(make_history_url(url).render_as_string(hide_password=False), "svc")
+    store = Store(history_address(url), "svc")
     service = HistoryService(store, write_timeout_s=write_timeout_s, single_turn_days=1)
     await service.open()
     try:

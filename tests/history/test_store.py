@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import InvalidRequest
-from runtime.history.store import Session, Store, Turn, make_history_url
+from runtime.history.store import Session, Store, Turn, history_address
 
 NOW = datetime(2026, 11, 22, 10, 0, 0, 123456, tzinfo=UTC)
 
@@ -38,7 +38,7 @@ def pair(run: str) -> dict[str, dict[str, str]]:
 
 @asynccontextmanager
 async def opened(url: str, service: str = "svc") -> AsyncIterator[Store]:
-    store = Store(make_history_url(url).render_as_string(hide_password=False), service)
+    store = Store(history_address(url), service)
     await store.create_tables()
     try:
         yield store
@@ -113,7 +113,7 @@ async def test_services_share_a_database_and_nothing_else(history_url: str) -> N
 
 
 async def test_many_instances_create_the_tables_at_once(history_url: str) -> None:
-    stores = [Store(make_history_url(history_url).render_as_string(hide_password=False), "svc") for _ in range(6)]
+    stores = [Store(history_address(history_url), "svc") for _ in range(6)]
     await asyncio.gather(*(store.create_tables() for store in stores))
     for store in stores:
         assert await store.session("s") is None
@@ -139,10 +139,10 @@ async def test_single_turns_under_assigned_ids_are_deleted_when_old(history_url:
 )
 def test_addresses_that_are_none_are_refused(url: str) -> None:
     with pytest.raises(InvalidRequest, match="FLOWPOD_HISTORY: expected sqlite:///path"):
-        make_history_url(url)
+        history_address(url)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidRequest, match=r"folder .*/file/x cannot be made"):
-        make_history_url(f"sqlite:///{tmp_path / 'file' / 'x' / 'h.db'}")
+        Store(history_address(f"sqlite:///{tmp_path / 'file' / 'x' / 'h.db'}"), "svc")

@@ -88,8 +88,8 @@ async def test_an_abandoned_thread_is_counted_until_it_returns(tmp_path: Path) -
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert package.threads.abandoned == 1
-    while package.threads.abandoned:
+    assert package.resources.threads.abandoned == 1
+    while package.resources.threads.abandoned:
         await asyncio.sleep(0.02)
 
 

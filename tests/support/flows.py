@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from runtime.app import create_app, create_service
 from runtime.errors import Problem
-from runtime.history.store import make_history_url
+from runtime.history.store import history_address
 from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
 from runtime.run.package import Package, build_package
 from runtime.run.request import RunRequest
@@ -95,12 +95,12 @@ async def service_of(
     """Open a service for the flow in `folder`; it keeps a history in `data`, or in `database`, if there is one."""
     tracing = tracing or tracing_of(TracerProvider())
     database = database if data is None else f"sqlite:///{data / 'chat_history.db'}"
-    history = None if database is None else make_history_url(database)
+    history = None if database is None else history_address(database)
     service = create_service(
         build(folder, tracing=tracing),
         Settings(**settings),
         "test",
-        None if history is None else history.render_as_string(hide_password=False),
+        history,
         tracing,
     )
     await service.open()

@@ -32,7 +32,7 @@ def parent(span: ReadableSpan) -> int | None:
 
 def own(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.span_id
+    return int(span.context.span_id)
 
 
 async def test_a_run_is_one_trace_of_root_node_and_model_call(tmp_path: Path, model_server: ModelServer) -> None:

@@ -1,0 +1,172 @@
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from runtime.flow.connections import OFFLINE, load_connections
+from runtime.flow.model import Connection
+
+
+def load(tmp_path: Path, text: str, environ: Mapping[str, str] | None = None) -> tuple[dict[str, Connection], list[str]]:
+    (tmp_path / "connections.yaml").write_text(dedent(text).lstrip("\n"))
+    connections, problems = load_connections(tmp_path, environ or {})
+    shown = [f"{'' if problem.severity == 'error' else problem.severity + ' '}{problem}" for problem in problems]
+    return connections, shown
+
+
+def filled(tmp_path: Path, part: str, environ: Mapping[str, str]) -> Connection:
+    connections, problems = load(tmp_path, f"m: {{type: open_ai, {part}}}", environ)
+    assert problems == []
+    return connections["m"]
+
+
+def test_flow_without_the_file_has_the_offline_connection_alone(tmp_path: Path) -> None:
+    assert load_connections(tmp_path, {}) == ({"offline": OFFLINE}, [])
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "{}\n"])
+def test_empty_file_has_the_offline_connection_alone(tmp_path: Path, text: str) -> None:
+    assert load(tmp_path, text) == ({"offline": OFFLINE}, [])
+
+
+def test_connection_has_defaults(tmp_path: Path) -> None:
+    connection = filled(tmp_path, "api_key: k", {})
+    assert (connection.name, connection.type, connection.problems, connection.fallback) == ("m", "open_ai", (), "")
+    assert connection.fields == {
+        "api_key": "k",
+        "base_url": "",
+        "organization": "",
+        "model": "",
+        "timeout_s": 120,
+        "max_retries": 2,
+        "stream_usage": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "value"),
+    [
+        ("plain", {}, "plain"),
+        ("${env:A}", {"A": "a"}, "a"),
+        ("x-${env:A}-${env:B}", {"A": "a", "B": "b"}, "x-a-b"),
+        ("${env:A:-other}", {}, "other"),
+        ("${env:A:-other}", {"A": ""}, "other"),
+        ("${env:A:-other}", {"A": "a"}, "a"),
+        ("${env:A:-}", {}, ""),
+        ("${env:A:-http://h:1/v1}", {}, "http://h:1/v1"),
+        ("${env:A}", {"A": "${env:B}", "B": "b"}, "${env:B}"),
+        ("${A}", {"A": "a"}, "${A}"),
+        ("$A", {"A": "a"}, "$A"),
+    ],
+)
+def test_variables_are_filled_in(tmp_path: Path, text: str, environ: dict[str, str], value: str) -> None:
+    assert filled(tmp_path, f"organization: '{text}', api_key: k", environ).fields["organization"] == value
+
+
+@pytest.mark.parametrize(
+    ("part", "environ", "problems"),
+    [
+        ("api_key: '${env:KEY}'", {"KEY": "k"}, []),
+        ("api_key: '${env:KEY}'", {}, ["api_key: the environment variable KEY is not set"]),
+        ("api_key: '${env:KEY}'", {"KEY": ""}, ["api_key: the environment variable KEY is not set"]),
+        ("api_key: '${env:KEY:-none}'", {}, []),
+        (
+            "api_key: '${env:KEY}', organization: '${env:ORG}-${env:TEAM}'",
+            {},
+            [
+                "api_key: the environment variable KEY is not set",
+                "organization: the environment variable ORG is not set",
+                "organization: the environment variable TEAM is not set",
+            ],
+        ),
+        # A server of one's own often asks for no key.
+        ("api_key: '${env:KEY}', base_url: 'http://own/v1'", {}, []),
+        ("api_key: '${env:KEY}', base_url: '${env:URL}'", {"URL": "http://own/v1"}, []),
+        ("api_key: '${env:KEY}', base_url: '${env:URL:-https://api.openai.com/v1}'", {"URL": "http://own/v1"}, []),
+        (
+            "api_key: '${env:KEY}', base_url: '${env:URL:-https://api.openai.com/v1}'",
+            {},
+            ["api_key: the environment variable KEY is not set"],
+        ),
+        (
+            "api_key: '${env:KEY}', base_url: '${env:URL}'",
+            {},
+            ["api_key: the environment variable KEY is not set", "base_url: the environment variable URL is not set"],
+        ),
+    ],
+)
+def test_unset_variable_is_a_problem_of_its_connection(
+    tmp_path: Path, part: str, environ: dict[str, str], problems: list[str]
+) -> None:
+    assert filled(tmp_path, part, environ).problems == tuple(f"connection 'm': {problem}" for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("environ", "offline"),
+    [
+        ({}, True),
+        ({"KEY": ""}, True),
+        ({"KEY": "k"}, False),
+        ({"MODEL": "m"}, False),
+        ({"URL": "http://own/v1"}, False),
+        ({"OTHER": "x"}, True),
+    ],
+)
+def test_fallback_is_used_while_none_of_the_variables_is_set(
+    tmp_path: Path, environ: dict[str, str], offline: bool
+) -> None:
+    part = "api_key: '${env:KEY}', base_url: '${env:URL:-https://d/v1}', model: '${env:MODEL:-m}', fallback: offline"
+    connection = filled(tmp_path, part, environ)
+    assert connection.name == "m"
+    assert (connection.type == "offline") is offline
+    assert (connection.fallback == "offline") is offline
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- a", ["connections.yaml:1: expected a mapping of keys to values"]),
+        ("m: text", ["connections.yaml:1: m: expected a mapping of keys to values"]),
+        ("m: {}", ["connections.yaml:1: m.type: this key is required"]),
+        ("a: {type: open_ai}\nm:\n  type: azure_open_ai", ["connections.yaml:3: m.type: input should be 'open_ai'"]),
+        (
+            "m:\n  type: open_ai\n  api_base: http://x\n  retries: 3",
+            [
+                "warning connections.yaml:3: m.api_base: unknown key, ignored",
+                "warning connections.yaml:4: m.retries: unknown key, ignored",
+            ],
+        ),
+        (
+            "m:\n  type: open_ai\n  timeout_s: 0\n  max_retries: -1",
+            [
+                "connections.yaml:3: m.timeout_s: input should be greater than 0",
+                "connections.yaml:4: m.max_retries: input should be greater than or equal to 0",
+            ],
+        ),
+        ("m: {type: open_ai, timeout_s: .inf}", ["connections.yaml:1: m.timeout_s: input should be a finite number"]),
+        ("m: {type: open_ai}\nm: {type: open_ai}", ["connections.yaml:2: m: this key stands twice; the second one would win"]),
+        ("m:\n  type: open_ai\n  fallback: n", ["connections.yaml:3: m.fallback: the only fallback is 'offline'"]),
+        ("m: [", ["connections.yaml:1: not valid YAML: expected the node content, but found '<stream end>'"]),
+        ("connections: {type: open_ai}", []),
+        ("connections:\n  tpye: open_ai", ["connections.yaml:1: connections.type: this key is required"]),
+        ("connections_of_mine:\n  typ: x", ["connections.yaml:1: connections_of_mine.type: this key is required"]),
+        ("m: {type: open_ai}\n2: {}", ["connections.yaml:2: 2: a key in here is not text; put numbers, yes, no, on and off in quotes"]),
+    ],
+)
+def test_problem_has_its_file_line_and_key(tmp_path: Path, text: str, expected: list[str]) -> None:
+    assert load(tmp_path, text)[1] == expected
+
+
+def test_key_is_never_in_a_problem(tmp_path: Path) -> None:
+    connections, problems = load(
+        tmp_path, "m: {type: open_ai, api_key: '${env:KEY}', base_url: '${env:URL}', retries: 1}", {"KEY": "sk-secret"}
+    )
+    assert "sk-secret" not in str([problems, connections["m"].problems])
+
+
+@pytest.mark.parametrize("value", [7, True, ["a"], {"a": 1}])
+def test_text_must_be_text(tmp_path: Path, value: Any) -> None:
+    expected = ["connections.yaml:1: m.api_key: input should be a valid string"]
+    assert load(tmp_path, f"m: {{type: open_ai, api_key: {value}}}".replace("'", ""))[1] == expected

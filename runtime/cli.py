@@ -136,6 +136,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     compat.install()
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
     flow = options.flow.absolute()
     with _inside(flow):
         _, problems = build_package(flow, os.environ, Tracing(None), threads=1)

@@ -22,6 +22,7 @@ async def run_once(service: FlowService, inputs: Mapping[str, str]) -> int:
         async for batch in run.events.batches():
             for event in batch:
                 printer.show(event)
+        await run.finished()
     except asyncio.CancelledError:
         run.leave()
         raise

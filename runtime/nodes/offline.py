@@ -26,9 +26,10 @@ _STOP_WORDS = frozenset(
     " to up us use used using want was we what when where which who why will with would you your".split()
 )
 _SENTENCES = 4
-_TITLE_WEIGHT = 0.6
+_FLOOR = 0.45
+_TITLE_WEIGHT = 0.8
 _EARLIER_QUESTION_WEIGHT = 0.3
-_NEIGHBOUR_WEIGHT = 0.35
+_NEIGHBOUR_WEIGHT = 0.3
 _NOTHING_FOUND = "I found nothing about that in the text that I was given. It covers: {titles}."
 
 
@@ -36,7 +37,6 @@ _NOTHING_FOUND = "I found nothing about that in the text that I was given. It co
 class _Sentence:
     text: str
     passage: int
-    place: int
     words: frozenset[str]
 
 
@@ -66,23 +66,24 @@ class OfflineChat:
 
 
 def extract(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Return the sentences of the prompt that answer its last question best, in the prompt's order."""
+    """Return the sentences of the prompt that answer its last question best, the best passage's first."""
     questions = [str(message["content"]) for message in messages if message["role"] == "user"]
     system = "\n".join(str(message["content"]) for message in messages if message["role"] == "system")
     passages = _PASSAGE.findall(system) or [("", system)]
     weights = _question_weights(questions)
     sentences = [
-        _Sentence(text, number, place, frozenset(words(f"{text}")))
+        _Sentence(text, number, frozenset(words(text)))
         for number, (_, passage) in enumerate(passages)
-        for place, text in enumerate(_sentences(passage))
+        for text in _sentences(passage)
     ]
     scores = _scores(sentences, [frozenset(words(title)) for title, _ in passages], weights)
-    best = sorted((score, -index) for index, score in enumerate(scores) if score > 0)[-_SENTENCES:]
+    best = sorted((index for index, score in enumerate(scores) if score > 0), key=lambda index: -scores[index])
     if not best:
         titles = ", ".join(title for title, _ in passages if title)
         return _NOTHING_FOUND.format(titles=titles) if titles else "I found nothing about that."
-    floor = best[-1][0] * 0.4
-    chosen = sorted(-index for score, index in best if score >= floor)
+    chosen = [index for index in best[:_SENTENCES] if scores[index] >= _FLOOR * scores[best[0]]]
+    order = list(dict.fromkeys(sentences[index].passage for index in chosen))
+    chosen.sort(key=lambda index: (order.index(sentences[index].passage), index))
     return _joined([sentences[index] for index in chosen])
 
 
@@ -112,22 +113,33 @@ def _question_weights(questions: list[str]) -> dict[str, float]:
 
 
 def _scores(sentences: list[_Sentence], titles: list[frozenset[str]], weights: Mapping[str, float]) -> list[float]:
-    """Return each sentence's score: its own words, its passage's title, and a part of its neighbours' words."""
+    """Return each sentence's score: its own words, its title's and its neighbours', the more the better its passage."""
     seen = Counter(word for sentence in sentences for word in sentence.words)
+    seen.update(word for title in titles for word in title)
     rarity = {
-        word: weight * math.log(1 + len(sentences) / (1 + seen[word])) for word, weight in weights.items() if seen[word]
+        word: weight * math.log(1 + len(sentences) / seen[word]) for word, weight in weights.items() if seen[word]
     }
-    own = [sum(rarity.get(word, 0.0) for word in sentence.words) for sentence in sentences]
+    of_titles = [_sum(rarity, title) for title in titles]
+    of_passages = [
+        _sum(rarity, frozenset[str]().union(*(s.words for s in sentences if s.passage == number))) + of_title
+        for number, of_title in enumerate(of_titles)
+    ]
+    best = max(of_passages, default=0.0)
+    if not best:
+        return [0.0] * len(sentences)
+    own = [_sum(rarity, sentence.words) for sentence in sentences]
     scores = []
     for index, sentence in enumerate(sentences):
-        title = sum(rarity.get(word, 0.0) for word in titles[sentence.passage])
         near = max(
-            (own[other] for other in (index - 1, index + 1) if _same_passage(sentences, other, sentence)),
-            default=0.0,
+            (own[other] for other in (index - 1, index + 1) if _same_passage(sentences, other, sentence)), default=0.0
         )
-        base = own[index] + _NEIGHBOUR_WEIGHT * near
-        scores.append(base + _TITLE_WEIGHT * title if base else 0.0)
+        score = own[index] + _NEIGHBOUR_WEIGHT * near + _TITLE_WEIGHT * of_titles[sentence.passage]
+        scores.append(score * (of_passages[sentence.passage] / best) ** 2)
     return scores
+
+
+def _sum(rarity: Mapping[str, float], found: frozenset[str]) -> float:
+    return sum(rarity.get(word, 0.0) for word in found)
 
 
 def _same_passage(sentences: list[_Sentence], index: int, sentence: _Sentence) -> bool:

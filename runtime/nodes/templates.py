@@ -7,7 +7,7 @@ word of this process, and it is taken out when the text has been split.
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jinja2 import Template, TemplateSyntaxError, meta
@@ -17,15 +17,14 @@ from jinja2.sandbox import SandboxedEnvironment
 from runtime.errors import NodeError
 from runtime.nodes.base import SpecProblem
 
-MARK = f"\u2063{secrets.token_hex(8)}\u2063"
+# Digits, so that a filter which changes the case of a marked text leaves the mark alone.
+MARK = f"\u2063{secrets.randbelow(10**16):016}\u2063"
 
 # A line that is a role line, or that becomes one when the template puts a word before it.
 _ROLE_LIKE = re.compile(r"(?m)^(?=[^\S\n]*#?[^\S\n]*\w*[^\S\n]*:[^\S\n]*$)")
-# A last line that becomes a role line when the template goes on with a colon. A value of one line is left alone: it is
-# how templates write the role of a message, as in `{{ message.role }}:`.
-_ROLE_TAIL = re.compile(
-    r"(?<=\n)(?=[^\S\n]*#?[^\S\n]*(?:system|user|assistant|function|tool)[^\S\n]*\Z)", re.IGNORECASE
-)
+# A last line that becomes a role line when the template goes on, with a colon say. A value of one line is left alone:
+# it is how templates write the role of a message, as in `{{ message.role }}:`.
+_ROLE_TAIL = re.compile(r"(?<=\n)(?=[^\S\n]*#?[^\S\n]*\w+[^\S\n]*\Z)")
 
 
 class Rendered(str):
@@ -33,6 +32,19 @@ class Rendered(str):
 
     __slots__ = ("marked",)
     marked: str
+
+
+class _Marked(str):
+    """What a macro, a call or a set block of the template made: values in it are marked, its own role lines count."""
+
+    __slots__ = ()
+
+
+class _Environment(SandboxedEnvironment):
+    @staticmethod
+    def concat(parts: Iterable[str]) -> str:
+        """Join the parts of a template, or of a block in it."""
+        return _Marked("".join(parts))
 
 
 def render_marked(template: Template, values: Mapping[str, Any]) -> str:
@@ -50,6 +62,7 @@ def render_marked(template: Template, values: Mapping[str, Any]) -> str:
         LookupError,
         ArithmeticError,
         AttributeError,
+        RecursionError,
     ) as error:
         raise NodeError(f"{template.name}: {type(error).__name__}: {error}", code="template_error") from error
 
@@ -76,13 +89,15 @@ def parse_template(source: str, name: str) -> tuple[Template, frozenset[str]]:
 def _mark(value: Any) -> Any:
     if isinstance(value, Rendered):
         return value.marked
+    if isinstance(value, _Marked):
+        return value
     text = value if isinstance(value, str) else str(value)
     if ":" in text:
         text = _ROLE_LIKE.sub(MARK, text)
     return _ROLE_TAIL.sub(MARK, text) if "\n" in text else text
 
 
-_ENVIRONMENT = SandboxedEnvironment(
+_ENVIRONMENT = _Environment(
     trim_blocks=True,
     keep_trailing_newline=True,
     autoescape=False,

@@ -1,0 +1,123 @@
+"""The README cannot lie: its commands are run, and what it shows is compared with what they print."""
+
+import itertools
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.serving import ROOT, environment
+
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+START_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Example:
+    """A command and what the README shows of its output."""
+
+    command: str
+    shown: str
+
+
+def blocks() -> list[tuple[str, str]]:
+    return [(match[1], match[2].strip()) for match in BLOCK.finditer((ROOT / "README.md").read_text())]
+
+
+def examples() -> list[Example]:
+    """Return the commands that are followed by their output."""
+    found = blocks()
+    return [
+        Example(text, shown)
+        for (kind, text), (next_kind, shown) in itertools.pairwise(found)
+        if kind == "sh" and next_kind in ("json", "text")
+    ]
+
+
+def normal(text: str) -> str:
+    """Return `text` with what differs from run to run made the same."""
+    text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID", text)
+    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", "TIME", text)
+    text = re.sub(r"0x[0-9a-f]{32}", "TRACE", text)
+    text = re.sub(r"chatcmpl-[0-9a-f]{32}", "CHAT", text)
+    text = re.sub(r'"created":\d+', '"created":N', text)
+    return re.sub(r"\d\.\d{3} s", "N s", text).strip()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`make serve`, on a free port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("readme")
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            ["make", "serve", f"PORT={port}"], cwd=ROOT, env=environment(folder), stdout=log, stderr=log
+        )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + START_TIMEOUT_S
+    try:
+        while True:
+            try:
+                httpx.get(f"{url}/readyz").raise_for_status()
+                break
+            except httpx.HTTPError:
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.needs("make")
+@pytest.mark.needs("curl")
+@pytest.mark.parametrize("example", [e for e in examples() if "curl" in e.command], ids=lambda e: e.command[:60])
+def test_every_curl_prints_what_is_shown(example: Example, url: str) -> None:
+    command = example.command.replace("http://127.0.0.1:8080", url)
+    assert command != example.command
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
+    assert normal(done.stdout) == normal(example.shown), done.stderr
+
+
+@pytest.mark.parametrize("example", [e for e in examples() if "flowpod" in e.command], ids=lambda e: e.command[:60])
+def test_every_command_prints_what_is_shown(example: Example, tmp_path: Path) -> None:
+    command = example.command.replace(".venv/bin/flowpod", "python -m runtime")
+    env = environment(tmp_path) | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", f"{command} 2>&1"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
+    )
+    # Standard output and error meet here in whatever order they are flushed.
+    assert sorted(normal(done.stdout).splitlines()) == sorted(normal(example.shown).splitlines())
+
+
+def test_the_examples_were_found() -> None:
+    commands = [text for kind, text in blocks() if kind == "sh"]
+    assert commands[:2] == ["make serve", "make test"]
+    assert sum("curl" in example.command for example in examples()) == 5
+    assert sum("flowpod" in example.command for example in examples()) == 2
+
+
+@pytest.mark.needs("make")
+def test_make_help_lists_every_target() -> None:
+    printed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = re.findall(r"^\.PHONY: (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert targets
+    assert all(f"make {target} " in printed for target in targets)
+
+
+def test_the_variables_of_a_real_model_are_the_packaged_connections() -> None:
+    connection = (ROOT / "flow" / "connections.yaml").read_text()
+    named = set(re.findall(r"export (OPENAI_\w+)=", (ROOT / "README.md").read_text()))
+    assert (
+        named == set(re.findall(r"\$\{env:(\w+)", connection)) == {"OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"}
+    )

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.flows import events_of, service_of, told, write_flow
+from tests.support.flows import events_of, service_of, told, write_chat_flow, write_flow
+from tests.support.model_server import ModelServer
 
 PASS_ON = """
 from promptflow.core import tool
@@ -258,3 +259,34 @@ async def test_outputs_that_no_node_makes_come_first(tmp_path: Path) -> None:
         "first Completed",
         "terminated Completed",
     ]
+
+
+async def test_a_model_streams_to_an_output_while_another_node_reads_it_whole(
+    tmp_path: Path, model_server: ModelServer
+) -> None:
+    flow = write_chat_flow(tmp_path, model_server.url, "words:3:0.01")
+    dag = (flow / "flow.dag.yaml").read_text()
+    dag = dag.replace(
+        "nodes:\n",
+        'nodes:\n- {name: count, type: python, source: {path: count.py}, inputs: {text: "${reply.output}"}}\n',
+    )
+    dag = dag.replace("nodes:\n", '  length: {type: int, reference: "${count.output}"}\nnodes:\n', 1)
+    (flow / "flow.dag.yaml").write_text(dag)
+    (flow / "count.py").write_text(
+        "from promptflow.core import tool\n\n@tool\ndef count(text):\n    return len(text)\n"
+    )
+    async with service_of(flow) as service:
+        events = told(await events_of(service, {"question": "hi"}))
+        calls = model_server.calls_of("words:3:0.01")
+    assert events == [
+        "started",
+        "reply Running",
+        *(f"answer stream {delta!r} Streaming" for delta in ("", "w0 ", "w1 ", "w2 ", "")),
+        "answer stream '' Finished",
+        "reply Completed",
+        "count Running",
+        "count Completed",
+        "length whole 9 Finished",
+        "terminated Completed",
+    ]
+    assert all(call.body["stream"] for call in calls)

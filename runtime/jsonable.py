@@ -79,6 +79,6 @@ def _key(key: Any) -> str:
     if isinstance(key, str):
         return _encodable(key)
     try:
-        return next(iter(orjson.loads(orjson.dumps({key: 0}, option=_OPTIONS))))
+        return str(next(iter(orjson.loads(orjson.dumps({key: 0}, option=_OPTIONS)))))
     except TypeError:
         return _repr(key)

@@ -16,7 +16,7 @@ import orjson
 from openai import AsyncAPIResponse, AsyncOpenAI
 
 from runtime.errors import NodeError
-from runtime.nodes.base import Chunk, Connection, Result, Usage
+from runtime.nodes.base import Chunk, Connection, Result, SpecProblem, Usage
 from runtime.nodes.sse import EventData
 
 _CONNECT_TIMEOUT_S = 10
@@ -36,6 +36,9 @@ class OpenAIChat:
         self._stream_usage = bool(fields["stream_usage"])
         self._timeout_s = float(fields["timeout_s"])
         base_url = str(fields["base_url"] or _DEFAULT_BASE_URL)
+        if not _is_address(base_url):
+            text = f"connection {connection.name!r}: its base_url is no address such as https://example.com/v1"
+            raise SpecProblem("connection", text)
         self._where = f"connection {connection.name!r} ({_without_secrets(base_url)})"
         self._client = AsyncOpenAI(
             api_key=str(fields["api_key"]) or _NO_KEY,
@@ -65,12 +68,12 @@ class OpenAIChat:
                 extra_body=rest,
                 extra_headers=headers,
             ) as response:
-                if "json" in response.headers.get("content-type", ""):
-                    for part in _whole(await response.read(), self._where):
-                        yield part
-                else:
+                if _is_stream(response.headers.get("content-type", ""), stream):
                     async for item in self._streamed(response):
                         yield item
+                else:
+                    for part in _whole(await response.read(), self._where):
+                        yield part
         except (openai.APIError, httpx2.HTTPError) as error:
             self._explain(error)
 
@@ -166,6 +169,10 @@ class _Answer:
         return Result("".join(self._texts), self._usage, self._model, self.finish_reason or "stop")
 
 
+def _is_stream(content_type: str, asked: bool) -> bool:
+    return "event-stream" in content_type or (asked and "json" not in content_type and "html" not in content_type)
+
+
 def _whole(body: bytes, where: str) -> tuple[Chunk, Result]:
     try:
         content = orjson.loads(body)
@@ -223,7 +230,14 @@ async def _read_to_end(pieces: AsyncIterator[bytes]) -> None:
         return  # the answer is whole; only the connection is lost
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def _without_secrets(url: str) -> str:
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

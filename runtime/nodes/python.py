@@ -6,6 +6,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,17 +31,26 @@ class PythonNode:
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:  # noqa: ARG002
         """Return what the function returns; a generator, also a returned one, is streamed."""
-        if inspect.isasyncgenfunction(self._function) or inspect.iscoroutinefunction(self._function):
-            value = self._function(**inputs)
-        else:
-            value = await self._threads.run(self._function, **inputs)
-        if inspect.isawaitable(value):
-            value = await value
+        with _exit_as_failure():
+            if inspect.isasyncgenfunction(self._function) or inspect.iscoroutinefunction(self._function):
+                value = self._function(**inputs)
+            else:
+                value = await self._threads.run(self._function, **inputs)
+            if inspect.isawaitable(value):
+                value = await value
         if isinstance(value, AsyncIterator):
             return _streamed(value)
         if isinstance(value, Iterator):
             return _streamed(_in_threads(value, self._threads))
         return value
+
+
+@contextmanager
+def _exit_as_failure() -> Iterator[None]:
+    try:
+        yield
+    except SystemExit as error:  # it would stop the event loop, and so the server
+        raise RuntimeError(repr(error)).with_traceback(error.__traceback__) from None
 
 
 async def _in_threads(items: Iterator[Any], threads: Threads) -> AsyncIterator[Any]:
@@ -50,10 +60,11 @@ async def _in_threads(items: Iterator[Any], threads: Threads) -> AsyncIterator[A
 
 async def _streamed(items: AsyncIterator[Any]) -> AsyncIterator[Chunk | Result]:
     texts: list[str] = []
-    async for item in items:
-        text = item if isinstance(item, str) else str(item)
-        texts.append(text)
-        yield Chunk(text)
+    with _exit_as_failure():
+        async for item in items:
+            text = item if isinstance(item, str) else str(item)
+            texts.append(text)
+            yield Chunk(text)
     yield Result("".join(texts))
 
 

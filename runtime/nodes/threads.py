@@ -28,7 +28,7 @@ class Threads:
         self._slots = asyncio.Semaphore(limit)
         self._idle: list[SimpleQueue[_Job]] = []
 
-    async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def run(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Return `function(*args, **kwargs)`, called in a thread with this task's context variables."""
         await self._slots.acquire()
         loop = asyncio.get_running_loop()
@@ -48,7 +48,8 @@ class Threads:
         try:
             return await done
         except asyncio.CancelledError:
-            self.abandoned += 1
+            if done.cancelled():  # otherwise the code has returned in the same moment
+                self.abandoned += 1
             raise
 
     def _start(self) -> "SimpleQueue[_Job]":
@@ -76,12 +77,17 @@ class Threads:
                 self.abandoned -= 1
             elif error is None:
                 done.set_result(value)
-            elif isinstance(error, StopIteration):
-                done.set_exception(RuntimeError(f"StopIteration: {error.value!r}"))  # a future cannot carry it
             else:
-                done.set_exception(error)
+                done.set_exception(_harmless(error))
 
         try:
             loop.call_soon_threadsafe(settle)
         except RuntimeError:
             return  # the loop was closed: the process is about to exit and nobody waits
+
+
+def _harmless(error: BaseException) -> BaseException:
+    """Return `error`, or one that names it: a future cannot carry StopIteration, SystemExit would stop the loop."""
+    if isinstance(error, Exception | asyncio.CancelledError) and not isinstance(error, StopIteration):
+        return error
+    return RuntimeError(repr(error)).with_traceback(error.__traceback__)

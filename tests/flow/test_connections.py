@@ -9,7 +9,9 @@ from runtime.flow.connections import OFFLINE, load_connections
 from runtime.flow.model import Connection
 
 
-def load(tmp_path: Path, text: str, environ: Mapping[str, str] | None = None) -> tuple[dict[str, Connection], list[str]]:
+def load(
+    tmp_path: Path, text: str, environ: Mapping[str, str] | None = None
+) -> tuple[dict[str, Connection], list[str]]:
     (tmp_path / "connections.yaml").write_text(dedent(text).lstrip("\n"))
     connections, problems = load_connections(tmp_path, environ or {})
     shown = [f"{'' if problem.severity == 'error' else problem.severity + ' '}{problem}" for problem in problems]
@@ -146,13 +148,19 @@ def test_fallback_is_used_while_none_of_the_variables_is_set(
             ],
         ),
         ("m: {type: open_ai, timeout_s: .inf}", ["connections.yaml:1: m.timeout_s: input should be a finite number"]),
-        ("m: {type: open_ai}\nm: {type: open_ai}", ["connections.yaml:2: m: this key stands twice; the second one would win"]),
+        (
+            "m: {type: open_ai}\nm: {type: open_ai}",
+            ["connections.yaml:2: m: this key stands twice; the second one would win"],
+        ),
         ("m:\n  type: open_ai\n  fallback: n", ["connections.yaml:3: m.fallback: the only fallback is 'offline'"]),
         ("m: [", ["connections.yaml:1: not valid YAML: expected the node content, but found '<stream end>'"]),
         ("connections: {type: open_ai}", []),
         ("connections:\n  tpye: open_ai", ["connections.yaml:1: connections.type: this key is required"]),
         ("connections_of_mine:\n  typ: x", ["connections.yaml:1: connections_of_mine.type: this key is required"]),
-        ("m: {type: open_ai}\n2: {}", ["connections.yaml:2: 2: a key in here is not text; put numbers, yes, no, on and off in quotes"]),
+        (
+            "m: {type: open_ai}\n2: {}",
+            ["connections.yaml:2: 2: a key in here is not text; put numbers, yes, no, on and off in quotes"],
+        ),
     ],
 )
 def test_problem_has_its_file_line_and_key(tmp_path: Path, text: str, expected: list[str]) -> None:

@@ -1,15 +1,11 @@
 from collections.abc import Mapping
 from pathlib import Path
-from textwrap import indent
-from typing import Any, get_args
 
 import pytest
 
 from runtime.errors import FlowProblems, Problem
-from runtime.flow.document import flow_json_schema
 from runtime.flow.load import load_flow
-from runtime.flow.model import Activation, Flow, Reference, ValueType
-from runtime.nodes import KINDS
+from runtime.flow.model import Activation, Flow, Reference
 from tests.support.flows import write_flow
 from tests.support.serving import ROOT
 
@@ -29,13 +25,6 @@ def told(problems: list[Problem]) -> list[str]:
         f"{'' if problem.severity == 'error' else problem.severity + ' '}{problem}".replace("\n", " ")
         for problem in problems
     ]
-
-
-def problems(tmp_path: Path, dag: str, files: Mapping[str, str] | None = None) -> list[str]:
-    try:
-        return told(load(tmp_path, dag, files)[1])
-    except FlowProblems as error:
-        return told(list(error.problems))
 
 
 NODE = "{name: a, type: python, source: {path: a.py}}"
@@ -106,211 +95,6 @@ def test_packaged_flow_has_no_problems() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dag", "expected"),
-    [
-        ("", ["flow.dag.yaml: nodes: this key is required"]),
-        ("# only a comment\n", ["flow.dag.yaml: nodes: this key is required"]),
-        ("nodes: []", ["flow.dag.yaml:1: nodes: list should have at least 1 item after validation, not 0"]),
-        ("nodes:", ["flow.dag.yaml:1: nodes: input should be a valid list"]),
-        ("- a\n- b", ["flow.dag.yaml:1: expected a mapping of keys to values"]),
-        ("[]", ["flow.dag.yaml:1: expected a mapping of keys to values"]),
-        ("just text", ["flow.dag.yaml:1: expected a mapping of keys to values"]),
-        ("nodes: [a]", ["flow.dag.yaml:1: nodes[0]: expected a mapping of keys to values"]),
-        ("nodes: {a: b}", ["flow.dag.yaml:1: nodes: input should be a valid list"]),
-        (f"nodes: [{NODE}]\ninputs: [q]", ["flow.dag.yaml:2: inputs: expected a mapping of keys to values"]),
-        (f"nodes: [{NODE}]\ninputs: {{q: string}}", ["flow.dag.yaml:2: inputs.q: expected a mapping of keys to values"]),
-        (
-            f"nodes: [{NODE}]\ninputs: {{yes: {{type: int}}}}",
-            ["flow.dag.yaml:2: inputs: a key in here is not text; put numbers, yes, no, on and off in quotes"],
-        ),
-        (
-            f"nodes: [{NODE}]\n7: x",
-            ["flow.dag.yaml:1: a key in here is not text; put numbers, yes, no, on and off in quotes"],
-        ),
-        (f"nodes: [{NODE}]\n? [a]\n: b", ["flow.dag.yaml:2: not valid YAML: found unhashable key"]),
-        ("nodes: &all [*all]", ["flow.dag.yaml: not valid YAML: nested too deep"]),
-        (f"nodes:\n- &first {NODE}\n- {{<<: *first, name: b}}", []),
-        ("nodes: [\n", ["flow.dag.yaml:2: not valid YAML: expected the node content, but found '<stream end>'"]),
-        (
-            "a: 1\n\tb: 2\n",
-            ["flow.dag.yaml:2: not valid YAML: found character '\\t' that cannot start any token"],
-        ),
-        ("a: *nowhere", ["flow.dag.yaml:1: not valid YAML: found undefined alias 'nowhere'"]),
-        (
-            "a: !!python/object:os.system {}",
-            [
-                "flow.dag.yaml:1: not valid YAML: could not determine a constructor for the tag "
-                "'tag:yaml.org,2002:python/object:os.system'"
-            ],
-        ),
-        ("a: 1\n---\nb: 2", ["flow.dag.yaml:2: not valid YAML: but found another document"]),
-        (f"nodes: [{NODE}]\nnodes: []", ["flow.dag.yaml:2: nodes: this key stands twice; the second one would win"]),
-        (
-            "nodes:\n- name: a\n  type: python\n  name: b",
-            ["flow.dag.yaml:4: nodes[0].name: this key stands twice; the second one would win"],
-        ),
-        (
-            f"nodes: [{NODE}]\nextra: 1\ninputs: {{q: {{type: int, more: 1}}}}",
-            [
-                "warning flow.dag.yaml:2: extra: unknown key, ignored",
-                "warning flow.dag.yaml:3: inputs.q.more: unknown key, ignored",
-            ],
-        ),
-        (
-            "nodes:\n- name: a\n  type: python\n  source:\n    path: a.py\n    lang: x\n  retries: 3",
-            [
-                "warning flow.dag.yaml:7: nodes[0].retries: unknown key, ignored",
-                "warning flow.dag.yaml:6: nodes[0].source.lang: unknown key, ignored",
-            ],
-        ),
-        (
-            "nodes:\n- type: python\n- name: b",
-            [
-                "flow.dag.yaml:2: nodes[0].name: this key is required",
-                "flow.dag.yaml:3: nodes[1].type: this key is required",
-            ],
-        ),
-        (
-            f"nodes: [{NODE}]\ninputs:\n  q: {{default: 1}}\n  r: {{type: text}}",
-            [
-                "flow.dag.yaml:3: inputs.q.type: this key is required",
-                "flow.dag.yaml:4: inputs.r.type: input should be 'int', 'double', 'bool', 'string', 'secret', "
-                "'prompt_template', 'list', 'object', 'file_path', 'image' or 'assistant_definition'",
-            ],
-        ),
-        (
-            "nodes:\n- {name: a, type: custom_llm, source: {path: a.py}}",
-            ["flow.dag.yaml:2: nodes[0].type: input should be 'llm', 'python' or 'prompt'"],
-        ),
-        (
-            "nodes:\n- name: a\n  type: python\n  source: {path: a.py}\n  activate: {when: x}",
-            ["flow.dag.yaml:5: nodes[0].activate.is: this key is required"],
-        ),
-    ],
-)
-def test_shape_of_the_file(tmp_path: Path, dag: str, expected: list[str]) -> None:
-    assert problems(tmp_path, dag) == expected
-
-
-def nodes(*parts: str) -> str:
-    """Return a flow of Python nodes, each with these further keys; the first of them stands in line 4."""
-    text = ""
-    for name, part in zip("abc", parts, strict=False):
-        keys = indent(part or "comment:", "  ")
-        source = "" if "source:" in part else "  source: {path: a.py}\n"
-        text += f"- name: {name}\n  type: python\n{keys}\n{source}"
-    return f"nodes:\n{text}"
-
-
-@pytest.mark.parametrize(
-    ("dag", "expected"),
-    [
-        (
-            nodes("inputs: {x: '${z.output}'}"),
-            ["flow.dag.yaml:4: nodes[0].inputs.x: ${z.output}: there is no node 'z'; there are a"],
-        ),
-        (
-            nodes("inputs:\n  x: '${inputs.q}'"),
-            ["flow.dag.yaml:5: nodes[0].inputs.x: ${inputs.q}: there is no input 'q'; there are none"],
-        ),
-        (
-            nodes("activate: {when: '${z}', is: 1}"),
-            ["flow.dag.yaml:4: nodes[0].activate.when: ${z.output}: there is no node 'z'; there are a"],
-        ),
-        (
-            nodes("") + "outputs:\n  o: {reference: '${z.output.x}'}",
-            ["flow.dag.yaml:7: outputs.o.reference: ${z.output.x}: there is no node 'z'; there are a"],
-        ),
-        (
-            nodes("inputs: {x: '${a.outputs}'}"),
-            [
-                "flow.dag.yaml:4: nodes[0].inputs.x: ${a.outputs}: after a node's name only .output may follow, "
-                "then properties"
-            ],
-        ),
-        (nodes("inputs: {x: '${a}'}"), ["flow.dag.yaml:2: nodes[0]: nodes wait for each other: a -> a"]),
-        (
-            nodes("inputs: {x: '${b}'}", "inputs: {x: '${a}'}"),
-            ["flow.dag.yaml:6: nodes[1]: nodes wait for each other: b -> a -> b"],
-        ),
-        (
-            nodes("activate: {when: '${b}', is: 1}", "inputs: {x: '${a}'}"),
-            ["flow.dag.yaml:6: nodes[1]: nodes wait for each other: b -> a -> b"],
-        ),
-        (f"nodes:\n- {NODE}\n- {NODE}\n- {NODE}", ["flow.dag.yaml:1: nodes: 3 nodes are named 'a'"]),
-        (nodes("source: {}"), ["flow.dag.yaml:4: nodes[0].source.path: node 'a' names no file"]),
-        (
-            nodes("source: {path: gone.py}"),
-            ["flow.dag.yaml:4: nodes[0].source.path: there is no file 'gone.py' in the flow's folder"],
-        ),
-        (
-            nodes("source: {path: sub}"),
-            ["flow.dag.yaml:4: nodes[0].source.path: there is no file 'sub' in the flow's folder"],
-        ),
-        (
-            nodes("source: {path: ../outside.py}"),
-            ["flow.dag.yaml:4: nodes[0].source.path: '../outside.py' lies outside the flow's folder"],
-        ),
-        (
-            nodes("source: {path: link.py}"),
-            ["flow.dag.yaml:4: nodes[0].source.path: 'link.py' lies outside the flow's folder"],
-        ),
-        (nodes("source: {path: sub/../a.py}"), []),
-        (
-            nodes("") + "inputs:\n  n:\n    type: int\n    default: many",
-            ["flow.dag.yaml:9: inputs.n.default: expected an integer, got 'many'"],
-        ),
-        (
-            nodes("")
-            + "inputs:\n  p: {type: string, is_chat_input: true}\n  q: {type: string, is_chat_input: true}\noutputs: {o: {}}",
-            ["flow.dag.yaml:6: inputs: only one may have this chat role, not p and q"],
-        ),
-        (
-            nodes("") + "inputs:\n  p: {type: list, is_chat_history: true}\n  chat_history: {type: list}",
-            ["flow.dag.yaml:6: inputs: only one may have this chat role, not p and chat_history"],
-        ),
-        (
-            nodes("") + "outputs:\n  o: {is_chat_output: true}\n  p: {is_chat_output: true}",
-            ["flow.dag.yaml:6: outputs: only one may have this chat role, not o and p"],
-        ),
-        (
-            nodes("") + "inputs: {q: {type: string, is_chat_input: true}}\noutputs: {o: {}, p: {}}",
-            ["flow.dag.yaml:7: outputs: the flow has the chat input 'q', but no output says is_chat_output: true"],
-        ),
-    ],
-)
-def test_what_the_file_says(tmp_path: Path, dag: str, expected: list[str]) -> None:
-    (tmp_path / "outside.py").touch()
-    (tmp_path / "flow/sub").mkdir(parents=True)
-    (tmp_path / "flow/link.py").symlink_to(tmp_path / "outside.py")
-    assert problems(tmp_path, dag) == expected
-
-
-def test_unsupported_features_are_named_all_at_once(tmp_path: Path) -> None:
-    dag = """
-        language: csharp
-        inputs: {picture: {type: image}}
-        node_variants: {a: {}}
-        environment_variables: {A: 1}
-        additional_includes: [../x]
-        nodes:
-        - {name: a, type: python, source: {type: package, path: a.py}, aggregation: true}
-        - {name: b, type: llm, source: {path: a.py}, api: completion, use_variants: true}
-        """
-    assert problems(tmp_path, dag) == [
-        "flow.dag.yaml:2: inputs.picture.type: inputs of type 'image' are not supported",
-        "flow.dag.yaml:1: language: C# flows are not supported",
-        "flow.dag.yaml:3: node_variants: node_variants is not supported",
-        "flow.dag.yaml:4: environment_variables: environment_variables is not supported",
-        "flow.dag.yaml:5: additional_includes: additional_includes is not supported",
-        "flow.dag.yaml:7: nodes[0].source.type: source type 'package' is not supported",
-        "flow.dag.yaml:7: nodes[0].aggregation: aggregation nodes are not supported",
-        "flow.dag.yaml:8: nodes[1].api: only the chat API is supported",
-        "flow.dag.yaml:8: nodes[1].use_variants: node variants are not supported",
-    ]
-
-
-@pytest.mark.parametrize(
     ("declared", "role"),
     [
         ("{chat_history: {type: list}}", "chat_history"),
@@ -339,9 +123,7 @@ def test_chat_history_is_found_by_its_mark_or_its_name(tmp_path: Path, declared:
         ("{}", "{}", False),
     ],
 )
-def test_chat_flow_has_a_chat_input_and_a_chat_output(
-    tmp_path: Path, inputs: str, outputs: str, is_chat: bool
-) -> None:
+def test_chat_flow_has_a_chat_input_and_a_chat_output(tmp_path: Path, inputs: str, outputs: str, is_chat: bool) -> None:
     flow, found = load(tmp_path, f"inputs: {inputs}\noutputs: {outputs}\nnodes: [{NODE}]")
     assert found == []
     assert flow.is_chat is is_chat
@@ -390,37 +172,3 @@ def test_bytes_of_the_file(tmp_path: Path, content: bytes, expected: list[str]) 
     except FlowProblems as error:
         found = list(error.problems)
     assert told(found) == expected
-
-
-def test_file_nested_too_deep_is_refused(tmp_path: Path) -> None:
-    assert problems(tmp_path, "[" * 5000 + "]" * 5000) == ["flow.dag.yaml: not valid YAML: nested too deep"]
-
-
-def object_schemas(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {"FlowDocument": schema, **schema["$defs"]}
-
-
-def test_schema_fits_its_own_references() -> None:
-    schema = flow_json_schema()
-    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    text = str(schema)
-    for name in schema["$defs"]:
-        assert f"'#/$defs/{name}'" in text
-    assert text.count("'$ref'") == text.count("'#/$defs/")
-    for part in object_schemas(schema).values():
-        assert part["type"] == "object"
-        assert part["additionalProperties"] is False
-        assert set(part.get("required", ())) <= set(part["properties"])
-
-
-def test_schema_knows_every_kind_of_node_and_value() -> None:
-    definitions = flow_json_schema()["$defs"]
-    assert set(definitions["NodePart"]["properties"]["type"]["enum"]) == set(KINDS)
-    assert set(definitions["InputPart"]["properties"]["type"]["enum"]) == set(get_args(ValueType))
-
-
-def test_schema_has_the_keys_as_they_are_written() -> None:
-    schema = flow_json_schema()
-    assert {"$schema", "inputs", "outputs", "nodes"} <= set(schema["properties"])
-    assert schema["required"] == ["nodes"]
-    assert set(schema["$defs"]["ActivatePart"]["properties"]) == {"when", "is"}

@@ -32,7 +32,9 @@ def course(sketch: Sketch, values: Mapping[str, Any] | None = None, inputs: Mapp
     plan = Plan(Graph.of(flow_of(sketch)), Scope(inputs or {}))
     rounds = []
     while steps := plan.ready():
-        rounds.append(" ".join({"start": "+", "bypass": "-", "fail": "!"}[step.action] + step.node.name for step in steps))
+        rounds.append(
+            " ".join({"start": "+", "bypass": "-", "fail": "!"}[step.action] + step.node.name for step in steps)
+        )
         for step in steps:
             if step.action == "start":
                 plan.complete(step.node.name, (values or {}).get(step.node.name))
@@ -49,9 +51,9 @@ def course(sketch: Sketch, values: Mapping[str, Any] | None = None, inputs: Mapp
         ({"a": ([],), "b": ([],)}, "+a +b"),
         ({"b": ([],), "a": ([],)}, "+b +a"),
         (CHAIN, "+a | +b | +c"),
-        (dict(reversed(CHAIN.items())), "+a | +b | +c"),
+        (dict(reversed(list(CHAIN.items()))), "+a | +b | +c"),
         (DIAMOND, "+a | +b +c | +d"),
-        (dict(reversed(DIAMOND.items())), "+a | +c +b | +d"),
+        (dict(reversed(list(DIAMOND.items()))), "+a | +c +b | +d"),
         ({"a": ([],), "b": (["${a}", "${a.output.x}", "${a.output.y}"],)}, "+a | +b"),
         ({"a": ([],), "b": (["${inputs.x}", "literal", 5, "see ${a}"],)}, "+a +b"),
         ({"a": ([],), "b": ([], "${a.output}", None)}, "+a | +b"),
@@ -82,7 +84,7 @@ def test_condition_compares_a_value_with_is(condition: tuple[Any, Any], expected
 
 
 def test_condition_compares_a_part_of_a_nodes_value() -> None:
-    sketch = {"a": ([],), "b": ([], "${a.output.kind}", "x"), "c": ([], "${a.output.kind}", "y")}
+    sketch: Sketch = {"a": ([],), "b": ([], "${a.output.kind}", "x"), "c": ([], "${a.output.kind}", "y")}
     assert course(sketch, {"a": {"kind": "x"}}) == "+a | +b -c"
 
 

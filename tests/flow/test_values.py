@@ -80,19 +80,19 @@ def test_value_is_read_as_its_type(kind: ValueType, value: Any, expected: Any) -
     ],
 )
 def test_value_of_another_type_is_refused_with_what_was_expected(kind: ValueType, value: Any, message: str) -> None:
-    with pytest.raises(ValueError, match="^expected ") as caught:
+    with pytest.raises(ValueError, match=r"^expected ") as caught:
         coerce(value, kind)
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("kind", ["list", "object"])
 def test_json_nested_too_deep_is_refused(kind: ValueType) -> None:
-    with pytest.raises(ValueError, match="^expected "):
+    with pytest.raises(ValueError, match=r"^expected "):
         coerce("[" * 200_000 + "]" * 200_000, kind)
 
 
 def test_refusal_shows_at_most_80_characters_of_the_value() -> None:
-    with pytest.raises(ValueError, match="^expected a list") as caught:
+    with pytest.raises(ValueError, match=r"^expected a list") as caught:
         coerce("x" * 10_000, "list")
     assert str(caught.value).endswith("'" + "x" * 76 + "...")
 

@@ -20,11 +20,6 @@ def dumps(value: Any) -> bytes:
         return orjson.dumps(_plain(value, ()), option=_OPTIONS)
 
 
-def jsonable(value: Any) -> Any:
-    """Return `value` as what its JSON says: dicts, lists, strings, numbers, booleans and None."""
-    return orjson.loads(dumps(value))
-
-
 def _default(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump()

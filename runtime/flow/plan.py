@@ -119,6 +119,8 @@ class Plan:
             return Step(node, "bypass" if self._is_bypassed(node) else "start")
         except LookupError as error:
             return Step(node, "fail", f"activate.when: {error.args[0]}")
+        except Exception as error:  # noqa: BLE001 - a property or a comparison of a node's own value may raise anything
+            return Step(node, "fail", f"activate.when: {type(error).__name__}: {error}")
 
     def _is_bypassed(self, node: Node) -> bool:
         bypassed = self._scope.bypassed

@@ -152,14 +152,17 @@ class _Answer:
         if not choices:
             return None
         try:
-            delta = choices[0].get("delta") or {}
-            self.finish_reason = choices[0].get("finish_reason") or self.finish_reason
-            text, reasoning = delta.get("content") or "", _reasoning(delta)
-            if text:
-                self._texts.append(text)
-            return Chunk(text, reasoning) if text or reasoning else None
+            choice = choices[0]
+            if choice.get("index"):
+                return None  # a further answer, of a node that asked for `n`: the first one is the value
+            delta = choice.get("delta") or {}
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            chunk = Chunk(_text(delta.get("content")), _reasoning(delta))
         except (AttributeError, LookupError, TypeError) as error:
             raise _rubbish(self._where, data) from error
+        if chunk.text:
+            self._texts.append(chunk.text)
+        return chunk if chunk.text or chunk.reasoning else None
 
     def result(self) -> Result:
         """Return the whole answer; raises NodeError when the stream ended before the model did."""
@@ -180,7 +183,7 @@ def _whole(body: bytes, where: str) -> tuple[Chunk, Result]:
             raise _rubbish(where, body)
         _raise_if_error(content, where)
         choice = content["choices"][0]
-        text, reasoning = choice["message"].get("content") or "", _reasoning(choice["message"])
+        text, reasoning = _text(choice["message"].get("content")), _reasoning(choice["message"])
         finish_reason = choice.get("finish_reason") or "stop"
     except (orjson.JSONDecodeError, AttributeError, LookupError, TypeError) as error:
         raise _rubbish(where, body) from error
@@ -189,14 +192,23 @@ def _whole(body: bytes, where: str) -> tuple[Chunk, Result]:
 
 def _reasoning(message: Mapping[str, Any]) -> str:
     # `reasoning_content` is DeepSeek's and Qwen's name, `reasoning` that of newer vLLM.
-    return message.get("reasoning_content") or message.get("reasoning") or ""
+    return _text(message.get("reasoning_content") or message.get("reasoning"))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
 
 
 def _usage(content: Mapping[str, Any]) -> Usage | None:
     usage = content.get("usage")
     if not isinstance(usage, dict):
         return None
-    return Usage(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    return Usage(*(count if isinstance(count, int) else 0 for count in counts))
 
 
 def _raise_if_error(content: Mapping[str, Any], where: str) -> None:

@@ -59,7 +59,11 @@ class Threads:
             while True:
                 jobs.get()()
 
-        threading.Thread(target=work, name="flowpod-node", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="flowpod-node", daemon=True).start()
+        except RuntimeError:
+            self._slots.release()  # the system has no thread to give; the next call may have more luck
+            raise
         return jobs
 
     def _report(

@@ -141,6 +141,21 @@ def test_condition_whose_value_is_not_there_fails_the_node(when: str, reason: st
     assert not plan.done
 
 
+def test_condition_on_a_value_whose_own_code_fails_fails_the_node() -> None:
+    class Odd:
+        def __eq__(self, other: object) -> bool:
+            raise OSError("no comparison today")
+
+        __hash__ = object.__hash__
+
+    plan = Plan(Graph.of(flow_of({"a": ([],), "b": ([], "${a.output}", 1)})), Scope({}))
+    plan.ready()
+    plan.complete("a", Odd())
+    assert [(step.action, step.reason) for step in plan.ready()] == [
+        ("fail", "activate.when: OSError: no comparison today")
+    ]
+
+
 def test_each_node_is_handed_out_once() -> None:
     plan = Plan(Graph.of(flow_of(DIAMOND)), Scope({}))
     assert [step.node.name for step in plan.ready()] == ["a"]

@@ -66,6 +66,7 @@ TOLERATED = [
     ("odd-but-fine", ["fi", "né"], Result("finé", USAGE, "stand-in", "stop")),
     ("reasoning", ["", "", "forty-two"], Result("forty-two", None, "stand-in", "stop")),
     ("length", ["cut off"], Result("cut off", USAGE, "stand-in", "length")),
+    ("two-answers", ["fir", "st"], Result("first", Usage(0, 2), "stand-in", "stop")),
     ("silent-after-finish", ["all here"], Result("all here", None, "stand-in", "stop")),
     ("json-to-stream", ["You said: hi"], Result("You said: hi", USAGE, "stand-in", "stop")),
 ]
@@ -78,6 +79,7 @@ BAD = [
     ),
     ("break-off", ["only ha"], "model_broke_off", "broke off its answer: "),
     ("rubbish", ["so far "], "model_bad_answer", "sent what is not a chat completion: 'this is not JSON'"),
+    ("parts", [], "model_bad_answer", "sent what is not a chat completion: "),
     ("error-in-stream", ["so far "], "model_error", "reported an error: out of tokens"),
     ("flat-error", [], "model_error", "reported an error: too fast"),
     ("silent", ["so far "], "model_timeout", "was silent for 0.5 s (the connection's timeout_s)"),

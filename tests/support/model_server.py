@@ -132,6 +132,17 @@ async def _reasoning() -> AsyncIterator[bytes]:
     yield data("[DONE]")
 
 
+async def _two_answers() -> AsyncIterator[bytes]:
+    for index, text in ((0, "fir"), (1, "sec"), (0, "st"), (1, "ond")):
+        yield data({"choices": [{"index": index, "delta": {"content": text}, "finish_reason": None}]})
+    yield chunk({}, "stop", usage={"prompt_tokens": "many", "completion_tokens": 2})
+    yield data("[DONE]")
+
+
+async def _parts() -> AsyncIterator[bytes]:
+    yield chunk({"content": [{"type": "text", "text": "x"}]})
+
+
 async def _length() -> AsyncIterator[bytes]:
     yield chunk({"content": "cut off"})
     yield chunk({}, "length", usage=USAGE)
@@ -165,6 +176,8 @@ SCENARIOS = {
     "odd-but-fine": _odd_but_fine,
     "reasoning": _reasoning,
     "length": _length,
+    "two-answers": _two_answers,
+    "parts": _parts,
     "silent": _silent,
     "silent-after-finish": _silent_after_finish,
     "endless": _endless,

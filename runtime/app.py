@@ -1,5 +1,6 @@
 """The composition root: from a package and settings to an ASGI application."""
 
+import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -35,8 +36,11 @@ def service_name(settings: Settings, folder: Path) -> str:
     """Return the service's name: the setting, or the flow folder's name made to fit table names."""
     if settings.service_name is not None:
         return settings.service_name
-    name = re.sub(r"[^a-z0-9_]+", "_", folder.resolve().name.lower()).strip("_")
-    return (name if re.match(r"[a-z]", name) else f"flow_{name}".rstrip("_"))[:40]
+    original = folder.resolve().name
+    name = re.sub(r"[^a-z0-9_]+", "_", original.lower()).strip("_")
+    if not name:  # nothing of it fits, and two such folders must not share their tables
+        name = f"flow_{hashlib.sha256(original.encode()).hexdigest()[:8]}"
+    return (name if re.match(r"[a-z]", name) else f"flow_{name}")[:40]
 
 
 def data_dir(settings: Settings, service: str, flow: Path) -> Path:
@@ -71,7 +75,7 @@ def create_service(
             write_timeout_s=settings.history_write_timeout_s,
             single_turn_days=settings.single_turn_days,
         )
-    limits = Limits(settings.max_runs, settings.run_timeout_s, settings.history_rounds)
+    limits = Limits(settings.max_runs, settings.run_timeout_s, settings.history_rounds, settings.max_output_chars)
     return FlowService(name, package, conversations, tracing, limits)
 
 

@@ -6,8 +6,10 @@ import ipaddress
 import json
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from runtime import __version__, compat
 from runtime.app import create_app, create_service, data_dir, history_of, service_name
 from runtime.errors import FlowpodError, FlowProblems, InvalidRequest, Problem
 from runtime.flow.document import flow_json_schema
+from runtime.logs import set_up_logging
 from runtime.run.package import Package, build_package
 from runtime.server import Server, listen
 from runtime.settings import PREFIX, Settings, read_settings, setting_rows, settings_markdown
@@ -27,7 +30,7 @@ from runtime.workers import Workers, worker_command
 
 logger = logging.getLogger("runtime")
 
-_NOISY_LOGGERS = ("uvicorn.error", "httpx2", "httpcore2", "openai", "asyncio", "sse_starlette")
+_LAST_SPANS_S = 3.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,17 +97,15 @@ def _add_flow(parser: argparse.ArgumentParser) -> None:
 
 
 def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise ValueError(text)
-    return number
+    if not (text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 0 to 65535")
+    return int(text)
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 1 on")
+    return int(text)
 
 
 def _settings_help() -> str:
@@ -116,28 +117,45 @@ def _settings_help() -> str:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = read_settings()
-    _set_up_logging(settings)
+    set_up_logging(settings.log_level)
     tokens = _tokens(settings, options.host, options.port)
-    service = service_name(settings, options.flow.absolute())
-    history = history_of(settings, data_dir(settings, service, options.flow.absolute()))
+    flow = _folder(options.flow)
+    service = service_name(settings, flow)
+    history = history_of(settings, data_dir(settings, service, flow))
     if options.workers > 1:
-        with _opened(options.flow, settings):
+        with _opened(flow, settings):
             pass  # a flow with problems is told of once, here, and not by every worker
         with listen(options.host, options.port) as listener:
-            command = ["serve", str(options.flow), "--host", options.host, "--port", str(options.port)]
+            command = ["serve", str(flow), "--host", options.host, "--port", str(options.port)]
             return Workers(worker_command(command), listener, options.workers).run()
-    with _opened(options.flow, settings) as opened:
+    if options.fd is not None:
+        _end_with_parent()
+    with _opened(flow, settings) as opened:
         flow_service = create_service(opened.package, settings, service, history, opened.tracing)
         listener = listen(options.host, options.port) if options.fd is None else socket.socket(fileno=options.fd)
         with listener:
             Server(create_app(flow_service, settings, tokens), flow_service, settings).run(sockets=[listener])
-    return 0
+    # Threads of nodes that never return would keep the interpreter from ending.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """End as at SIGTERM when the process that supervises this one is gone, which closes our standard input."""
+
+    def watch() -> None:
+        while sys.stdin.buffer.read(1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _check(options: argparse.Namespace) -> int:
     compat.install()
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
-    flow = options.flow.absolute()
+    flow = _folder(options.flow)
     with _inside(flow):
         _, problems = build_package(flow, os.environ, Tracing(None), threads=1)
     for problem in problems:
@@ -152,7 +170,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = read_settings()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     inputs = dict(_input(text) for text in options.inputs)
-    with _opened(options.flow, settings) as opened:
+    with _opened(_folder(options.flow), settings) as opened:
         name = service_name(settings, opened.package.flow.folder)
         service = create_service(opened.package, settings, name, None, opened.tracing)
         return asyncio.run(run_once(service, inputs))
@@ -190,31 +208,46 @@ def _opened(flow: Path, settings: Settings) -> Iterator[_Opened]:
     Raises FlowProblems when it cannot be served, problems of the environment included.
     """
     compat.install()
-    flow = flow.absolute()
     tracing, provider = Tracing(None), None
     if settings.tracing == "on":
         tracing, provider = set_up_tracing(service_name(settings, flow), os.environ)
-    with _inside(flow):
-        package, problems = build_package(flow, os.environ, tracing, settings.threads)
-        fatal = [problem for problem in problems if problem.severity != "warning"]
-        if package is None or fatal:
-            raise FlowProblems([*fatal])
-        for problem in problems:
-            logger.warning("%s", problem)
-        yield _Opened(package, tracing)
-    if provider is not None:
-        provider.shutdown()
+    try:
+        with _inside(flow):
+            package, problems = build_package(flow, os.environ, tracing, settings.threads)
+            fatal = [problem for problem in problems if problem.severity != "warning"]
+            if package is None or fatal:
+                raise FlowProblems([*fatal])
+            for problem in problems:
+                logger.warning("%s", problem)
+            yield _Opened(package, tracing)
+    finally:
+        if provider is not None:
+            # A dead collector must not hold up the end: what it has not taken by then is lost.
+            last_spans = threading.Thread(target=provider.shutdown, daemon=True)
+            last_spans.start()
+            last_spans.join(_LAST_SPANS_S)
 
 
 @contextmanager
 def _inside(flow: Path) -> Iterator[None]:
     """Make the flow's folder the current one, as promptflow does, and its files importable; write nothing into it."""
-    folder = flow if flow.is_dir() else flow.parent
-    if folder.is_dir():
-        os.chdir(folder)
-        sys.path.insert(0, str(folder.absolute()))
-        sys.dont_write_bytecode = True
-    yield
+    if not flow.is_dir():
+        yield  # which is told of when the flow is read
+        return
+    before = Path.cwd()
+    os.chdir(flow)
+    sys.path.insert(0, str(flow))
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.path.remove(str(flow))
+        os.chdir(before)
+
+
+def _folder(flow: Path) -> Path:
+    """Return the flow's folder, which may be named by the file in it."""
+    return (flow.parent if flow.name == "flow.dag.yaml" else flow).absolute()
 
 
 def _shown(problem: Problem, flow: Path) -> str:
@@ -242,11 +275,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _set_up_logging(settings: Settings) -> None:
-    level = settings.log_level.upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    if settings.log_level != "debug":
-        for name in _NOISY_LOGGERS:
-            logging.getLogger(name).setLevel(logging.WARNING)

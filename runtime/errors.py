@@ -128,3 +128,16 @@ class FlowProblems(FlowpodError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+
+
+_TEXT_LENGTH = 2000
+
+
+def text_of(error: BaseException) -> str:
+    """Return the type and text of an exception of a flow's own code, whatever that code does, and not endless."""
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - an exception's own code may raise anything
+        text = "(its text cannot be shown)"
+    shown = text if len(text) <= _TEXT_LENGTH else f"{text[:_TEXT_LENGTH]}..."
+    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__

@@ -15,7 +15,7 @@ def dumps(value: Any) -> bytes:
     """Return `value` as compact UTF-8 JSON; never fails."""
     try:
         return orjson.dumps(value, default=_default, option=_OPTIONS)
-    except (TypeError, ValueError, RecursionError):
+    except BaseException:  # noqa: BLE001 - as `default` may: a value's own code raises anything
         # Integers beyond 64 bits, lone surrogates, cycles and keys of odd types: rare, so found by failing.
         return orjson.dumps(_plain(value, ()), option=_OPTIONS)
 
@@ -33,7 +33,7 @@ def _default(value: Any) -> Any:
 def _repr(value: Any) -> str:
     try:
         return _encodable(repr(value))
-    except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
+    except BaseException as error:  # noqa: BLE001 - a value's own code may raise anything
         return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
 
 
@@ -47,7 +47,7 @@ def _plain(value: Any, around: tuple[int, ...]) -> Any:
         return "..."
     try:
         return _parts(value, (*around, id(value)))
-    except Exception:  # noqa: BLE001 - a value's own code may raise anything
+    except BaseException:  # noqa: BLE001 - a value's own code may raise anything
         return _repr(value)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
 import uvicorn
@@ -32,8 +33,18 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         raise InvalidRequest(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    except UnicodeError as error:
+        raise InvalidRequest(f"cannot listen on {host}:{port}: that is no name of a host") from error
     listener.set_inheritable(True)
     return listener
+
+
+class _DaemonExecutor(ThreadPoolExecutor):
+    """The loop's own threads, for a flow that uses them: the loop does not wait for them at its end."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
+        """Let go of the threads."""
+        super().shutdown(wait=False, cancel_futures=True)
 
 
 class Server(uvicorn.Server):
@@ -69,6 +80,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does, and know the loop that signals must wake."""
         self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(_DaemonExecutor())
         self._hurry = asyncio.Event()
         await super().startup(sockets)
         for listener in sockets or []:
@@ -78,7 +90,9 @@ class Server(uvicorn.Server):
         """Begin to end; a further signal hurries."""
         # uvicorn would raise the signal again at its end, and a clean exit would look like a crash: it is not told.
         self._signals += 1
-        if self._loop is not None:
+        if self._loop is None:
+            self.should_exit = True  # it has not started to serve, so there is nothing to wait for
+        else:
             self._loop.call_soon_threadsafe(self._on_signal, sig)
 
     def _on_signal(self, sig: int) -> None:

@@ -17,7 +17,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", allow_inf_nan=False)
 
     tokens: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Tokens that are accepted, separated by commas. Several at once let you rotate them."
+        (),
+        repr=False,
+        description="Tokens that are accepted, separated by commas. Several at once let you rotate them.",
     )
     tokens_file: Path | None = Field(None, description="A file with one token a line, beside `FLOWPOD_TOKENS`.")
     auth: Literal["on", "off"] = Field(
@@ -54,6 +56,9 @@ class Settings(BaseSettings):
     )
     threads: int = Field(64, ge=1, description="Threads for synchronous Python nodes, in each process.")
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1, description="The largest request body; a larger one gets 413.")
+    max_output_chars: int = Field(
+        8 * 1024 * 1024, ge=1, description="How long the text that a node streams may get, in characters."
+    )
     heartbeat_s: float = Field(
         15,
         gt=0,

@@ -11,6 +11,7 @@ from tests.support.serving import ROOT
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "jsonable": (),
+    "logs": (),
     "settings": (),
     "run.events": (),
     "telemetry": ("settings",),
@@ -21,7 +22,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "api": ("run.events", "run.request", "run.run", "run.service", "history.service"),
     "compat": ("nodes.base",),
 }
-EVERYONE = ("errors", "jsonable", "__version__")
+EVERYONE = ("errors", "jsonable", "logs", "__version__")
 COMPOSITION = ("", "__main__", "app", "cli", "server", "terminal", "workers")
 
 # What these layers may import beside the standard library.

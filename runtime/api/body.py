@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from runtime.api.middleware import SESSION_ID
 from runtime.errors import BodyTooLarge, InvalidRequest
@@ -65,10 +65,13 @@ async def read_object(request: Request, limit: int) -> dict[str, Any]:
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(message)
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limit:
-            raise BodyTooLarge(message)
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > limit:
+                raise BodyTooLarge(message)
+    except ClientDisconnect:
+        raise InvalidRequest("the client left before it had sent the body", code="incomplete_body") from None
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -15,8 +15,9 @@ class Outcome:
     """What a run came to: each node's last state, each output's value as far as it got, and the end."""
 
     nodes: dict[str, NodeUpdated] = field(default_factory=dict)
-    outputs: dict[str, Any] = field(default_factory=dict)
-    reasoning: dict[str, str] = field(default_factory=dict)
+    whole: dict[str, Any] = field(default_factory=dict)
+    deltas: dict[str, list[str]] = field(default_factory=dict)
+    thoughts: dict[str, list[str]] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     end: RunTerminated | None = None
 
@@ -33,12 +34,23 @@ class Outcome:
     def _add_output(self, event: RunOutput) -> None:
         name = event.output
         if event.is_stream:
-            self.outputs[name] = self.outputs.get(name, "") + event.delta
-            self.reasoning[name] = self.reasoning.get(name, "") + event.reasoning
+            self.deltas.setdefault(name, []).append(event.delta)
+            self.thoughts.setdefault(name, []).append(event.reasoning)
+            self.whole.setdefault(name, None)  # keeps the order in which outputs began
         else:
-            self.outputs[name] = event.delta
+            self.whole[name] = event.delta
         if event.status == "Finished":
             self.finished.add(name)
+
+    def outputs(self) -> dict[str, Any]:
+        """Return each output's value."""
+        return {
+            name: "".join(self.deltas[name]) if name in self.deltas else value for name, value in self.whole.items()
+        }
+
+    def reasoning(self, output: str) -> str:
+        """Return the thinking that came with an output."""
+        return "".join(self.thoughts.get(output, ()))
 
     @property
     def terminated(self) -> RunTerminated:

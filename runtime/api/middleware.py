@@ -10,9 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.api.errors import error_response
 from runtime.errors import Unauthorized
+from runtime.logs import REQUEST_ID
 from runtime.run.service import FlowService
 
-REQUEST_ID = "X-Request-Id"
+REQUEST_ID_HEADER = "X-Request-Id"
 SESSION_ID = "Chat-Session-Id"
 OPEN_PATHS = ("/healthz", "/readyz")
 
@@ -32,13 +33,14 @@ class RequestHeaders:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        given = Headers(scope=scope).get(REQUEST_ID, "")
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         state["request_id"] = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        REQUEST_ID.set(state["request_id"])
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID] = state["request_id"]
+                headers[REQUEST_ID_HEADER] = state["request_id"]
                 if session_id := state.get("session_id"):
                     headers[SESSION_ID] = session_id
                 if self._service.draining or self._service.closing:
@@ -57,7 +59,7 @@ class TokenAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection as ASGI has it."""
-        if scope["type"] != "http" or not self._tokens or scope["path"] in OPEN_PATHS or self._allows(scope):
+        if scope["type"] != "http" or not self._tokens or _path(scope) in OPEN_PATHS or self._allows(scope):
             await self._app(scope, receive, send)
             return
         given = "Authorization" in Headers(scope=scope)
@@ -70,3 +72,8 @@ class TokenAuth:
         given = (rest.strip() if scheme.lower() == "bearer" else value).encode("latin-1")
         # Every token is compared, so that the time taken does not tell which one was close.
         return sum(hmac.compare_digest(given, token) for token in self._tokens) > 0
+
+
+def _path(scope: Scope) -> str:
+    """Return the path without the prefix under which a proxy serves us, which the server puts in front of it."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))

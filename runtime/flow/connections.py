@@ -67,7 +67,7 @@ def _filled(name: str, part: ConnectionPart, environ: Mapping[str, str]) -> Conn
 
         def fill(match: re.Match[str], field: str = field) -> str:
             variable, default = match.groups()
-            if value := environ.get(variable):
+            if value := environ.get(variable, "").strip():  # mounted secrets often end with a line break
                 return value
             if default is None:
                 unset.setdefault(field, []).append(variable)

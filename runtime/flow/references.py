@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Container, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -69,7 +70,7 @@ class Scope:
         Raises LookupError that names the reference and the part that is missing.
         """
         if not isinstance(value, Reference):
-            return value
+            return deepcopy(value) if isinstance(value, list | dict) else value  # a node's code may change it
         if value.source == "inputs":
             return self.inputs.get(value.name)
         if value.source == "sys":

@@ -35,10 +35,12 @@ class Source:
             reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
             line = None if mark is None else mark.line + 1
             self.problems.append(Problem(self.name, "", f"not valid YAML: {reason}", line))
-        except RecursionError:
-            self.problems.append(Problem(self.name, "", "not valid YAML: nested too deep"))
         except UnicodeDecodeError:
             self.problems.append(Problem(self.name, "", "not UTF-8 text"))
+        except ValueError as error:  # such as a date that is none
+            self.problems.append(Problem(self.name, "", f"not valid YAML: {error}"))
+        except RecursionError:
+            self.problems.append(Problem(self.name, "", "not valid YAML: nested too deep"))
         except OSError as error:
             self.problems.append(Problem(self.name, "", f"cannot be read: {error.strerror}"))
 

@@ -20,7 +20,7 @@ _LAST_RETRY_S = 5.0
 _GIVE_UP_AFTER_S = 120.0
 _CLEANUP_EVERY_S = 600.0
 _CLEANUP_STEP = 500
-_FAILURES = (SQLAlchemyError, OSError, TimeoutError)
+_FAILURES = (SQLAlchemyError, OSError, TimeoutError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What every node kind is made of: inputs go in, a value or a stream of chunks comes out."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -102,7 +102,7 @@ class ChatModel(Protocol):
         *,
         stream: bool,
         headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[Chunk | Result]:
+    ) -> AsyncGenerator[Chunk | Result, None]:
         """Yield the answer's chunks (one, when not streaming), then its Result.
 
         `messages` are OpenAI's, `parameters` the rest of the request body, `headers` go with the request. Raises

@@ -1,6 +1,7 @@
 """The LLM node: a prompt file and its inputs make a chat request, whose answer is the value."""
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from opentelemetry.trace import Span
@@ -90,11 +91,12 @@ class LLMNode:
         span = self._tracing.start_model_call(str(parameters["model"]), {"gen_ai.provider.name": "openai"})
         record(span, "input", {"messages": messages, **parameters})
         try:
-            parts = self._chat_model.chat(messages, parameters, stream=streaming, headers=outgoing_headers(span))
-            async for part in parts:
-                if isinstance(part, Result):
-                    _describe(span, part)
-                yield part
+            answer = self._chat_model.chat(messages, parameters, stream=streaming, headers=outgoing_headers(span))
+            async with aclosing(answer) as parts:
+                async for part in parts:
+                    if isinstance(part, Result):
+                        _describe(span, part)
+                    yield part
         except NodeError as error:
             fail(span, error.message, error.code, error)
             raise

@@ -1,12 +1,10 @@
 """From a rendered prompt to the messages of a chat request."""
 
-import re
-
 from runtime.errors import NodeError
-from runtime.nodes.templates import unmarked
+from runtime.nodes.templates import role_word, unmarked
 
 # promptflow's: `system:`, `# system:` and so on, alone on a line (promptflow, tools/common.py).
-_ROLE = re.compile(r"(?im)^\s*#?\s*(system|user|assistant|function|tool)\s*:\s*(?:\n|\Z)")
+_ROLES = ("system", "user", "assistant", "function", "tool")
 
 
 def split_messages(marked: str) -> list[dict[str, str]]:
@@ -14,16 +12,21 @@ def split_messages(marked: str) -> list[dict[str, str]]:
 
     A text without any role is one user message. Raises NodeError when text stands before the first role.
     """
-    parts = _ROLE.split(marked)
-    before = unmarked(parts[0]).strip()
-    if len(parts) == 1:
-        return [{"role": "user", "content": before}]
-    if before:
+    before: list[str] = []
+    messages: list[tuple[str, list[str]]] = []
+    # Line by line: a pattern over the whole text takes far more than linear time on lines of white space.
+    for line in marked.split("\n"):
+        word = role_word(line)
+        if word is not None and word.lower() in _ROLES:
+            messages.append((word.lower(), []))
+        else:
+            (messages[-1][1] if messages else before).append(line)
+    opening = unmarked("\n".join(before)).strip()
+    if not messages:
+        return [{"role": "user", "content": opening}]
+    if opening:
         raise NodeError(
-            f"the prompt has text before its first role: {before[:80]!r}; begin it with '# system:' or '# user:'",
+            f"the prompt has text before its first role: {opening[:80]!r}; begin it with '# system:' or '# user:'",
             code="prompt_error",
         )
-    return [
-        {"role": role.lower(), "content": unmarked(content).strip()}
-        for role, content in zip(parts[1::2], parts[2::2], strict=True)
-    ]
+    return [{"role": role, "content": unmarked("\n".join(lines)).strip()} for role, lines in messages]

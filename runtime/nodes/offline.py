@@ -8,7 +8,7 @@ import asyncio
 import math
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,14 +17,15 @@ from runtime.nodes.base import Chunk, Result
 
 MODEL = "offline-extract"
 
-_PASSAGE = re.compile(r'<passage title="([^"]*)">(.*?)</passage>', re.DOTALL)
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'(0-9])|\n\s*\n|\n(?=[-*#|])")
+_OPENING, _CLOSING = '<passage title="', "</passage>"
+_SENTENCE_END = re.compile(r"(?<=[.!?]) (?=[A-Z`\"'(0-9])")
 _WORD = re.compile(r"[a-z0-9]+(?:[_./-][a-z0-9]+)*")
 _STOP_WORDS = frozenset(
     "a about an and any are as at be been but by can could did do does for from get had has have how i if in into is it"
     " its like me my no not of on one or our please should so tell than that the their them then there these they this"
     " to up us use used using want was we what when where which who why will with would you your".split()
 )
+_LIMIT = 100_000  # characters of a prompt that are looked at: what takes longer would hold up other runs
 _SENTENCES = 4
 _FLOOR = 0.45
 _TITLE_WEIGHT = 0.8
@@ -53,7 +54,7 @@ class OfflineChat:
         *,
         stream: bool,
         headers: Mapping[str, str] | None = None,  # noqa: ARG002
-    ) -> AsyncIterator[Chunk | Result]:
+    ) -> AsyncGenerator[Chunk | Result, None]:
         """Yield the answer word by word, then its Result; see `ChatModel.chat`."""
         answer = extract(messages)
         for piece in re.findall(r"\s*\S+", answer) if stream else [answer]:
@@ -69,7 +70,7 @@ def extract(messages: Sequence[Mapping[str, Any]]) -> str:
     """Return the sentences of the prompt that answer its last question best, the best passage's first."""
     questions = [str(message["content"]) for message in messages if message["role"] == "user"]
     system = "\n".join(str(message["content"]) for message in messages if message["role"] == "system")
-    passages = _PASSAGE.findall(system) or [("", system)]
+    passages = _passages(system[:_LIMIT]) or [("", system[:_LIMIT])]
     weights = _question_weights(questions)
     sentences = [
         _Sentence(text, number, frozenset(words(text)))
@@ -100,8 +101,25 @@ def _stem(word: str) -> str:
     return word
 
 
+def _passages(text: str) -> list[tuple[str, str]]:
+    """Return the title and text of each passage."""
+    found = []
+    for part in text.split(_OPENING)[1:]:
+        title, _, rest = part.partition('">')
+        body, closing, _ = rest.partition(_CLOSING)
+        if closing:
+            found.append((title, body))
+    return found
+
+
 def _sentences(passage: str) -> list[str]:
-    return [text for part in _SENTENCE_END.split(passage) if (text := " ".join(part.split()).lstrip("# "))]
+    paragraphs: list[list[str]] = [[]]
+    for line in passage.split("\n"):
+        if not line.strip() or line[0] in "-*#|":
+            paragraphs.append([])
+        paragraphs[-1].extend(line.split())
+    texts = (" ".join(words).lstrip("# ") for words in paragraphs if words)
+    return [sentence for text in texts for sentence in _SENTENCE_END.split(text) if sentence]
 
 
 def _question_weights(questions: list[str]) -> dict[str, float]:
@@ -120,10 +138,10 @@ def _scores(sentences: list[_Sentence], titles: list[frozenset[str]], weights: M
         word: weight * math.log(1 + len(sentences) / seen[word]) for word, weight in weights.items() if seen[word]
     }
     of_titles = [_sum(rarity, title) for title in titles]
-    of_passages = [
-        _sum(rarity, frozenset[str]().union(*(s.words for s in sentences if s.passage == number))) + of_title
-        for number, of_title in enumerate(of_titles)
-    ]
+    vocabularies: list[set[str]] = [set() for _ in titles]
+    for sentence in sentences:
+        vocabularies[sentence.passage] |= sentence.words
+    of_passages = [_sum(rarity, found) + of_title for found, of_title in zip(vocabularies, of_titles, strict=True)]
     best = max(of_passages, default=0.0)
     if not best:
         return [0.0] * len(sentences)
@@ -138,8 +156,8 @@ def _scores(sentences: list[_Sentence], titles: list[frozenset[str]], weights: M
     return scores
 
 
-def _sum(rarity: Mapping[str, float], found: frozenset[str]) -> float:
-    return sum(rarity.get(word, 0.0) for word in found)
+def _sum(rarity: Mapping[str, float], found: Set[str]) -> float:
+    return sum(weight for word, weight in rarity.items() if word in found)
 
 
 def _same_passage(sentences: list[_Sentence], index: int, sentence: _Sentence) -> bool:

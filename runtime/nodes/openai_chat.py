@@ -6,7 +6,8 @@ finished.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from runtime.nodes.base import Chunk, Connection, Result, SpecProblem, Usage
 from runtime.nodes.sse import EventData
 
 _CONNECT_TIMEOUT_S = 10
-_DRAIN_S = 1
+_DRAIN_S = 0.1
 _DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _NO_KEY = "none"  # the client insists on a key, servers that need none ignore it
 
@@ -39,9 +40,14 @@ class OpenAIChat:
         if not _is_address(base_url):
             text = f"connection {connection.name!r}: its base_url is no address such as https://example.com/v1"
             raise SpecProblem("connection", text)
+        key = str(fields["api_key"])
+        if not (key.isascii() and key.isprintable()):
+            raise SpecProblem(
+                "connection", f"connection {connection.name!r}: its api_key has characters that no header may"
+            )
         self._where = f"connection {connection.name!r} ({_without_secrets(base_url)})"
         self._client = AsyncOpenAI(
-            api_key=str(fields["api_key"]) or _NO_KEY,
+            api_key=key or _NO_KEY,
             base_url=base_url,
             organization=str(fields["organization"]) or None,
             timeout=httpx2.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S),
@@ -55,7 +61,7 @@ class OpenAIChat:
         *,
         stream: bool,
         headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[Chunk | Result]:
+    ) -> AsyncGenerator[Chunk | Result, None]:
         """Yield the answer's chunks, then its Result; see `ChatModel.chat`."""
         rest = dict(parameters)
         if stream and self._stream_usage:
@@ -108,8 +114,10 @@ class OpenAIChat:
             message = f"{self._where}: the model answered {error.status_code}: {_status_message(error)}"
             raise NodeError(message, code="model_error") from error
         if isinstance(error, openai.APIConnectionError):
-            cause = error.__cause__ or error
-            message = f"{self._where}: cannot be reached: {cause}"
+            cause = error.__cause__
+            # Other causes may quote the request, and so the key.
+            text = str(cause) if isinstance(cause, httpx2.NetworkError) else type(cause or error).__name__
+            message = f"{self._where}: cannot be reached: {text}"
             raise NodeError(message, code="model_unreachable") from error
         raise NodeError(f"{self._where}: the model broke off its answer: {error}", code="model_broke_off") from error
 
@@ -138,8 +146,8 @@ class _Answer:
             self.ended = True
             return None
         try:
-            content = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
+            content = _loads(data)
+        except ValueError as error:
             if last:
                 return None
             raise _rubbish(self._where, data) from error
@@ -178,16 +186,23 @@ def _is_stream(content_type: str, asked: bool) -> bool:
 
 def _whole(body: bytes, where: str) -> tuple[Chunk, Result]:
     try:
-        content = orjson.loads(body)
+        content = _loads(body)
         if not isinstance(content, dict):
             raise _rubbish(where, body)
         _raise_if_error(content, where)
         choice = content["choices"][0]
         text, reasoning = _text(choice["message"].get("content")), _reasoning(choice["message"])
         finish_reason = choice.get("finish_reason") or "stop"
-    except (orjson.JSONDecodeError, AttributeError, LookupError, TypeError) as error:
+    except (ValueError, AttributeError, LookupError, TypeError) as error:
         raise _rubbish(where, body) from error
     return Chunk(text, reasoning), Result(text, _usage(content), content.get("model") or "", finish_reason)
+
+
+def _loads(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return json.loads(data)  # takes what orjson refuses and models send: half an emoji as a lone surrogate
 
 
 def _reasoning(message: Mapping[str, Any]) -> str:

@@ -5,8 +5,8 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,13 +31,12 @@ class PythonNode:
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:  # noqa: ARG002
         """Return what the function returns; a generator, also a returned one, is streamed."""
-        with _exit_as_failure():
-            if inspect.isasyncgenfunction(self._function) or inspect.iscoroutinefunction(self._function):
-                value = self._function(**inputs)
-            else:
-                value = await self._threads.run(self._function, **inputs)
-            if inspect.isawaitable(value):
-                value = await value
+        if inspect.isasyncgenfunction(self._function) or inspect.iscoroutinefunction(self._function):
+            value = self._function(**inputs)
+        else:
+            value = await self._threads.run(self._function, **inputs)
+        if inspect.isawaitable(value):
+            value = await value
         if isinstance(value, AsyncIterator):
             return _streamed(value)
         if isinstance(value, Iterator):
@@ -45,26 +44,26 @@ class PythonNode:
         return value
 
 
-@contextmanager
-def _exit_as_failure() -> Iterator[None]:
-    try:
-        yield
-    except SystemExit as error:  # it would stop the event loop, and so the server
-        raise RuntimeError(repr(error)).with_traceback(error.__traceback__) from None
-
-
 async def _in_threads(items: Iterator[Any], threads: Threads) -> AsyncIterator[Any]:
-    while (item := await threads.run(next, items, _END)) is not _END:
-        yield item
+    try:
+        while (item := await threads.run(next, items, _END)) is not _END:
+            yield item
+    finally:
+        if isinstance(items, Generator):
+            with suppress(ValueError):  # it runs in a thread that was left behind
+                await threads.run(items.close)
 
 
 async def _streamed(items: AsyncIterator[Any]) -> AsyncIterator[Chunk | Result]:
     texts: list[str] = []
-    with _exit_as_failure():
+    try:
         async for item in items:
             text = item if isinstance(item, str) else str(item)
             texts.append(text)
             yield Chunk(text)
+    finally:
+        if isinstance(items, AsyncGenerator):
+            await items.aclose()
     yield Result("".join(texts))
 
 

@@ -18,13 +18,21 @@ from runtime.errors import NodeError
 from runtime.nodes.base import SpecProblem
 
 # Digits, so that a filter which changes the case of a marked text leaves the mark alone.
+_WORD = re.compile(r"\w+")
 MARK = f"\u2063{secrets.randbelow(10**16):016}\u2063"
 
-# A line that is a role line, or that becomes one when the template puts a word before it.
-_ROLE_LIKE = re.compile(r"(?m)^(?=[^\S\n]*#?[^\S\n]*\w*[^\S\n]*:[^\S\n]*$)")
-# A last line that becomes a role line when the template goes on, with a colon say. A value of one line is left alone:
-# it is how templates write the role of a message, as in `{{ message.role }}:`.
-_ROLE_TAIL = re.compile(r"(?<=\n)(?=[^\S\n]*#?[^\S\n]*\w+[^\S\n]*\Z)")
+
+def role_word(line: str) -> str | None:
+    """Return the word of a line such as `# user:`, "" where it has none, or None when the line is not of this form."""
+    text = line.strip()
+    if not text.endswith(":"):
+        return None
+    return _bare_word(text[:-1])
+
+
+def _bare_word(text: str) -> str | None:
+    word = text.strip().removeprefix("#").strip()
+    return word if not word or _WORD.fullmatch(word) else None
 
 
 class Rendered(str):
@@ -92,9 +100,14 @@ def _mark(value: Any) -> Any:
     if isinstance(value, _Marked):
         return value
     text = value if isinstance(value, str) else str(value)
-    if ":" in text:
-        text = _ROLE_LIKE.sub(MARK, text)
-    return _ROLE_TAIL.sub(MARK, text) if "\n" in text else text
+    if ":" not in text and "\n" not in text:
+        return text
+    *lines, last = text.split("\n")
+    # The last line may also become a role line when the template goes on, with a colon say. A value of one line is left
+    # alone there: it is how templates write the role of a message, as in `{{ message.role }}:`.
+    marks_last = role_word(last) is not None or (lines and _bare_word(last))
+    marked = [MARK + line if role_word(line) is not None else line for line in lines]
+    return "\n".join([*marked, MARK + last if marks_last else last])
 
 
 _ENVIRONMENT = _Environment(

@@ -6,10 +6,15 @@ that was cancelled must not wait for the code that it left behind.
 
 import asyncio
 import contextvars
+import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
+
+from runtime.errors import NodeError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _Job = Callable[[], None]
@@ -29,7 +34,13 @@ class Threads:
         self._idle: list[SimpleQueue[_Job]] = []
 
     async def run(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Return `function(*args, **kwargs)`, called in a thread with this task's context variables."""
+        """Return `function(*args, **kwargs)`, called in a thread with this task's context variables.
+
+        Raises NodeError when every thread is held by code that was left behind.
+        """
+        if self.abandoned >= self.limit:
+            text = f"all {self.limit} threads are held by code that does not return (FLOWPOD_THREADS)"
+            raise NodeError(text, code="no_thread")
         await self._slots.acquire()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
@@ -50,6 +61,8 @@ class Threads:
         except asyncio.CancelledError:
             if done.cancelled():  # otherwise the code has returned in the same moment
                 self.abandoned += 1
+                text = "a thread was left behind in %s, which has not returned; %d of %d are"
+                logger.warning(text, getattr(function, "__name__", function), self.abandoned, self.limit)
             raise
 
     def _start(self) -> "SimpleQueue[_Job]":

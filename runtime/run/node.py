@@ -12,7 +12,7 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
-from runtime.errors import ErrorInfo, FlowpodError, NodeError
+from runtime.errors import ErrorInfo, FlowpodError, NodeError, text_of
 from runtime.flow.model import Node, Reference
 from runtime.flow.references import Scope
 from runtime.nodes.base import Chunk, Context, Result, Usage
@@ -22,6 +22,8 @@ from runtime.run.package import Package
 from runtime.telemetry.tracing import Tracing, fail, record
 
 logger = logging.getLogger(__name__)
+
+_BREATH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class NodeRunner:
         tracing: Tracing,
         span: Span,
         streaming: bool,
+        max_output: int,
     ) -> None:
         self._package = package
         self._scope = scope
@@ -55,6 +58,7 @@ class NodeRunner:
         self._tracing = tracing
         self._span = span
         self._streaming = streaming
+        self._max_output = max_output
         self._run_id = str(scope.sys["run_id"])
 
     def report(
@@ -83,14 +87,14 @@ class NodeRunner:
                     fail(span, "the run ended before the node", "canceled")
                     raise
                 return self._fail(node, begun, span, error)
-            except Exception as error:  # noqa: BLE001 - a node's code may raise anything
+            except BaseException as error:  # noqa: BLE001 - a node's code may raise anything, SystemExit too
                 return self._fail(node, begun, span, error)
 
     async def _complete(self, node: Node, begun: float, span: Span) -> Ended:
         run_id = self._outputs.node_run_id(node.name)
         code = self._package.code[node.name]
         inputs = self._inputs(node, code.optional)
-        record(span, "input", inputs)
+        record(span, "input", self._package.without_secrets(inputs, node.inputs))
         streaming = self._streaming and bool(self._package.graph.feeds[node.name])
         value = await code.run(inputs, Context(streaming))
         result = await self._stream(node, value, run_id) if isinstance(value, AsyncIterator) else Result(value)
@@ -98,10 +102,10 @@ class NodeRunner:
             outputs = self._outputs.of_node(node.name, result.value)
         except LookupError as error:
             raise NodeError(error.args[0], code="invalid_reference") from None
+        await self._events.room()
         record(span, "output", result.value)
         self.report(node, "Completed", begun=begun, output=result.value)
         self._outputs.put_whole(run_id, outputs)
-        await self._events.room()
         return Ended(node, result.value, None, result.usage, result.finish_reason)
 
     def _inputs(self, node: Node, optional: frozenset[str]) -> dict[str, Any]:
@@ -120,14 +124,22 @@ class NodeRunner:
         """Pass a node's chunks on to the outputs that it feeds; return its result."""
         feeds = bool(self._package.graph.feeds[node.name])
         result: Result | None = None
+        count = size = 0
         self._outputs.put_delta(node.name, run_id, "")
         async with aclosing(parts) as items:  # type: ignore[type-var]  # every stream of a node is a generator
             async for part in items:
                 if isinstance(part, Result):
                     result = part
-                elif feeds:
+                    continue
+                count, size = count + 1, size + len(part.text)
+                if size > self._max_output:
+                    text = f"its stream is longer than {self._max_output} characters (FLOWPOD_MAX_OUTPUT_CHARS)"
+                    raise NodeError(text, code="output_too_large")
+                if feeds:
                     self._outputs.put_delta(node.name, run_id, part.text, part.reasoning)
                     await self._events.room()
+                if count % _BREATH == 0:
+                    await asyncio.sleep(0)  # a generator that never waits would keep everybody else from running
         if result is None:
             raise NodeError("its stream ended without a result", code="internal_error")
         self._outputs.put_delta(node.name, run_id, "")
@@ -146,9 +158,10 @@ class NodeRunner:
 def _error_info(node: Node, error: BaseException, folder: Path) -> ErrorInfo:
     if isinstance(error, FlowpodError):
         return ErrorInfo(f"node {node.name!r}: {error.message}", error.type, node.name, error.code)
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__)
     own = next((frame for frame in reversed(frames) if Path(frame.filename).is_relative_to(folder)), None)
     place = f" ({Path(own.filename).name}, line {own.lineno})" if own else ""
-    text = f": {error}" if str(error) else ""
-    message = f"node {node.name!r} failed: {type(error).__name__}{text}{place}"
+    message = f"node {node.name!r} failed: {text_of(error)}{place}"
     return ErrorInfo(message, "node_error", node.name, "node_failed")

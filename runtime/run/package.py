@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runtime.errors import FlowProblems, Problem
 from runtime.flow.load import load_flow
@@ -18,6 +19,8 @@ from runtime.nodes.prompt import PromptNode
 from runtime.nodes.threads import Threads
 from runtime.telemetry.tracing import Tracing
 
+_HIDDEN = "***"
+
 
 @dataclass(frozen=True, slots=True)
 class Package:
@@ -28,6 +31,22 @@ class Package:
     code: Mapping[str, NodeCode]
     resources: Resources
     model: str
+
+    def without_secrets(self, values: Mapping[str, Any], references: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `values` with those hidden that `references` takes from inputs of type secret."""
+        return {name: _HIDDEN if self._is_secret(references.get(name)) else value for name, value in values.items()}
+
+    def _is_secret(self, value: Any) -> bool:
+        return (
+            isinstance(value, Reference)
+            and value.source == "inputs"
+            and value.name in self.flow.inputs
+            and self.flow.inputs[value.name].type == "secret"
+        )
+
+    def public_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the flow's inputs with secret ones hidden, as they are stored and traced."""
+        return self.without_secrets(inputs, {name: Reference("inputs", name) for name in inputs})
 
     async def close(self) -> None:
         """Close what the nodes share."""
@@ -50,13 +69,17 @@ def build_package(
     code = {
         node.name: built
         for node in flow.nodes.values()
-        if (flow.folder / node.path).is_file()  # noted by load_flow, if not
+        if _is_inside(flow.folder, node.path)  # noted by load_flow, if not
         if (built := _build_node(node, flow, resources, source)) is not None
     }
     problems = source.problems + others
     if any(problem.severity == "error" for problem in problems):
         return None, problems
     return Package(flow, Graph.of(flow), code, resources, _chat_model(flow, code)), problems
+
+
+def _is_inside(folder: Path, path: str) -> bool:
+    return (folder / path).is_file() and (folder / path).resolve().is_relative_to(folder)
 
 
 def _build_node(node: Node, flow: Flow, resources: Resources, source: Source) -> NodeCode | None:

@@ -1,6 +1,7 @@
 """What a protocol asks of the service, and what the flow makes of it."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +32,8 @@ class RunRequest:
 def flow_inputs(flow: Flow, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a value for every input of the flow, each of its type.
 
-    A chat history that is not given is empty; a flow without inputs ignores what is given. Raises InvalidRequest that
-    names an input which is unknown, missing or of the wrong type.
+    A null counts as not given. A chat history that is not given is empty; a flow without inputs ignores what is given.
+    Raises InvalidRequest that names an input which is unknown, missing or of the wrong type.
     """
     for name in given if flow.inputs else ():
         if name not in flow.inputs:
@@ -42,13 +43,13 @@ def flow_inputs(flow: Flow, given: Mapping[str, Any]) -> dict[str, Any]:
             )
     inputs = {}
     for name, declared in flow.inputs.items():
-        if name in given:
+        if given.get(name) is not None:
             try:
                 inputs[name] = coerce(given[name], declared.type)
             except ValueError as error:
                 raise InvalidRequest(f"input {name!r}: {error}", param=name, code="invalid_input") from None
         elif declared.has_default:
-            inputs[name] = declared.default
+            inputs[name] = deepcopy(declared.default)  # the flow's own code may change it
         elif name == flow.chat_history:
             inputs[name] = []
         else:

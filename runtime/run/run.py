@@ -54,6 +54,7 @@ class Run:
         tracing: Tracing,
         span: Span,
         timeout_s: float,
+        max_output: int,
     ) -> None:
         self.id = str(scope.sys["run_id"])
         self.session_id = filing.session_id
@@ -67,7 +68,9 @@ class Run:
         self._timeout_s = timeout_s
         self._plan = Plan(package.graph, scope)
         self._outputs = Outputs(package.flow, package.graph, self.events, self.id)
-        self._runner = NodeRunner(package, scope, self._outputs, self.events, tracing, span, request.streaming)
+        self._runner = NodeRunner(
+            package, scope, self._outputs, self.events, tracing, span, request.streaming, max_output
+        )
         self._begun: dict[str, float] = {}
         self._tasks: dict[str, asyncio.Task[Ended]] = {}
         self._done: list[tuple[str, asyncio.Task[Ended]]] = []
@@ -110,7 +113,7 @@ class Run:
         self.events.put(RunStarted(self.id, self._trace_id))
         try:
             await self._perform()
-        except Exception as error:
+        except BaseException as error:
             logger.exception("run %s: a bug in Flowpod", self.id)
             self._stop("Failed", _bug(error))
         await self._cancel_nodes()
@@ -195,6 +198,7 @@ class Run:
             return False
         assert self._status is not None
         history_input = self._package.flow.chat_history
+        inputs = self._package.public_inputs(self._scope.inputs)
         in_time = await filing.history.write(
             Turn(
                 session_id=filing.session_id,
@@ -202,7 +206,7 @@ class Run:
                 assigned=filing.assigned,
                 run_id=self.id,
                 status=self._status,
-                inputs={name: value for name, value in self._scope.inputs.items() if name != history_input},
+                inputs={name: value for name, value in inputs.items() if name != history_input},
                 outputs=self._outputs.values,
                 error=None if self._error is None else asdict(self._error),
                 otel_trace_id=self._trace_id,
@@ -214,7 +218,7 @@ class Run:
 
     def _end(self, deferred: bool) -> None:
         assert self._status is not None
-        record(self._span, "input", self._scope.inputs)
+        record(self._span, "input", self._package.public_inputs(self._scope.inputs))
         record(self._span, "output", self._outputs.values)
         if self._error is not None:
             fail(self._span, self._error.message, self._error.code or self._error.type)
@@ -239,5 +243,5 @@ class Run:
         logger.info("run %s %s in %.3f s%s", self.id, self._status, seconds, cause)
 
 
-def _bug(error: Exception) -> ErrorInfo:
+def _bug(error: BaseException) -> ErrorInfo:
     return ErrorInfo(f"internal error: {type(error).__name__}", "internal_error", None, "internal_error")

@@ -24,6 +24,7 @@ class Limits:
     max_runs: int = 1000
     run_timeout_s: float = 570.0
     history_rounds: int = 20
+    max_output: int = 8 * 1024 * 1024
 
 
 class FlowService:
@@ -85,6 +86,8 @@ class FlowService:
             conversation = await self._conversation(request)
         finally:
             self._starting -= 1
+        if self.closing:  # it began to while the history was read
+            raise Unavailable("the service is shutting down; try again", code="shutting_down")
         run = self._run(request, inputs, conversation)
         self._runs.add(run)
         self._idle.clear()
@@ -151,12 +154,6 @@ class FlowService:
         span = self._tracing.start_run(self.name, request.headers, facts)
         kept = self.history if request.keep_assigned or not request.assigned else None
         filing = Filing(request.session_id, request.assigned, kept)
-        return Run(
-            self._package,
-            request,
-            Scope(inputs, sys),
-            filing,
-            self._tracing,
-            span,
-            self._limits.run_timeout_s,
-        )
+        limits = self._limits
+        scope = Scope(inputs, sys)
+        return Run(self._package, request, scope, filing, self._tracing, span, limits.run_timeout_s, limits.max_output)

@@ -6,6 +6,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from runtime import __version__
 from runtime.telemetry.tracing import Tracing
@@ -23,9 +24,13 @@ def set_up_tracing(service: str, environ: Mapping[str, str]) -> tuple[Tracing, T
     named = "OTEL_SERVICE_NAME" in environ or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     if named:
         del own[SERVICE_NAME]
-    provider = TracerProvider(resource=Resource.create(own))
+    resource = Resource.create(own)
     if _endpoint(environ) and environ.get("OTEL_TRACES_EXPORTER", "otlp") != "none":
+        provider = TracerProvider(resource=resource)
         provider.add_span_processor(BatchSpanProcessor(_exporter(environ)))
+    else:
+        # Nobody takes the spans: they have ids, and hold nothing.
+        provider = TracerProvider(resource=resource, sampler=ALWAYS_OFF)
     trace.set_tracer_provider(provider)
     return tracing_of(provider), provider
 

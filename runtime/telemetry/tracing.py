@@ -3,6 +3,7 @@
 Names and attributes are those of OpenTelemetry's GenAI conventions, with OpenInference's for inputs and outputs.
 """
 
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from runtime.errors import text_of
 from runtime.jsonable import dumps
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -91,6 +93,9 @@ def record(span: Span, key: str, value: Any) -> None:
 def fail(span: Span, message: str, kind: str, error: BaseException | None = None) -> None:
     """Mark the span as failed."""
     if error is not None:
-        span.record_exception(error)
+        # Not by `record_exception`, which fails where the exception's own text does.
+        stack = "".join(traceback.format_tb(error.__traceback__))
+        facts = {"exception.type": type(error).__qualname__, "exception.message": text_of(error)}
+        span.add_event("exception", facts | {"exception.stacktrace": stack})
     span.set_attribute("error.type", kind)
     span.set_status(StatusCode.ERROR, message)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from runtime.errors import NodeError
 from runtime.nodes.threads import Threads
 from tests.support.serving import ROOT
 
@@ -126,18 +127,23 @@ async def test_cancelled_call_returns_at_once_and_its_thread_is_counted_until_it
     await until(lambda: threads.abandoned == 0)
 
 
+async def until_returned(threads: Threads) -> None:
+    async with asyncio.timeout(20):
+        while threads.abandoned:
+            await asyncio.sleep(0.005)
+
+
 async def test_abandoned_thread_stays_within_the_limit() -> None:
     threads, go = Threads(1), threading.Event()
     task = asyncio.create_task(threads.run(go.wait, 20))
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait([task])
-    waiting = asyncio.create_task(threads.run(lambda: "next"))
-    await asyncio.wait([waiting], timeout=0.05)
-    assert not waiting.done()
+    with pytest.raises(NodeError, match="all 1 threads are held by code that does not return"):
+        await threads.run(lambda: "next")
     go.set()
-    assert await waiting == "next"
-    assert threads.abandoned == 0
+    await until_returned(threads)
+    assert await threads.run(lambda: "next") == "next"
 
 
 async def test_failure_of_an_abandoned_call_is_dropped() -> None:
@@ -152,8 +158,8 @@ async def test_failure_of_an_abandoned_call_is_dropped() -> None:
     task.cancel()
     await asyncio.wait([task])
     go.set()
+    await until_returned(threads)
     assert await threads.run(lambda: "next") == "next"
-    assert threads.abandoned == 0
 
 
 async def test_call_cancelled_while_it_waits_takes_no_thread() -> None:
@@ -218,4 +224,5 @@ threading.Event().wait({after})
 def test_process_ends_without_waiting_for_a_stuck_thread(seconds: float, after: float) -> None:
     script = STUCK.format(seconds=seconds, after=after)
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "cancelled 1\n", "")
+    warning = "a thread was left behind in stuck, which has not returned; 1 of 4 are\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cancelled 1\n", warning)

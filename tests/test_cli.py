@@ -159,7 +159,9 @@ def test_help_names_the_commands_and_every_setting() -> None:
         ({"FLOWPOD_HISTORY": "oracle://x"}, [], "FLOWPOD_HISTORY: expected sqlite"),
         ({}, ["--host", "256.1.1.1"], "256.1.1.1 can be reached"),
         ({"FLOWPOD_TOKENS": "t"}, ["--host", "256.1.1.1"], "cannot listen on 256.1.1.1:0: "),
-        ({}, ["--port", "99999"], "--port"),
+        ({}, ["--port", "99999"], "'99999' is no port: give a number from 0 to 65535"),
+        ({}, ["--workers", "0"], "'0': give a number from 1 on"),
+        ({"FLOWPOD_TOKENS": "t"}, ["--host", f"{'a' * 70}.b"], "that is no name of a host"),
     ],
 )
 def test_mistakes_are_told_in_a_line(

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import sqlite3
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,7 +13,15 @@ import pytest
 
 from tests.support.flows import SESSION, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
-from tests.support.serving import Served, serving, start_server
+from tests.support.serving import (
+    serving,
+    start_server,
+    turns,
+    wait_for_status,
+    wait_for_turns,
+    wait_for_workers,
+    wait_until_refused,
+)
 
 HEADERS = {"Accept": "text/event-stream"}
 
@@ -24,13 +31,6 @@ def deltas(response: httpx.Response) -> Iterator[str]:
     for line in response.iter_lines():
         if line.startswith("data: "):
             yield json.loads(line.removeprefix("data: ")).get("answer", "")
-
-
-def turns(tmp_path: Path) -> list[str]:
-    database = sqlite3.connect(tmp_path / "data" / "chat_history.db")
-    rows = database.execute("SELECT status FROM langstudio_chat_history_flow ORDER BY id").fetchall()
-    database.close()
-    return [row[0] for row in rows]
 
 
 def test_tokens_arrive_one_by_one(tmp_path: Path, model_server: ModelServer) -> None:
@@ -101,13 +101,6 @@ def test_a_client_that_leaves_cancels_its_run_down_to_the_model(
         wait_for_turns(tmp_path, ["Canceled"])
         assert "Canceled" in served.log
         assert httpx.get(f"{served.url}/healthz").status_code == 200
-
-
-def wait_for_turns(tmp_path: Path, expected: list[str]) -> None:
-    deadline = time.monotonic() + 10
-    while turns(tmp_path) != expected:
-        assert time.monotonic() < deadline, turns(tmp_path)
-        time.sleep(0.02)
 
 
 def test_a_restart_keeps_the_conversation(tmp_path: Path, model_server: ModelServer) -> None:
@@ -198,24 +191,6 @@ def test_exit_does_not_wait_for_a_stuck_thread(tmp_path: Path) -> None:
         assert served.stop(timeout=10) == 0
 
 
-def wait_for_status(served: Served, path: str, status: int) -> None:
-    deadline = time.monotonic() + 10
-    while httpx.get(f"{served.url}{path}").status_code != status:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def wait_until_refused(served: Served) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            httpx.get(f"{served.url}/healthz")
-        except httpx.ConnectError:
-            return
-        time.sleep(0.02)
-    raise AssertionError("the server still listens")
-
-
 async def test_two_hundred_streams_at_once_all_end(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url, "words:20:0.02")
     expected = "".join(f"w{number} " for number in range(20))
@@ -244,10 +219,3 @@ def test_several_workers_share_the_port_and_the_history(tmp_path: Path, model_se
         assert turns(tmp_path) == ["Completed"] * 20
         assert served.stop() == 0
     assert served.log.count("serving flow 'flow'") == 2
-
-
-def wait_for_workers(served: Served, count: int) -> None:
-    deadline = time.monotonic() + 20
-    while served.log.count("serving flow") < count:
-        assert time.monotonic() < deadline, served.log
-        time.sleep(0.05)

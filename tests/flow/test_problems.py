@@ -47,6 +47,7 @@ NODE = "{name: a, type: python, source: {path: a.py}}"
             ["flow.dag.yaml:1: a key in here is not text; put numbers, yes, no, on and off in quotes"],
         ),
         (f"nodes: [{NODE}]\n? [a]\n: b", ["flow.dag.yaml:2: not valid YAML: found unhashable key"]),
+        ("tags: {d: 2024-13-45}", ["flow.dag.yaml: not valid YAML: month must be in 1..12"]),
         ("nodes: &all [*all]", ["flow.dag.yaml: not valid YAML: nested too deep"]),
         (f"nodes:\n- &first {NODE}\n- {{<<: *first, name: b}}", []),
         ("nodes: [\n", ["flow.dag.yaml:2: not valid YAML: expected the node content, but found '<stream end>'"]),

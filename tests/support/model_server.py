@@ -143,6 +143,11 @@ async def _parts() -> AsyncIterator[bytes]:
     yield chunk({"content": [{"type": "text", "text": "x"}]})
 
 
+async def _half_an_emoji() -> AsyncIterator[bytes]:
+    yield b'data: {"choices": [{"delta": {"content": "\\ud83d"}}]}\n\n'
+    yield chunk({}, "stop")
+
+
 async def _length() -> AsyncIterator[bytes]:
     yield chunk({"content": "cut off"})
     yield chunk({}, "length", usage=USAGE)
@@ -176,6 +181,7 @@ SCENARIOS = {
     "odd-but-fine": _odd_but_fine,
     "reasoning": _reasoning,
     "length": _length,
+    "half-an-emoji": _half_an_emoji,
     "two-answers": _two_answers,
     "parts": _parts,
     "silent": _silent,

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -120,3 +121,44 @@ def run_command(
     return subprocess.run(
         [sys.executable, "-m", "runtime", *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=60
     )
+
+
+def turns(tmp_path: Path) -> list[str]:
+    database = sqlite3.connect(tmp_path / "data" / "chat_history.db")
+    rows = database.execute("SELECT status FROM langstudio_chat_history_flow ORDER BY id").fetchall()
+    database.close()
+    return [row[0] for row in rows]
+
+
+def wait_for_turns(tmp_path: Path, expected: list[str]) -> None:
+    deadline = time.monotonic() + 10
+    while turns(tmp_path) != expected:
+        assert time.monotonic() < deadline, turns(tmp_path)
+        time.sleep(0.02)
+
+
+def wait_for_status(served: Served, path: str, status: int) -> None:
+    deadline = time.monotonic() + 10
+    while httpx.get(f"{served.url}{path}").status_code != status:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wait_until_refused(served: Served) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            httpx.get(f"{served.url}/healthz")
+        except httpx.ConnectError:
+            return
+        except httpx.TransportError:
+            pass  # it was accepted by a server that is ending
+        time.sleep(0.02)
+    raise AssertionError("the server still listens")
+
+
+def wait_for_workers(served: Served, count: int) -> None:
+    deadline = time.monotonic() + 20
+    while served.log.count("serving flow") < count:
+        assert time.monotonic() < deadline, served.log
+        time.sleep(0.05)

@@ -1,0 +1,83 @@
+"""What a request's values become, and what is kept of them."""
+
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from runtime.errors import InvalidRequest
+from runtime.run.request import flow_inputs
+from runtime.settings import Settings
+from runtime.telemetry.setup import tracing_of
+from tests.support.flows import build, events_of, service_of, write_flow
+
+SECRETIVE = """
+inputs:
+  question: {type: string, is_chat_input: true}
+  key: {type: secret}
+outputs:
+  answer: {type: string, reference: "${node.output}", is_chat_output: true}
+nodes:
+- {name: node, type: python, source: {path: node.py}, inputs: {key: "${inputs.key}", question: "${inputs.question}"}}
+"""
+CODE = """
+from promptflow.core import tool
+
+@tool
+def node(key, question):
+    return str(len(key))
+"""
+
+
+def test_null_counts_as_not_given(tmp_path: Path) -> None:
+    flow = build(
+        write_flow(
+            tmp_path,
+            """
+            inputs:
+              text: {type: string}
+              count: {type: int, default: 3}
+              chat_history: {type: list}
+            nodes:
+            - {name: p, type: prompt, source: {path: p.jinja2}}
+            """,
+            {"p.jinja2": ""},
+        )
+    ).flow
+    given = flow_inputs(flow, {"text": "x", "count": None, "chat_history": None})
+    assert given == {"text": "x", "count": 3, "chat_history": []}
+    with pytest.raises(InvalidRequest, match="input 'text' is missing"):
+        flow_inputs(flow, {"text": None})
+
+
+async def test_a_secret_reaches_the_code_and_nothing_else(tmp_path: Path) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    flow = write_flow(tmp_path / "flow", SECRETIVE, {"node.py": CODE})
+    async with service_of(flow, tracing=tracing_of(provider), data=tmp_path) as service:
+        events = await events_of(service, {"question": "hi", "key": "topsecret"})
+    assert events[-2].delta == "9"  # type: ignore[union-attr]
+    assert "topsecret" not in str([dict(span.attributes or {}) for span in exporter.get_finished_spans()])
+    kept = stored_in(tmp_path)
+    assert b'"key":"***"' in kept
+    assert b"topsecret" not in kept
+
+
+def stored_in(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.glob("chat_history.db*"))
+
+
+def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
+    flow = write_flow(
+        tmp_path,
+        """
+        nodes:
+        - {name: p, type: prompt, source: {path: p.jinja2}}
+        """,
+        {"p.jinja2": "", "connections.yaml": "c: {type: open_ai, api_key: topsecret}\n"},
+    )
+    assert "topsecret" not in repr(build(flow).flow)
+    assert "topsecret" not in repr(Settings(tokens=("topsecret",)))

@@ -25,7 +25,8 @@ from runtime.errors import FlowpodError
 from runtime.history.service import HistoryService
 from runtime.history.store import Store, history_address
 from runtime.run.package import Package
-from runtime.run.service import FlowService, Limits
+from runtime.run.run import Limits
+from runtime.run.service import FlowService
 from runtime.settings import Settings
 from runtime.telemetry.tracing import Tracing
 

@@ -20,6 +20,13 @@ def dumps(value: Any) -> bytes:
         return orjson.dumps(_plain(value, ()), option=_OPTIONS)
 
 
+def as_text(value: Any) -> str:
+    """Return `value` as a person reads it: text as it is, null as nothing, anything else as JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else dumps(value).decode()
+
+
 def _default(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump()

@@ -15,7 +15,7 @@ from runtime.api.fold import Outcome, fold
 from runtime.api.settings import ApiSettings
 from runtime.api.sse import event_stream
 from runtime.errors import InvalidRequest, NotFound
-from runtime.jsonable import dumps
+from runtime.jsonable import as_text, dumps
 from runtime.run.events import Event, RunOutput, RunStarted, RunTerminated
 from runtime.run.request import RunRequest
 from runtime.run.service import FlowService
@@ -193,7 +193,7 @@ class Completion:
                 delta: dict[str, str] = {}
                 if event.reasoning:
                     delta["reasoning_content"] = event.reasoning
-                if text := _as_text(event.delta):
+                if text := as_text(event.delta):
                     delta["content"] = text
                 return self._chunk(delta) if delta else b""
             case RunTerminated(error=error) if error is not None:
@@ -206,7 +206,7 @@ class Completion:
 
     def body(self, outcome: Outcome) -> dict[str, Any]:
         """Return the whole completion."""
-        message = {"role": "assistant", "content": _as_text(outcome.outputs().get(self.output))}
+        message = {"role": "assistant", "content": as_text(outcome.outputs().get(self.output))}
         if reasoning := outcome.reasoning(self.output):
             message["reasoning_content"] = reasoning
         choice = {
@@ -250,9 +250,3 @@ class Completion:
 
 def _finish_reason(event: RunTerminated) -> str:
     return event.finish_reason if event.finish_reason in _FINISH_REASONS else "stop"
-
-
-def _as_text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else dumps(value).decode()

@@ -1,29 +1,28 @@
 """`flow.dag.yaml` and `connections.yaml` as their authors write them; the source of the published JSON Schema."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from runtime.flow.control import (
+    AggregatePart,
+    AssignPart,
+    BatchPart,
+    ConditionPart,
+    LoopPart,
+    OutputNodePart,
+    TemplatePart,
+    VariablePart,
+)
 from runtime.flow.model import ValueType
+from runtime.flow.parts import CommonPart, Part, Text, empty_if_none
+
+NODE_TAG = "code"
+"""The discriminator's name, in pydantic's error locations, of every node that is no control node."""
 
 
-class _Part(BaseModel):
-    # Unknown keys are kept so that they can be named; editors that use the schema flag them as well.
-    model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra={"additionalProperties": False})
-
-
-def _empty_if_none(value: Any) -> Any:
-    return {} if value is None else value
-
-
-def _text_if_none(value: Any) -> Any:
-    return "" if value is None else value
-
-
-Text = Annotated[str, BeforeValidator(_text_if_none)]
-
-
-class InputPart(_Part):
+class InputPart(Part):
     """An input of the flow: a key of the request body."""
 
     type: ValueType = Field(description="The type that a request's value is read as.")
@@ -34,7 +33,7 @@ class InputPart(_Part):
     is_chat_history: bool | None = Field(None, description="This input gets the past turns of the conversation.")
 
 
-class OutputPart(_Part):
+class OutputPart(Part):
     """An output of the flow."""
 
     type: ValueType = "string"
@@ -44,7 +43,7 @@ class OutputPart(_Part):
     evaluation_only: bool = False
 
 
-class SourcePart(_Part):
+class SourcePart(Part):
     """Where a node's code or prompt is."""
 
     type: Literal["code", "package", "package_with_prompt"] = "code"
@@ -52,37 +51,52 @@ class SourcePart(_Part):
     tool: Text = ""
 
 
-class ActivatePart(_Part):
-    """The condition under which a node runs."""
+class NodePart(CommonPart):
+    """A node that runs code or calls a model."""
 
-    when: Any = Field(description="A reference, such as ${inputs.kind} or ${node.output}.")
-    is_: Any = Field(alias="is", description="The node runs when the value of `when` equals this.")
-
-
-class NodePart(_Part):
-    """A node of the flow."""
-
-    name: str = Field(min_length=1)
     type: Literal["llm", "python", "prompt"] = Field(description="What the node does.")
     source: SourcePart = Field(default_factory=SourcePart)
-    inputs: Annotated[dict[str, Any], BeforeValidator(_empty_if_none)] = Field(
-        default_factory=dict,
-        description="Local names to values or ${references}; code and prompts see only these.",
-    )
     connection: Text = Field("", description="llm: the name of a connection.")
     provider: Text = ""
     api: Literal["chat", "completion"] = Field("chat", description="llm: which API of the model is called.")
     module: Text = ""
-    activate: ActivatePart | None = None
     aggregation: bool = False
     use_variants: bool = False
     enable_cache: bool = False
-    comment: Text = ""
-    description: str | None = None
-    display_name: str | None = None
 
 
-class FlowDocument(_Part):
+_CONTROL: Mapping[str, type[CommonPart]] = {
+    "condition": ConditionPart,
+    "aggregate": AggregatePart,
+    "assign": AssignPart,
+    "template": TemplatePart,
+    "output": OutputNodePart,
+    "batch": BatchPart,
+    "loop": LoopPart,
+}
+
+
+def _kind(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return kind if isinstance(kind, str) and kind in _CONTROL else NODE_TAG
+
+
+AnyNode = Annotated[
+    Annotated[NodePart, Tag(NODE_TAG)]
+    | Annotated[ConditionPart, Tag("condition")]
+    | Annotated[AggregatePart, Tag("aggregate")]
+    | Annotated[AssignPart, Tag("assign")]
+    | Annotated[TemplatePart, Tag("template")]
+    | Annotated[OutputNodePart, Tag("output")]
+    | Annotated[BatchPart, Tag("batch")]
+    | Annotated[LoopPart, Tag("loop")],
+    Discriminator(_kind),
+]
+for _part in (BatchPart, LoopPart):
+    _part.model_rebuild(_types_namespace={"AnyNode": AnyNode})
+
+
+class FlowDocument(Part):
     """A flow: inputs, outputs and the nodes between them."""
 
     schema_: str | None = Field(None, alias="$schema")
@@ -92,17 +106,20 @@ class FlowDocument(_Part):
     language: Literal["python", "csharp"] = "python"
     display_name: Text = ""
     description: Text = ""
-    tags: Annotated[dict[str, Any], BeforeValidator(_empty_if_none)] = Field(default_factory=dict)
-    inputs: Annotated[dict[str, InputPart], BeforeValidator(_empty_if_none)] = Field(default_factory=dict)
-    outputs: Annotated[dict[str, OutputPart], BeforeValidator(_empty_if_none)] = Field(default_factory=dict)
-    nodes: list[NodePart] = Field(min_length=1)
-    node_variants: Annotated[dict[str, Any], BeforeValidator(_empty_if_none)] = Field(default_factory=dict)
-    environment: Annotated[dict[str, Any], BeforeValidator(_empty_if_none)] = Field(default_factory=dict)
-    environment_variables: Annotated[dict[str, Any], BeforeValidator(_empty_if_none)] = Field(default_factory=dict)
+    tags: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
+    inputs: Annotated[dict[str, InputPart], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
+    outputs: Annotated[dict[str, OutputPart], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
+    variables: Annotated[dict[str, VariablePart], BeforeValidator(empty_if_none)] = Field(
+        default_factory=dict, description="Session variables: kept with the conversation, read as ${session.NAME}."
+    )
+    nodes: list[AnyNode] = Field(min_length=1)
+    node_variants: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
+    environment: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
+    environment_variables: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
     additional_includes: list[str] | None = None
 
 
-class ConnectionPart(_Part):
+class ConnectionPart(Part):
     """A connection; any string may hold ${env:NAME} or ${env:NAME:-default}."""
 
     type: Literal["open_ai"]

@@ -1,16 +1,14 @@
 """From a folder to a Flow: the file is read, and everything in it is checked that needs no code to run."""
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from runtime.errors import FlowProblems, Problem
+from runtime.flow.check import check_flow
 from runtime.flow.connections import load_connections
 from runtime.flow.document import FlowDocument, InputPart, NodePart
-from runtime.flow.model import Activation, Flow, Input, Node, Output, Reference
-from runtime.flow.plan import Graph
-from runtime.flow.references import parse_value
+from runtime.flow.model import Flow, Input, Node, Output, Variable
+from runtime.flow.node_reader import NodeReader, names_in
 from runtime.flow.source import Key, Source
 from runtime.flow.values import coerce
 
@@ -42,13 +40,14 @@ def load_flow(path: Path, environ: Mapping[str, str]) -> tuple[Flow, Source, lis
         outputs=reader.outputs(),
         nodes=reader.nodes(),
         connections=connections,
+        variables=reader.variables(),
         display_name=document.display_name,
         description=document.description,
         chat_input=chat_input,
         chat_history=chat_history,
         chat_output=chat_output,
     )
-    reader.check_references(flow)
+    check_flow(flow, source)
     reader.check_features()
     return flow, source, others
 
@@ -69,7 +68,7 @@ class _Reader:
         self._source = source
         self._document = document
         self._folder = folder
-        self._names = {node.name for node in document.nodes}
+        self._node_reader = NodeReader(source, folder, names_in(document.nodes))
 
     def inputs(self) -> dict[str, Input]:
         inputs = {}
@@ -87,47 +86,15 @@ class _Reader:
 
     def outputs(self) -> dict[str, Output]:
         return {
-            name: Output(name, part.type, self._value(("outputs", name, "reference"), part.reference), part.description)
+            name: Output(name, part.type, self._node_reader.values(("outputs", name, "reference"), part.reference))
             for name, part in self._document.outputs.items()
         }
 
+    def variables(self) -> dict[str, Variable]:
+        return self._node_reader.variables(("variables",), self._document.variables)
+
     def nodes(self) -> dict[str, Node]:
-        for name, count in Counter(node.name for node in self._document.nodes).items():
-            if count > 1:
-                self._source.add(("nodes",), f"{count} nodes are named {name!r}")
-        return {part.name: self._node(index, part) for index, part in enumerate(self._document.nodes)}
-
-    def _node(self, index: int, part: NodePart) -> Node:
-        key: Key = ("nodes", index)
-        path = part.source.path
-        if not path:
-            self._source.add((*key, "source", "path"), f"node {part.name!r} names no file")
-        elif not (self._folder / path).is_file():
-            self._source.add((*key, "source", "path"), f"there is no file {path!r} in the flow's folder")
-        elif not (self._folder / path).resolve().is_relative_to(self._folder.resolve()):
-            self._source.add((*key, "source", "path"), f"{path!r} lies outside the flow's folder")
-        activate = None
-        if part.activate is not None:
-            when = self._value((*key, "activate", "when"), part.activate.when)
-            activate = Activation(when, part.activate.is_)
-        return Node(
-            name=part.name,
-            type=part.type,
-            index=index,
-            path=path,
-            inputs={name: self._value((*key, "inputs", name), value) for name, value in part.inputs.items()},
-            connection=part.connection,
-            activate=activate,
-            description=part.description,
-            display_name=part.display_name,
-        )
-
-    def _value(self, key: Key, value: Any) -> Any:
-        try:
-            return parse_value(value, self._names)
-        except ValueError as error:
-            self._source.add(key, str(error))
-            return None
+        return {node.name: node for node in self._node_reader.nodes(("nodes",), self._document.nodes)}
 
     def chat_roles(self) -> tuple[str | None, str | None, str | None]:
         """Return the names of the chat input, the chat history and the chat output."""
@@ -147,29 +114,6 @@ class _Reader:
             self._source.add((section,), f"only one may have this chat role, not {' and '.join(names)}")
         return names[0] if names else None
 
-    def check_references(self, flow: Flow) -> None:
-        """Note references to what does not exist, and circles."""
-        known = True
-        for name, output in flow.outputs.items():
-            known &= self._exists(("outputs", name, "reference"), output.value, flow)
-        for node in flow.nodes.values():
-            for name, value in node.inputs.items():
-                known &= self._exists(("nodes", node.index, "inputs", name), value, flow)
-            if node.activate is not None:
-                known &= self._exists(("nodes", node.index, "activate", "when"), node.activate.when, flow)
-        if known and (cycle := Graph.of(flow).cycle()):
-            text = f"nodes wait for each other: {' -> '.join([*cycle, cycle[0]])}"
-            self._source.add(("nodes", flow.nodes[cycle[0]].index), text)
-
-    def _exists(self, key: Key, value: Any, flow: Flow) -> bool:
-        if not isinstance(value, Reference) or value.source == "sys":
-            return True
-        section, known = ("input", flow.inputs) if value.source == "inputs" else ("node", flow.nodes)
-        if value.name in known:
-            return True
-        self._source.add(key, f"{value}: there is no {section} {value.name!r}; there are {', '.join(known) or 'none'}")
-        return False
-
     def check_features(self) -> None:
         """Note what the file asks for and Flowpod does not have."""
         document, missing = self._document, self._source.add
@@ -179,6 +123,8 @@ class _Reader:
             if getattr(document, name):
                 missing((name,), f"{name} is not supported")
         for index, node in enumerate(document.nodes):
+            if not isinstance(node, NodePart):
+                continue
             key: Key = ("nodes", index)
             if node.source.type != "code":
                 missing((*key, "source", "type"), f"source type {node.source.type!r} is not supported")

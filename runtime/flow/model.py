@@ -26,16 +26,16 @@ SystemVariable = Literal["session_id", "user_id", "run_id", "turn", "instruction
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A `${...}`: an input, a node's output or a part of it, or a system variable."""
+    """A `${...}`: an input, a node's output, a variable, or what a batch or a loop gives; or a part of it."""
 
-    source: Literal["inputs", "node", "sys"]
+    source: Literal["inputs", "node", "sys", "session", "loop", "item", "index"]
     name: str
     path: tuple[str | int, ...] = ()
 
     def __str__(self) -> str:
-        if self.source != "node":
-            return f"${{{self.source}.{self.name}}}"
         tail = "".join(map(_shown, self.path))
+        if self.source != "node":
+            return f"${{{self.source}{f'.{self.name}' if self.name else ''}{tail}}}"
         return f"${{{self.name}.output{'.' if tail.startswith('[') else ''}{tail}}}"
 
 
@@ -58,12 +58,11 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output of the flow: a reference or a literal."""
+    """An output of the flow: a reference, a literal, or lists and mappings of them."""
 
     name: str
     type: ValueType
     value: Any
-    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +74,45 @@ class Activation:
 
 
 @dataclass(frozen=True, slots=True)
+class Edge:
+    """What a node comes after: another node, or one branch of it."""
+
+    node: str
+    branch: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How a failed node is tried again: `max` further attempts, `interval_s` seconds before each."""
+
+    max: int
+    interval_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class OnError:
+    """What happens when a node has failed for good: a branch is taken, or it is Completed with `default`."""
+
+    branch: str | None = None
+    default: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable of the session or of a loop; a loop's may begin with what a reference gives."""
+
+    name: str
+    type: ValueType
+    default: Any = None
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
-    """One node. `inputs` maps local names to literals or references; `index` is its place in the file."""
+    """One node. `inputs` maps local names to literals or references; `index` is its place in its list.
+
+    `key` is where it stands in the file. `options` holds what only its kind has. A batch or a loop has a `body`, whose
+    value for one round is `result`, and a loop `variables`.
+    """
 
     name: str
     type: str
@@ -87,11 +123,39 @@ class Node:
     activate: Activation | None = None
     description: str | None = None
     display_name: str | None = None
+    key: tuple[str | int, ...] = ()
+    after: tuple[Edge, ...] = ()
+    retry: Retry | None = None
+    timeout_s: float | None = None
+    on_error: OnError | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    body: tuple["Node", ...] = ()
+    variables: tuple[Variable, ...] = ()
+    result: Any = None
 
     def references(self) -> list[Reference]:
-        """Return every reference in the node's inputs and condition."""
-        values = [*self.inputs.values(), *([self.activate.when] if self.activate else [])]
-        return [value for value in values if isinstance(value, Reference)]
+        """Return every reference in the node's inputs, loop variables and condition."""
+        values = [*self.inputs.values(), *(variable.default for variable in self.variables)]
+        return references_in([*values, *([self.activate.when] if self.activate else [])])
+
+    def needs(self) -> set[str]:
+        """Return the names of all nodes that this one waits for, also on behalf of its body."""
+        names = {reference.name for reference in self.references() if reference.source == "node"}
+        names.update(edge.node for edge in self.after)
+        own = {node.name for node in self.body}
+        for node in self.body:
+            names |= node.needs() - own
+        names |= {reference.name for reference in references_in(self.result) if reference.source == "node"} - own
+        return names
+
+
+def references_in(value: Any) -> list[Reference]:
+    """Return the references in a value, however deep in lists and mappings."""
+    if isinstance(value, Reference):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [found for item in value for found in references_in(item)] if isinstance(value, list) else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +178,7 @@ class Flow:
     outputs: Mapping[str, Output]
     nodes: Mapping[str, Node]
     connections: Mapping[str, Connection]
+    variables: Mapping[str, Variable] = field(default_factory=dict)
     display_name: str = ""
     description: str = ""
     chat_input: str | None = None

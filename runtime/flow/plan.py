@@ -2,47 +2,45 @@
 
 The rules are promptflow's (executor/_dag_manager.py): a node is ready when every node that it refers to is settled; it
 is bypassed when its condition refers to a bypassed node or does not hold or, without a condition, when all the nodes
-that it refers to were bypassed.
+that it refers to were bypassed. A node with `after` is bypassed when none of the edges that it lists was taken.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.flow.model import Flow, Node, Reference
+from runtime.flow.model import Edge, Node, Reference
 from runtime.flow.references import Scope
+
+OUTPUT = "output"
+"""The kind of node that adds text to an output of the flow while it comes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """What follows from a flow's references alone, worked out once when it is loaded."""
+    """What follows from the references of the nodes of one list, worked out once when the flow is loaded.
+
+    `starters` are the dependencies that need only have begun: an output node takes in a stream while it is made.
+    """
 
     nodes: Mapping[str, Node]
     dependencies: Mapping[str, frozenset[str]]
+    starters: Mapping[str, frozenset[str]]
     dependants: Mapping[str, tuple[str, ...]]
-    feeds: Mapping[str, tuple[str, ...]]
-    """Node name to the outputs that are its whole value: where its chunks go, should it stream."""
 
     @classmethod
-    def of(cls, flow: Flow) -> "Graph":
-        """Return the graph of `flow`, whose references must all be known."""
-        dependencies = {
-            name: frozenset(reference.name for reference in node.references() if reference.source == "node")
-            for name, node in flow.nodes.items()
-        }
-        dependants: dict[str, list[str]] = {name: [] for name in flow.nodes}
+    def of(cls, nodes: Mapping[str, Node]) -> "Graph":
+        """Return the graph of `nodes`; what they refer to outside of their list is settled before they begin."""
+        dependencies = {name: frozenset(node.needs() & nodes.keys()) for name, node in nodes.items()}
+        dependants: dict[str, list[str]] = {name: [] for name in nodes}
         for name, needed in dependencies.items():
             for other in needed:
                 dependants[other].append(name)
-        feeds: dict[str, list[str]] = {name: [] for name in flow.nodes}
-        for output in flow.outputs.values():
-            if isinstance(output.value, Reference) and output.value.source == "node" and not output.value.path:
-                feeds[output.value.name].append(output.name)
         return cls(
-            flow.nodes,
+            nodes,
             dependencies,
+            {name: _starters(node) & dependencies[name] for name, node in nodes.items()},
             {name: tuple(others) for name, others in dependants.items()},
-            {name: tuple(outputs) for name, outputs in feeds.items()},
         )
 
     def cycle(self) -> list[str]:
@@ -61,6 +59,16 @@ class Graph:
         return trail[trail.index(following) :][::-1]
 
 
+def _starters(node: Node) -> frozenset[str]:
+    if node.type != OUTPUT:
+        return frozenset()
+    return frozenset(
+        value.name
+        for value in node.inputs.values()
+        if isinstance(value, Reference) and value.source == "node" and not value.path
+    ) - {edge.node for edge in node.after}
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What to do about one node now; `reason` says why a node fails before it starts."""
@@ -71,7 +79,7 @@ class Step:
 
 
 class Plan:
-    """The state of one run: which nodes wait, and for how many others."""
+    """The state of one performance of a graph: which nodes wait, and for how many others."""
 
     def __init__(self, graph: Graph, scope: Scope) -> None:
         self._graph = graph
@@ -98,21 +106,36 @@ class Plan:
                 step = self._step(self._graph.nodes[name])
                 steps.append(step)
                 if step.action == "bypass":
-                    self._scope.bypassed.add(name)
-                    self._settle(name)
+                    self.skip(name)
+                else:
+                    self._release(name, begun=True)
         return steps
 
-    def complete(self, name: str, value: object) -> None:
-        """Record the value of a node that has run."""
+    def complete(self, name: str, value: object, taken: Collection[str] = ()) -> None:
+        """Record the value of a node that has run, and the branches that it took."""
         self._scope.outputs[name] = value
-        self._settle(name)
+        self._settle(name, taken)
 
-    def _settle(self, name: str) -> None:
+    def skip(self, name: str, taken: Collection[str] = ()) -> None:
+        """Record that a node has no value: it was bypassed, or it failed and took a branch for that."""
+        self._scope.bypassed.add(name)
+        self._settle(name, taken)
+
+    def _settle(self, name: str, taken: Collection[str] = ()) -> None:
         self._open -= 1
+        if taken:
+            self._scope.taken[name] = taken
+        if name in self._scope.bypassed and not taken:
+            self._release(name, begun=True)
+        self._release(name, begun=False)
+
+    def _release(self, name: str, *, begun: bool) -> None:
+        """Let go of those that wait for `name` to begin, or for it to be settled."""
         for other in self._graph.dependants[name]:
-            self._waiting[other] -= 1
-            if not self._waiting[other]:
-                self._ready.append(other)
+            if (name in self._graph.starters[other]) is begun:
+                self._waiting[other] -= 1
+                if not self._waiting[other]:
+                    self._ready.append(other)
 
     def _step(self, node: Node) -> Step:
         try:
@@ -123,11 +146,18 @@ class Plan:
             return Step(node, "fail", f"activate.when: {type(error).__name__}: {error}")
 
     def _is_bypassed(self, node: Node) -> bool:
-        bypassed = self._scope.bypassed
+        scope = self._scope
+        if node.after and not any(self._is_taken(edge) for edge in node.after):
+            return True
         if node.activate is not None:
             when = node.activate.when
-            if isinstance(when, Reference) and when.source == "node" and when.name in bypassed:
+            if isinstance(when, Reference) and when.source == "node" and scope.is_bypassed(when.name):
                 return True
-            return bool(self._scope.resolve(when) != node.activate.equals)
-        needed = self._graph.dependencies[node.name]
-        return bool(needed) and needed <= bypassed
+            return bool(scope.resolve(when) != node.activate.equals)
+        needed = {reference.name for reference in node.references() if reference.source == "node"}
+        return not node.after and bool(needed) and all(scope.is_bypassed(name) for name in needed)
+
+    def _is_taken(self, edge: Edge) -> bool:
+        if edge.branch is not None:
+            return edge.branch in self._scope.taken.get(edge.node, ())
+        return edge.node not in self._scope.bypassed

@@ -2,40 +2,67 @@
 
 import inspect
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from runtime.flow.model import Reference, SystemVariable
+from runtime.flow.model import Reference, SystemVariable, references_in
 
 _MISSING = object()
+_BYPASSED = object()
+_OWN = re.compile(r"(sys|session|loop|item|index)((?:[.\[].*)?)")
 _TOKEN = re.compile(r"(?:^|\.)(\w+)|\['([^']*)'\]|\[\"([^\"]*)\"\]|\[(\d+)\]")
 
 
 def parse_value(value: Any, nodes: Container[str]) -> Any:
     """Return a Reference if the whole of `value` is `${...}`, else `value` itself.
 
-    A reference inside a longer string stays text. `nodes` holds the names of the flow's nodes: a node named `sys`
-    keeps its name. Raises ValueError that says what is wrong with the reference.
+    A reference inside a longer string stays text. `nodes` holds the names of the flow's nodes: a node that is named as
+    one of our own sources keeps its name. Raises ValueError that says what is wrong with the reference.
     """
     if not (isinstance(value, str) and value.startswith("${") and value.endswith("}")):
         return value
-    head, dot, rest = value[2:-1].strip().partition(".")
+    text = value[2:-1].strip()
+    head, dot, rest = text.partition(".")
     if head in ("inputs", "flow"):
         if not rest:
             raise ValueError(f"{value} names no input: write ${{inputs.NAME}}")
         return Reference("inputs", rest)
-    if head == "sys" and head not in nodes:
-        if rest not in get_args(SystemVariable):
-            raise ValueError(f"{value}: there is no such variable; sys has {', '.join(get_args(SystemVariable))}")
-        return Reference("sys", rest)
+    own = _OWN.fullmatch(text)
+    if own and own[1] not in nodes:
+        return _own_reference(value, own[1], own[2])
     if not dot:
         return Reference("node", head)
     section, dot, path = rest.partition(".")
     if section != "output":
         raise ValueError(f"{value}: after a node's name only .output may follow, then properties")
     return Reference("node", head, _path(value, path) if dot else ())
+
+
+def parse_values(value: Any, nodes: Container[str]) -> Any:
+    """Return `value` with every reference in its lists and mappings parsed; raises ValueError as `parse_value`."""
+    if isinstance(value, dict):
+        return {name: parse_values(item, nodes) for name, item in value.items()}
+    if isinstance(value, list):
+        return [parse_values(item, nodes) for item in value]
+    return parse_value(value, nodes)
+
+
+def _own_reference(value: str, source: str, text: str) -> Reference:
+    path = _path(value, text.removeprefix(".")) if text else ()
+    if source == "item":
+        return Reference("item", "", path)
+    if source == "index":
+        if path:
+            raise ValueError(f"{value}: the index is a number and has no properties")
+        return Reference("index", "")
+    known = get_args(SystemVariable)
+    if source == "sys" and (len(path) != 1 or path[0] not in known):
+        raise ValueError(f"{value}: there is no such variable; sys has {', '.join(known)}")
+    if not path or isinstance(path[0], int):
+        raise ValueError(f"{value} names no variable: write ${{{source}.NAME}}")
+    return Reference(source, path[0], path[1:])  # type: ignore[arg-type]  # one of the names in _OWN
 
 
 def _path(value: str, text: str) -> tuple[str | int, ...]:
@@ -57,30 +84,71 @@ def _path(value: str, text: str) -> tuple[str | int, ...]:
 
 @dataclass(slots=True)
 class Scope:
-    """The values that references of one run see. A bypassed node's output is None."""
+    """The values that references see, of one run or of one round of a batch or a loop.
+
+    `outer` is the scope around a round. A bypassed node's output is None; `taken` holds the branches that a node took.
+    """
 
     inputs: Mapping[str, Any]
     sys: Mapping[str, Any] = field(default_factory=dict)
+    session: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     bypassed: set[str] = field(default_factory=set)
+    taken: dict[str, Collection[str]] = field(default_factory=dict)
+    outer: "Scope | None" = None
+    loop: dict[str, Any] = field(default_factory=dict)
+    item: Any = None
+    index: int = 0
+
+    def round(self, index: int, item: Any = None, loop: dict[str, Any] | None = None) -> "Scope":
+        """Return the scope of one round inside this one; without `loop` it sees the loop variables around it."""
+        loop = self.loop if loop is None else loop
+        return Scope(self.inputs, self.sys, self.session, outer=self, loop=loop, item=item, index=index)
+
+    def is_bypassed(self, name: str) -> bool:
+        """Return whether a node, of this scope or one around it, was bypassed."""
+        return name in self.bypassed or (self.outer is not None and self.outer.is_bypassed(name))
 
     def resolve(self, value: Any) -> Any:
-        """Return `value`, or what it refers to.
+        """Return `value`, or what it refers to, also inside lists and mappings that hold references.
 
         Raises LookupError that names the reference and the part that is missing.
         """
-        if not isinstance(value, Reference):
-            return deepcopy(value) if isinstance(value, list | dict) else value  # a node's code may change it
-        if value.source == "inputs":
-            return self.inputs.get(value.name)
-        if value.source == "sys":
-            return self.sys.get(value.name)
-        if value.name in self.bypassed:
-            return None
-        found = self.outputs[value.name]
-        for key in value.path:
-            found = _part(found, key, value)
-        return found
+        if isinstance(value, Reference):
+            found = self._root(value)
+            for key in () if found is _BYPASSED else value.path:
+                found = _part(found, key, value)
+            return None if found is _BYPASSED else found
+        if isinstance(value, dict) and references_in(value):
+            return {name: self.resolve(item) for name, item in value.items()}
+        if isinstance(value, list) and references_in(value):
+            return [self.resolve(item) for item in value]
+        return deepcopy(value) if isinstance(value, list | dict) else value  # a node's code may change it
+
+    def _root(self, reference: Reference) -> Any:
+        name = reference.name
+        match reference.source:
+            case "node":
+                return self._node(name)
+            case "inputs":
+                return self.inputs.get(name)
+            case "sys":
+                return self.sys.get(name)
+            case "session":
+                return self.session.get(name)
+            case "loop":
+                return self.loop.get(name)
+            case "item":
+                return self.item
+            case "index":
+                return self.index
+
+    def _node(self, name: str) -> Any:
+        if name in self.outputs:
+            return self.outputs[name]
+        if name not in self.bypassed and self.outer is not None:
+            return self.outer._node(name)
+        return _BYPASSED
 
 
 def _part(value: Any, key: str | int, reference: Reference) -> Any:

@@ -55,7 +55,7 @@ class Source:
             document = kind.model_validate(content)
         except ValidationError as error:
             for detail in error.errors():
-                location = tuple(part for part in detail["loc"] if part != "function-before")
+                location = _place(detail["loc"])
                 if location[-1:] == ("[key]",):
                     self.add((*at, *location[:-2]), NOT_TEXT)
                 elif detail["type"] == "invalid_key":
@@ -82,6 +82,16 @@ class Source:
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 self._index(value, (*key, index))
+
+
+def _place(location: Key) -> Key:
+    """Return an error's place in the file: without pydantic's validators and the kind that follows a node's number."""
+    parts = [part for part in location if part != "function-before"]
+    return tuple(
+        part
+        for place, part in enumerate(parts)
+        if not (place > 1 and isinstance(parts[place - 1], int) and parts[place - 2] == "nodes")
+    )
 
 
 def _dotted(key: Key) -> str:

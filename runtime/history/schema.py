@@ -1,4 +1,4 @@
-"""The two tables, named after the service as LangStudio names them."""
+"""The tables, named after the service as LangStudio names them."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,11 @@ class Schema:
     metadata: MetaData
     sessions: Table
     turns: Table
+    variables: Table
 
 
 def schema_of(service: str) -> Schema:
-    """Return the tables `langstudio_chat_session_<service>` and `langstudio_chat_history_<service>`."""
+    """Return the tables `langstudio_chat_session_<service>`, `..._history_<service>` and `..._variable_<service>`."""
     metadata = MetaData()
     sessions = Table(
         f"langstudio_chat_session_{service}",
@@ -55,4 +56,13 @@ def schema_of(service: str) -> Schema:
         mysql_charset="utf8mb4",
         mysql_engine="InnoDB",
     )
-    return Schema(metadata, sessions, turns)
+    variables = Table(
+        f"langstudio_chat_variable_{service}",
+        metadata,
+        Column("session_id", _Id, primary_key=True),
+        Column("name", _Id, primary_key=True),
+        Column("value", _Json, nullable=False),
+        mysql_charset="utf8mb4",
+        mysql_engine="InnoDB",
+    )
+    return Schema(metadata, sessions, turns, variables)

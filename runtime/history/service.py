@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,6 +29,7 @@ class Conversation:
 
     pairs: Sequence[Mapping[str, Any]] = ()
     turns: int = 0
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 class HistoryService:
@@ -75,13 +76,14 @@ class HistoryService:
             if user_id is not None and session.user_id is not None and session.user_id != user_id:
                 raise NotFound(f"there is no session {session_id!r}", param="Chat-Session-Id", code="session_not_found")
             pairs = await self._store.completed_turns(session_id, rounds) if rounds else []
+            variables = await self._store.variables(session_id)
         except _FAILURES as error:
             logger.warning("the chat history cannot be read: %s", _reason(error))
             raise Unavailable(
                 "the chat history is out of reach, so the session cannot be continued now; try again",
                 code="history_unavailable",
             ) from error
-        return Conversation(pairs, session.turns)
+        return Conversation(pairs, session.turns, variables)
 
     async def write(self, turn: Turn) -> bool:
         """Store a turn. Returns whether it was stored in time; if not, the write goes on in the background."""

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import orjson
 from sqlalchemy import Connection, and_, delete, event, func, insert, select, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateTable
 
@@ -35,7 +35,10 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One run of a session as it is stored. `assigned`: the service made the session's id up."""
+    """One run of a session as it is stored. `assigned`: the service made the session's id up.
+
+    `variables` are those of the session that the run wrote.
+    """
 
     session_id: str
     user_id: str | None
@@ -48,6 +51,7 @@ class Turn:
     otel_trace_id: str
     started_at: datetime
     finished_at: datetime
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Store:
@@ -97,6 +101,14 @@ class Store:
             rows = (await connection.execute(query)).all()
         return [{"inputs": orjson.loads(row[0]), "outputs": orjson.loads(row[1])} for row in reversed(rows)]
 
+    async def variables(self, session_id: str) -> dict[str, Any]:
+        """Return the session's variables that were ever written."""
+        variables = self._schema.variables
+        query = select(variables.c.name, variables.c.value).where(variables.c.session_id == session_id)
+        async with self._reader.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        return {row[0]: orjson.loads(row[1]) for row in rows}
+
     async def add_turn(self, turn: Turn) -> None:
         """Store a turn as the next one of its session; a turn whose run is stored already changes nothing."""
         sessions, turns = self._schema.sessions, self._schema.turns
@@ -144,6 +156,17 @@ class Store:
                     finished_at=finished,
                 )
             )
+            await self._write_variables(connection, turn)
+
+    async def _write_variables(self, connection: AsyncConnection, turn: Turn) -> None:
+        """Write what the turn wrote, under the lock of its session's row."""
+        variables = self._schema.variables
+        for name, value in turn.variables.items():
+            row = {"value": dumps(value).decode()}
+            place = (variables.c.session_id == turn.session_id) & (variables.c.name == name)
+            if not (await connection.execute(update(variables).where(place).values(row))).rowcount:
+                names = {"session_id": turn.session_id, "name": name}
+                await connection.execute(insert(variables).values(names | row))
 
     async def delete_single_turns(self, before: datetime, limit: int) -> int:
         """Delete up to `limit` sessions of one turn, with ids that no client chose, last used before `before`.
@@ -160,7 +183,9 @@ class Store:
         async with self._writer.begin() as connection:
             ids = list((await connection.execute(old)).scalars())
             if ids:
+                variables = self._schema.variables
                 await connection.execute(delete(turns).where(turns.c.session_id.in_(ids)))
+                await connection.execute(delete(variables).where(variables.c.session_id.in_(ids)))
                 await connection.execute(delete(sessions).where(sessions.c.session_id.in_(ids)))
         return len(ids)
 

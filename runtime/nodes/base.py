@@ -1,11 +1,12 @@
 """What every node kind is made of: inputs go in, a value or a stream of chunks comes out."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from runtime.errors import NodeError
 from runtime.nodes.threads import Threads
 from runtime.telemetry.tracing import Tracing
 
@@ -34,19 +35,38 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The end of a stream: the whole value, and what the model said about it."""
+    """The end of a stream, or a value with more to say: what the model said, and the branches that were taken."""
 
     value: Any
     usage: Usage | None = None
     model: str = ""
     finish_reason: str = ""
+    taken: tuple[str, ...] = ()
+
+
+async def _no_rounds(index: int, item: Any, variables: dict[str, Any] | None) -> Any:  # noqa: ARG001
+    raise NodeError("this node has no nodes inside it", code="internal_error")
+
+
+def _no_variable(name: str, value: Any = None) -> Any:  # noqa: ARG001
+    raise ValueError(f"there is no variable {name}")
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a node may know besides its inputs. `streaming`: somebody reads the chunks as they come."""
+    """What a node may know and do besides its inputs.
+
+    `streaming`: somebody reads the chunks as they come. `run_round(index, item, variables)` runs the nodes inside this
+    one and returns their result; it raises NodeError when one fails. `loop_variables` gives a loop's variables as it
+    begins. `read_variable` and `write_variable` take names such as `session.count`; writing raises ValueError for a
+    value of another type.
+    """
 
     streaming: bool = False
+    run_round: Callable[[int, Any, dict[str, Any] | None], Awaitable[Any]] = _no_rounds
+    loop_variables: Callable[[], dict[str, Any]] = dict
+    read_variable: Callable[[str], Any] = _no_variable
+    write_variable: Callable[[str, Any], None] = _no_variable
 
 
 class Node(Protocol):
@@ -54,9 +74,11 @@ class Node(Protocol):
 
     optional: frozenset[str]
     """Inputs that are left out, not None, when they refer to a bypassed node."""
+    waits_for_nodes: bool
+    """Whether it spends its time waiting for other nodes, and so does not count against the limit of those that run."""
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:
-        """Return the value, or an async iterator of Chunks that ends with a Result.
+        """Return the value, a Result with it, or an async iterator of Chunks that ends with a Result.
 
         Raises NodeError for a failure that it can explain; any other exception is the node's own.
         """
@@ -74,6 +96,8 @@ class NodeSpec(Protocol):
     def inputs(self) -> Mapping[str, Any]: ...
     @property
     def connection(self) -> str: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
 
 
 class Connection(Protocol):

@@ -45,6 +45,7 @@ class LLMNode:
     """Renders its prompt and calls the model of its connection."""
 
     optional: frozenset[str] = frozenset()
+    waits_for_nodes = False
 
     def __init__(self, spec: NodeSpec, resources: Resources) -> None:
         if not spec.connection:

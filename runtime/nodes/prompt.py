@@ -11,6 +11,7 @@ class PromptNode:
     """Renders its file with its inputs."""
 
     optional: frozenset[str] = frozenset()
+    waits_for_nodes = False
 
     def __init__(self, spec: NodeSpec, resources: Resources) -> None:
         self._template, self.variables = read_template(spec, resources)

@@ -21,6 +21,8 @@ _END = object()
 class PythonNode:
     """Calls the tool of its file: async ones on the event loop, others in a thread."""
 
+    waits_for_nodes = False
+
     def __init__(self, spec: NodeSpec, resources: Resources) -> None:
         path = resources.folder / spec.path
         if path not in resources.modules:

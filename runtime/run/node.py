@@ -5,20 +5,25 @@ import logging
 import time
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import aclosing, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from opentelemetry.trace import Span
 
 from runtime.errors import ErrorInfo, FlowpodError, NodeError, text_of
-from runtime.flow.model import Node, Reference
+from runtime.flow.model import Node, Reference, ValueType
+from runtime.flow.plan import Graph
 from runtime.flow.references import Scope
 from runtime.nodes.base import Chunk, Context, Result, Usage
 from runtime.run.events import EventChannel, NodeStatus, NodeUpdated
 from runtime.run.outputs import Outputs
 from runtime.run.package import Package
+from runtime.run.perform import Ended, Performer
+from runtime.run.tap import Tap
+from runtime.run.variables import Variables
 from runtime.telemetry.tracing import Tracing, fail, record
 
 logger = logging.getLogger(__name__)
@@ -27,42 +32,75 @@ _BREATH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """What became of a node: its value or its error, and what its model said if it has one."""
+class Level:
+    """Where nodes are performed: the flow itself, or one round of a batch or a loop with its path as `prefix`."""
 
+    scope: Scope
+    span: Span
+    prefix: str = ""
+    loop_types: dict[str, ValueType] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Call:
+    """One node being run. `sent`: a chunk of it has gone out, so that it can be neither repeated nor replaced."""
+
+    level: Level
     node: Node
-    value: Any = None
-    error: ErrorInfo | None = None
-    usage: Usage | None = None
-    finish_reason: str = ""
+    span: Span
+    run_id: str
+    begun: float
+    sent: bool = False
+    streamed: bool = False
+
+    @property
+    def path(self) -> str:
+        return self.level.prefix + self.node.name
 
 
 class NodeRunner:
-    """Runs the nodes of one run, each in a task of its own."""
+    """Runs the nodes of one run, each in a task of its own, `limit` at a time."""
 
     def __init__(
         self,
         package: Package,
-        scope: Scope,
         outputs: Outputs,
         events: EventChannel,
         tracing: Tracing,
-        span: Span,
+        variables: Variables,
+        run_id: str,
+        *,
         streaming: bool,
         max_output: int,
+        limit: int,
     ) -> None:
         self._package = package
-        self._scope = scope
         self._outputs = outputs
         self._events = events
         self._tracing = tracing
-        self._span = span
+        self._variables = variables
+        self._run_id = run_id
         self._streaming = streaming
         self._max_output = max_output
-        self._run_id = str(scope.sys["run_id"])
+        self._slots = asyncio.Semaphore(limit)
+        self._taps = {name: Tap() for name in package.wiring.tapped}
+        self._chat_sources = package.wiring.sources_of(package.flow, package.flow.chat_output or "")
+        self._told: set[str] = set()
+        self.usage: Usage | None = None
+        self.finish_reason = "stop"
 
-    def report(
+    async def perform(self, graph: Graph, level: Level) -> ErrorInfo | None:
+        """Perform the nodes of one list; return the error of the one that failed."""
+        run_node, report, skipped = (
+            partial(self.run, level),
+            partial(self._report, level),
+            partial(self._skipped, level),
+        )
+        return await Performer(graph, level.scope, run_node, report, skipped).perform()
+
+    def _report(
         self,
+        level: Level,
         node: Node,
         status: NodeStatus,
         *,
@@ -70,62 +108,126 @@ class NodeRunner:
         error: ErrorInfo | None = None,
         output: Any = None,
     ) -> None:
-        """Put the event of a node's new state; `begun` is when it started, by `time.perf_counter`."""
+        path = level.prefix + node.name
+        if status == "Running":
+            self._told.add(path)
+        elif status == "Canceled" and path not in self._told:
+            return  # it waited for its turn, and nobody knows of it
         duration = 0.0 if begun is None else time.perf_counter() - begun
-        self._events.put(
-            NodeUpdated(self._run_id, node.name, status, duration, error, output, node.description, node.display_name)
-        )
+        described = (node.description, node.display_name)
+        self._events.put(NodeUpdated(self._run_id, path, status, duration, error, output, *described))
 
-    async def run(self, node: Node, begun: float) -> Ended:
+    def _skipped(self, level: Level, node: Node) -> None:
+        if node.name in self._taps:
+            self._taps[node.name].end(None)
+        if not level.prefix:
+            self._outputs.skip(node.name, level.scope)
+
+    async def run(self, level: Level, node: Node, begun: float) -> Ended:
         """Run a node to its end. Only the task's own cancellation is raised; failures are returned as data."""
-        with self._tracing.node(self._span, node.name, node.type) as span:
-            try:
-                return await self._complete(node, begun, span)
-            except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
+        waits = self._package.code[node.name].waits_for_nodes
+        async with nullcontext() if waits else self._slots:
+            begun = time.perf_counter()
+            self._report(level, node, "Running")
+            with self._tracing.node(level.span, level.prefix + node.name, node.type) as span:
+                call = _Call(level, node, span, self._outputs.node_run_id(level.prefix + node.name), begun)
+                try:
+                    return await self._complete(call, await self._attempts(call))
+                except asyncio.CancelledError as error:
+                    task = asyncio.current_task()
+                    if task is None or not task.cancelling():
+                        return await self._fail(call, error)
                     fail(span, "the run ended before the node", "canceled")
                     raise
-                return self._fail(node, begun, span, error)
-            except BaseException as error:  # noqa: BLE001 - a node's code may raise anything, SystemExit too
-                return self._fail(node, begun, span, error)
+                except BaseException as error:  # noqa: BLE001 - a node's code may raise anything, SystemExit too
+                    return await self._fail(call, error)
 
-    async def _complete(self, node: Node, begun: float, span: Span) -> Ended:
-        run_id = self._outputs.node_run_id(node.name)
-        code = self._package.code[node.name]
-        inputs = self._inputs(node, code.optional)
-        record(span, "input", self._package.without_secrets(inputs, node.inputs))
-        streaming = self._streaming and bool(self._package.graph.feeds[node.name])
-        value = await code.run(inputs, Context(streaming))
-        result = await self._stream(node, value, run_id) if isinstance(value, AsyncIterator) else Result(value)
-        try:
-            outputs = self._outputs.of_node(node.name, result.value)
-        except LookupError as error:
-            raise NodeError(error.args[0], code="invalid_reference") from None
-        await self._events.room()
-        record(span, "output", result.value)
-        self.report(node, "Completed", begun=begun, output=result.value)
-        self._outputs.put_whole(run_id, outputs)
-        return Ended(node, result.value, None, result.usage, result.finish_reason)
-
-    def _inputs(self, node: Node, optional: frozenset[str]) -> dict[str, Any]:
-        inputs = {}
-        for name, value in node.inputs.items():
-            bypassed = isinstance(value, Reference) and value.source == "node" and value.name in self._scope.bypassed
-            if bypassed and name in optional:
-                continue
+    async def _attempts(self, call: _Call) -> Result:
+        retry = call.node.retry
+        attempt = 0
+        while True:
             try:
-                inputs[name] = self._scope.resolve(value)
+                return await self._attempt(call)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                if retry is None or attempt >= retry.max or call.sent:
+                    raise
+                attempt += 1
+                call.span.add_event("retry", {"flowpod.attempt": attempt, "exception.message": text_of(error)})
+            await asyncio.sleep(retry.interval_s)
+
+    async def _attempt(self, call: _Call) -> Result:
+        node = call.node
+        if node.timeout_s is None:
+            return await self._call(call)
+        try:
+            async with asyncio.timeout(node.timeout_s) as limit:
+                return await self._call(call)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise NodeError(f"took longer than {node.timeout_s:g} s (its timeout_s)", code="node_timeout") from None
+
+    async def _call(self, call: _Call) -> Result:
+        node, code = call.node, self._package.code[call.node.name]
+        inputs = self._inputs(call, code.optional)
+        record(call.span, "input", self._package.without_secrets(inputs, node.inputs))
+        value = await code.run(inputs, self._context(call))
+        if isinstance(value, AsyncIterator):
+            return await self._stream(call, value)
+        return value if isinstance(value, Result) else Result(value)
+
+    def _inputs(self, call: _Call, optional: frozenset[str]) -> dict[str, Any]:
+        inputs = {}
+        scope, node = call.level.scope, call.node
+        starters = self._package.graph.starters.get(node.name, frozenset()) if not call.level.prefix else frozenset()
+        for name, value in node.inputs.items():
+            if isinstance(value, Reference) and value.source == "node":
+                if value.name in starters:
+                    inputs[name] = self._taps[value.name].chunks()
+                    continue
+                if scope.is_bypassed(value.name) and name in optional:
+                    continue
+            try:
+                inputs[name] = scope.resolve(value)
             except LookupError as error:
                 raise NodeError(f"inputs.{name}: {error.args[0]}", code="invalid_reference") from None
         return inputs
 
-    async def _stream(self, node: Node, parts: AsyncIterator[Chunk | Result], run_id: str) -> Result:
-        """Pass a node's chunks on to the outputs that it feeds; return its result."""
-        feeds = bool(self._package.graph.feeds[node.name])
+    def _context(self, call: _Call) -> Context:
+        node, level = call.node, call.level
+        top = not level.prefix
+        return Context(
+            streaming=self._streaming and top and self._package.wiring.can_stream(node.name),
+            run_round=partial(self._round, call),
+            loop_variables=partial(self._variables.of_loop, node, level.scope),
+            read_variable=partial(self._variables.read, level.scope),
+            write_variable=partial(self._variables.write, level.scope, level.loop_types),
+        )
+
+    async def _round(self, call: _Call, index: int, item: Any, loop: dict[str, Any] | None) -> Any:
+        """Perform the nodes inside this one once; return their result."""
+        node, level = call.node, call.level
+        types = level.loop_types if loop is None else {variable.name: variable.type for variable in node.variables}
+        scope = level.scope.round(index, level.scope.item if loop is not None else item, loop)
+        inner = Level(scope, call.span, f"{call.path}[{index}].", types)
+        error = await self.perform(self._package.bodies[node.name], inner)
+        if error is not None:
+            raise NodeError(error.message, code=error.code)
+        try:
+            return scope.resolve(node.result)
+        except LookupError as missing:
+            raise NodeError(f"result: {missing.args[0]}", code="invalid_reference") from None
+
+    async def _stream(self, call: _Call, parts: AsyncIterator[Chunk | Result]) -> Result:
+        """Pass a node's chunks on to the outputs and the output nodes that take them; return its result."""
+        name = call.node.name
+        top = not call.level.prefix
+        tap = self._taps.get(name) if top else None
+        feeds = top and name in self._package.wiring.feeds
         result: Result | None = None
         count = size = 0
-        self._outputs.put_delta(node.name, run_id, "")
         async with aclosing(parts) as items:  # type: ignore[type-var]  # every stream of a node is a generator
             async for part in items:
                 if isinstance(part, Result):
@@ -135,33 +237,65 @@ class NodeRunner:
                 if size > self._max_output:
                     text = f"its stream is longer than {self._max_output} characters (FLOWPOD_MAX_OUTPUT_CHARS)"
                     raise NodeError(text, code="output_too_large")
+                if tap is not None:
+                    call.sent = True
+                    tap.put(part)
                 if feeds:
-                    self._outputs.put_delta(node.name, run_id, part.text, part.reasoning)
+                    call.sent = True
+                    self._outputs.put_chunk(name, call.run_id, part)
                     await self._events.room()
                 if count % _BREATH == 0:
                     await asyncio.sleep(0)  # a generator that never waits would keep everybody else from running
         if result is None:
             raise NodeError("its stream ended without a result", code="internal_error")
-        self._outputs.put_delta(node.name, run_id, "")
-        self._outputs.finish_stream(node.name, run_id, result.value)
+        call.streamed = True
         return result
 
-    def _fail(self, node: Node, begun: float, span: Span, error: BaseException) -> Ended:
-        info = _error_info(node, error, self._package.flow.folder)
+    async def _complete(self, call: _Call, result: Result) -> Ended:
+        node, scope, top = call.node, call.level.scope, not call.level.prefix
+        if result.usage is not None:
+            self.usage = result.usage if self.usage is None else self.usage + result.usage
+        if result.finish_reason and node.name in self._chat_sources:
+            self.finish_reason = result.finish_reason
+        whole: dict[str, Any] = {}
+        if top:
+            try:
+                whole = self._outputs.of_node(node.name, result.value, scope)
+            except LookupError as error:
+                raise NodeError(error.args[0], code="invalid_reference") from None
+        await self._events.room()
+        record(call.span, "output", result.value)
+        if call.streamed and top:
+            self._outputs.close_stream(node.name, call.run_id)
+        self._report(call.level, node, "Completed", begun=call.begun, output=result.value)
+        if top:
+            self._outputs.settle(node.name, call.run_id, result.value, whole, streamed=call.streamed)
+            if node.name in self._taps:
+                self._taps[node.name].end(result.value)
+        return Ended(node, result.value, taken=result.taken)
+
+    async def _fail(self, call: _Call, error: BaseException) -> Ended:
+        node = call.node
+        info = _error_info(call.path, error, self._package.flow.folder)
         if not isinstance(error, FlowpodError):
             logger.warning("run %s: %s", self._run_id, info.message, exc_info=error)
-        fail(span, info.message, info.code or info.type, error)
-        self.report(node, "Failed", begun=begun, error=info)
+        fail(call.span, info.message, info.code or info.type, error)
+        policy = node.on_error
+        if policy is not None and not call.sent:
+            if policy.branch is None:
+                return await self._complete(call, Result(policy.default))
+            self._report(call.level, node, "Failed", begun=call.begun, error=info)
+            return Ended(node, error=info, taken=(policy.branch,), goes_on=True)
+        self._report(call.level, node, "Failed", begun=call.begun, error=info)
         return Ended(node, error=info)
 
 
-def _error_info(node: Node, error: BaseException, folder: Path) -> ErrorInfo:
+def _error_info(path: str, error: BaseException, folder: Path) -> ErrorInfo:
     if isinstance(error, FlowpodError):
-        return ErrorInfo(f"node {node.name!r}: {error.message}", error.type, node.name, error.code)
+        return ErrorInfo(f"node {path!r}: {error.message}", error.type, path, error.code)
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__)
     own = next((frame for frame in reversed(frames) if Path(frame.filename).is_relative_to(folder)), None)
     place = f" ({Path(own.filename).name}, line {own.lineno})" if own else ""
-    message = f"node {node.name!r} failed: {text_of(error)}{place}"
-    return ErrorInfo(message, "node_error", node.name, "node_failed")
+    return ErrorInfo(f"node {path!r} failed: {text_of(error)}{place}", "node_error", path, "node_failed")

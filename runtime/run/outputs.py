@@ -2,22 +2,51 @@
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.flow.model import Flow, Reference
-from runtime.flow.plan import Graph
+from runtime.errors import NodeError
+from runtime.flow.model import Flow
+from runtime.flow.plan import OUTPUT
 from runtime.flow.references import Scope
+from runtime.flow.wiring import Wiring
+from runtime.jsonable import as_text
+from runtime.nodes.base import Chunk
 from runtime.run.events import EventChannel, RunOutput
 
 
-class Outputs:
-    """Puts RunOutput events for the outputs that refer to a node, and keeps the values."""
+@dataclass(slots=True)
+class _Streamed:
+    """An output made of the texts of nodes, in order: one node's turn comes when those before it are settled.
 
-    def __init__(self, flow: Flow, graph: Graph, events: EventChannel, run_id: str) -> None:
+    What comes early is `held` until then, as (node run id, chunk).
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    turn: int = 0
+    settled: set[str] = field(default_factory=set)
+    held: dict[str, list[tuple[str, Chunk]]] = field(default_factory=dict)
+    held_bytes: int = 0
+    texts: list[str] = field(default_factory=list)
+    is_open: bool = False
+    last_run_id: str = ""
+
+
+class Outputs:
+    """Puts RunOutput events for the outputs that nodes make, and keeps the values.
+
+    Text that is held back, so that an output's parts come in order, may be `limit` bytes for each output.
+    """
+
+    def __init__(self, flow: Flow, wiring: Wiring, events: EventChannel, run_id: str, limit: int) -> None:
         self._flow = flow
-        self._graph = graph
+        self._wiring = wiring
         self._events = events
         self._run_id = run_id
+        self._limit = limit
+        self._streams = {name: _Streamed(name, nodes) for name, nodes in wiring.segments.items()}
+        self._missing = {name: set(nodes) for name, nodes in wiring.parts.items()}
         self.values: dict[str, Any] = {}
 
     def node_run_id(self, name: str) -> str:
@@ -26,56 +55,101 @@ class Outputs:
 
     def put_constant(self, scope: Scope) -> None:
         """Put the outputs that depend on no node."""
-        for name, output in self._flow.outputs.items():
-            if not (isinstance(output.value, Reference) and output.value.source == "node"):
-                self._put(self.node_run_id(name), name, scope.resolve(output.value))
+        for name, missing in self._missing.items():
+            if not missing:
+                self._put_whole(self.node_run_id(name), name, scope.resolve(self._flow.outputs[name].value))
 
-    def put_delta(self, node: str, run_id: str, text: str, reasoning: str = "") -> None:
-        """Put a piece of the outputs that are the whole value of `node`."""
-        for name in self._graph.feeds[node]:
-            self._events.put(RunOutput(run_id, name, text, True, "Streaming", reasoning))
+    def put_chunk(self, node: str, run_id: str, chunk: Chunk) -> None:
+        """Put a piece of the outputs that `node` is a part of; raises NodeError when too much is held back."""
+        for name in self._wiring.feeds.get(node, ()):
+            stream = self._streams[name]
+            if stream.nodes[stream.turn] == node:
+                self._emit(stream, run_id, chunk)
+                continue
+            stream.held.setdefault(node, []).append((run_id, chunk))
+            stream.held_bytes += len(chunk.text.encode())
+            if stream.held_bytes > self._limit:
+                text = f"more than {self._limit} bytes of the output {name!r} wait for its parts before them"
+                raise NodeError(text, code="output_too_large")
 
-    def finish_stream(self, node: str, run_id: str, value: Any) -> None:
-        """Close the outputs that have been streamed from `node`."""
-        for name in self._graph.feeds[node]:
-            self.values[name] = value
-            self._events.put(RunOutput(run_id, name, "", True, "Finished"))
-
-    def of_node(self, node: str, value: Any) -> dict[str, Any]:
-        """Return the outputs, among those not streamed already, that refer to `node` with this value.
+    def of_node(self, node: str, value: Any, scope: Scope) -> dict[str, Any]:
+        """Return the values of the outputs that are whole now that `node`, a node of the flow itself, has `value`.
 
         Raises LookupError that names the output whose reference finds nothing.
         """
-        scope = Scope({}, outputs={node: value})
+        scope.outputs[node] = value
         found = {}
-        for name in self._referring_to(node):
-            try:
-                found[name] = scope.resolve(self._flow.outputs[name].value)
-            except LookupError as error:
-                raise LookupError(f"outputs.{name}: {error.args[0]}") from None
+        for name, missing in self._missing.items():
+            if missing == {node}:
+                try:
+                    found[name] = scope.resolve(self._flow.outputs[name].value)
+                except LookupError as error:
+                    raise LookupError(f"outputs.{name}: {error.args[0]}") from None
         return found
 
-    def put_whole(self, run_id: str, values: Mapping[str, Any]) -> None:
-        """Put outputs that have their whole value at once."""
-        for name, value in values.items():
-            self._put(run_id, name, value)
+    def close_stream(self, node: str, run_id: str) -> None:
+        """Take in that all of what `node` streams has been put."""
+        for name in self._wiring.feeds.get(node, ()):
+            self._streams[name].last_run_id = run_id
+            self._settle_part(self._streams[name], node)
 
-    def put_bypassed(self, node: str) -> None:
-        """Put null for every output that refers to a bypassed node."""
+    def settle(self, node: str, run_id: str, value: Any, whole: Mapping[str, Any], *, streamed: bool) -> None:
+        """Take in that `node` has ended with `value`, and put the outputs that are `whole` by that."""
+        if not streamed and self._flow.nodes[node].type == OUTPUT:
+            self.put_chunk(node, run_id, Chunk(as_text(value)))
+            self.close_stream(node, run_id)
+        elif not streamed:
+            for name in self._wiring.feeds.get(node, ()):
+                self._put_whole(run_id, name, value)
+        for name, missing in self._missing.items():
+            missing.discard(node)
+            if name in whole:
+                self._put_whole(run_id, name, whole[name])
+
+    def skip(self, node: str, scope: Scope) -> None:
+        """Take in that `node` has no value: it is no part of what it would have streamed, and null elsewhere."""
         run_id = self.node_run_id(node)
-        for name in self._referring_to(node):
-            self._put(run_id, name, None)
+        for name in self._wiring.feeds.get(node, ()):
+            stream = self._streams[name]
+            if self._flow.nodes[node].type == OUTPUT:
+                stream.last_run_id = stream.last_run_id or run_id
+                self._settle_part(stream, node)
+            else:
+                self._put_whole(run_id, name, None)
+        for name, missing in self._missing.items():
+            if missing == {node}:
+                self._put_whole(run_id, name, scope.resolve(self._flow.outputs[name].value))
+            missing.discard(node)
 
-    def _referring_to(self, node: str) -> list[str]:
-        return [
-            name
-            for name, output in self._flow.outputs.items()
-            if isinstance(output.value, Reference)
-            and output.value.source == "node"
-            and output.value.name == node
-            and name not in self.values
-        ]
+    def _settle_part(self, stream: _Streamed, node: str) -> None:
+        stream.settled.add(node)
+        while stream.turn < len(stream.nodes) and stream.nodes[stream.turn] in stream.settled:
+            stream.turn += 1
+            if stream.turn == len(stream.nodes):
+                self._close(stream)
+                return
+            for run_id, chunk in stream.held.pop(stream.nodes[stream.turn], ()):
+                stream.held_bytes -= len(chunk.text.encode())
+                self._emit(stream, run_id, chunk)
 
-    def _put(self, run_id: str, name: str, value: Any) -> None:
+    def _emit(self, stream: _Streamed, run_id: str, chunk: Chunk) -> None:
+        self._open(stream, run_id)
+        stream.last_run_id = run_id
+        stream.texts.append(chunk.text)
+        self._events.put(RunOutput(run_id, stream.name, chunk.text, True, "Streaming", chunk.reasoning))
+
+    def _open(self, stream: _Streamed, run_id: str) -> None:
+        if not stream.is_open:
+            stream.is_open = True
+            self._events.put(RunOutput(run_id, stream.name, "", True, "Streaming"))
+
+    def _close(self, stream: _Streamed) -> None:
+        run_id = stream.last_run_id
+        self._open(stream, run_id)
+        self.values[stream.name] = "".join(stream.texts)
+        self._events.put(RunOutput(run_id, stream.name, "", True, "Streaming"))
+        self._events.put(RunOutput(run_id, stream.name, "", True, "Finished"))
+
+    def _put_whole(self, run_id: str, name: str, value: Any) -> None:
         self.values[name] = value
         self._events.put(RunOutput(run_id, name, value, False, "Finished"))

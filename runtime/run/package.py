@@ -6,28 +6,37 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import FlowProblems, Problem
+from runtime.flow.check import all_nodes
 from runtime.flow.load import load_flow
 from runtime.flow.model import Flow, Node, Reference
 from runtime.flow.plan import Graph
-from runtime.flow.source import Key, Source
+from runtime.flow.source import Source
+from runtime.flow.wiring import Wiring
 from runtime.nodes import KINDS
 from runtime.nodes.base import Node as NodeCode
 from runtime.nodes.base import Resources, SpecProblem
 from runtime.nodes.llm import LLMNode
 from runtime.nodes.models import Models
 from runtime.nodes.prompt import PromptNode
+from runtime.nodes.template import TemplateNode
 from runtime.nodes.threads import Threads
 from runtime.telemetry.tracing import Tracing
 
 _HIDDEN = "***"
+_WITHOUT_FILE = KINDS.keys() - {"llm", "prompt", "python"}
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A flow that can run. `model` is the one behind the chat output, "" when no model is."""
+    """A flow that can run: `code` of every node, `bodies` of those that have nodes inside.
+
+    `model` is the one behind the chat output, "" when no model is.
+    """
 
     flow: Flow
     graph: Graph
+    bodies: Mapping[str, Graph]
+    wiring: Wiring
     code: Mapping[str, NodeCode]
     resources: Resources
     model: str
@@ -68,14 +77,22 @@ def build_package(
     resources = Resources(flow.folder, Models(flow.connections), Threads(threads), tracing)
     code = {
         node.name: built
-        for node in flow.nodes.values()
-        if _is_inside(flow.folder, node.path)  # noted by load_flow, if not
+        for node in all_nodes(list(flow.nodes.values()))
+        if node.type in _WITHOUT_FILE or _is_inside(flow.folder, node.path)  # noted by load_flow, if not
         if (built := _build_node(node, flow, resources, source)) is not None
     }
     problems = source.problems + others
     if any(problem.severity == "error" for problem in problems):
         return None, problems
-    return Package(flow, Graph.of(flow), code, resources, _chat_model(flow, code)), problems
+    bodies = {
+        node.name: Graph.of({inner.name: inner for inner in node.body})
+        for node in all_nodes(list(flow.nodes.values()))
+        if node.body
+    }
+    wiring = Wiring.of(flow)
+    return Package(
+        flow, Graph.of(flow.nodes), bodies, wiring, code, resources, _chat_model(flow, wiring, code)
+    ), problems
 
 
 def _is_inside(folder: Path, path: str) -> bool:
@@ -83,23 +100,25 @@ def _is_inside(folder: Path, path: str) -> bool:
 
 
 def _build_node(node: Node, flow: Flow, resources: Resources, source: Source) -> NodeCode | None:
-    key: Key = ("nodes", node.index)
     try:
         built = KINDS[node.type](node, resources)
     except SpecProblem as error:
-        source.add((*key, *error.key.split(".")), f"node {node.name!r}: {error.message}")
+        source.add((*node.key, *error.key.split(".")), f"node {node.name!r}: {error.message}")
         return None
-    if isinstance(built, LLMNode | PromptNode):
+    if isinstance(built, LLMNode | PromptNode | TemplateNode):
         for name in sorted(built.variables - set(node.inputs)):
-            text = f"node {node.name!r}: {node.path} uses {name!r}, which is no input of the node: it will be empty"
-            source.add((*key, "inputs"), text, "warning")
+            where = node.path or "its template"
+            text = f"node {node.name!r}: {where} uses {name!r}, which is no input of the node: it will be empty"
+            source.add((*node.key, "inputs"), text, "warning")
     if node.connection in flow.connections:
         for text in flow.connections[node.connection].problems:
-            source.add((*key, "connection"), text, "environment")
+            source.add((*node.key, "connection"), text, "environment")
     return built
 
 
-def _chat_model(flow: Flow, code: Mapping[str, NodeCode]) -> str:
+def _chat_model(flow: Flow, wiring: Wiring, code: Mapping[str, NodeCode]) -> str:
     value = flow.outputs[flow.chat_output].value if flow.chat_output else None
-    feeding = code.get(value.name) if isinstance(value, Reference) and value.source == "node" else None
-    return feeding.model if isinstance(feeding, LLMNode) else ""
+    names = {value.name} if isinstance(value, Reference) and value.source == "node" else set()
+    names |= wiring.sources_of(flow, flow.chat_output or "")
+    models = [built.model for name, built in code.items() if name in names and isinstance(built, LLMNode)]
+    return models[0] if models else ""

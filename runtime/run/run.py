@@ -2,31 +2,38 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 from opentelemetry.trace import Span
 
 from runtime.errors import ErrorInfo, RunError
-from runtime.flow.plan import Plan
 from runtime.flow.references import Scope
 from runtime.history.service import HistoryService
 from runtime.history.store import Turn
-from runtime.nodes.base import Usage
 from runtime.run.events import EventChannel, RunStarted, RunStatus, RunTerminated
-from runtime.run.node import Ended, NodeRunner
+from runtime.run.node import Level, NodeRunner
 from runtime.run.outputs import Outputs
 from runtime.run.package import Package
 from runtime.run.request import RunRequest
+from runtime.run.variables import Variables
 from runtime.telemetry.tracing import Tracing, fail, record
 
 logger = logging.getLogger(__name__)
 
 _CHANNEL_LIMIT = 256
-_STOP_WAIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a process allows its runs."""
+
+    max_runs: int = 1000
+    run_timeout_s: float = 570.0
+    history_rounds: int = 20
+    max_output: int = 8 * 1024 * 1024
+    nodes_at_once: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +60,35 @@ class Run:
         filing: Filing,
         tracing: Tracing,
         span: Span,
-        timeout_s: float,
-        max_output: int,
+        limits: Limits,
     ) -> None:
         self.id = str(scope.sys["run_id"])
         self.session_id = filing.session_id
         self.events = EventChannel(_CHANNEL_LIMIT)
         self._package = package
         self._request = request
-        self._scope = scope
         self._filing = filing
         self._span = span
         self._trace_id = tracing.trace_id(span)
-        self._timeout_s = timeout_s
-        self._plan = Plan(package.graph, scope)
-        self._outputs = Outputs(package.flow, package.graph, self.events, self.id)
+        self._limits = limits
+        self._scope = scope
+        self._outputs = Outputs(package.flow, package.wiring, self.events, self.id, limits.max_output)
+        self._variables = Variables(package.flow.variables)
         self._runner = NodeRunner(
-            package, scope, self._outputs, self.events, tracing, span, request.streaming, max_output
+            package,
+            self._outputs,
+            self.events,
+            tracing,
+            self._variables,
+            self.id,
+            streaming=request.streaming,
+            max_output=limits.max_output,
+            limit=limits.nodes_at_once,
         )
-        self._begun: dict[str, float] = {}
-        self._tasks: dict[str, asyncio.Task[Ended]] = {}
-        self._done: list[tuple[str, asyncio.Task[Ended]]] = []
-        self._wake = asyncio.Event()
         self._status: RunStatus | None = None
         self._error: ErrorInfo | None = None
-        self._usage: Usage | None = None
-        self._finish_reason = "stop"
         self._started_at = datetime.now(UTC)
+        self._performing: asyncio.Task[ErrorInfo | None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self, when_done: Callable[["Run"], None]) -> None:
@@ -104,92 +113,32 @@ class Run:
     def _stop(self, status: RunStatus, error: ErrorInfo) -> None:
         if self._status is None:
             self._status, self._error = status, error
-            self._wake.set()
+            if self._performing is not None:
+                self._performing.cancel()
 
     async def _execute(self) -> None:
-        message = f"the run took longer than {self._timeout_s:g} s (FLOWPOD_RUN_TIMEOUT_S)"
-        late = RunError(message, code="run_timeout").info
-        timer = asyncio.get_running_loop().call_later(self._timeout_s, self._stop, "Failed", late)
+        timeout_s = self._limits.run_timeout_s
+        late = RunError(f"the run took longer than {timeout_s:g} s (FLOWPOD_RUN_TIMEOUT_S)", code="run_timeout").info
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._stop, "Failed", late)
         self.events.put(RunStarted(self.id, self._trace_id))
-        try:
-            await self._perform()
-        except BaseException as error:
-            logger.exception("run %s: a bug in Flowpod", self.id)
-            self._stop("Failed", _bug(error))
-        await self._cancel_nodes()
+        if self._status is None:
+            self._performing = asyncio.create_task(self._perform())
+            await asyncio.wait({self._performing})
+            self._take_result(self._performing)
         timer.cancel()
         self._end(await self._store_turn())
 
-    async def _perform(self) -> None:
-        """Start what is ready and take in what has ended, until there is no more or the run is stopped."""
+    async def _perform(self) -> ErrorInfo | None:
         self._outputs.put_constant(self._scope)
-        self._advance()
-        while self._tasks and self._status is None:
-            await self._wake.wait()
-            self._wake.clear()
-            self._take_in()
-            if self._status is None:
-                self._advance()
+        return await self._runner.perform(self._package.graph, Level(self._scope, self._span))
+
+    def _take_result(self, performing: "asyncio.Task[ErrorInfo | None]") -> None:
+        if not performing.cancelled() and (bug := performing.exception()) is not None:
+            logger.error("run %s: a bug in Flowpod", self.id, exc_info=bug)
+            self._stop("Failed", _bug(bug))
         if self._status is None:
-            self._status = "Completed"
-
-    def _advance(self) -> None:
-        for step in self._plan.ready():
-            node = step.node
-            if step.action == "start":
-                begun = self._begun[node.name] = time.perf_counter()
-                self._runner.report(node, "Running")
-                task = asyncio.create_task(self._runner.run(node, begun))
-                self._tasks[node.name] = task
-                task.add_done_callback(partial(self._node_done, node.name))
-            elif step.action == "bypass":
-                self._runner.report(node, "Bypassed")
-                self._outputs.put_bypassed(node.name)
-            else:
-                error = ErrorInfo(f"node {node.name!r}: {step.reason}", "node_error", node.name, "invalid_reference")
-                self._runner.report(node, "Failed", error=error)
-                self._stop("Failed", error)
-                return
-
-    def _node_done(self, name: str, task: "asyncio.Task[Ended]") -> None:
-        self._done.append((name, task))
-        self._wake.set()
-
-    def _take_in(self) -> None:
-        done, self._done = self._done, []
-        for name, task in done:
-            end = self._ended(name, task)
-            del self._tasks[name]
-            if end.error is not None:
-                self._stop("Failed", end.error)
-                continue
-            if end.usage is not None:
-                self._usage = end.usage if self._usage is None else self._usage + end.usage
-            if end.finish_reason and self._package.flow.chat_output in self._package.graph.feeds[name]:
-                self._finish_reason = end.finish_reason
-            self._plan.complete(name, end.value)
-
-    def _ended(self, name: str, task: "asyncio.Task[Ended]") -> Ended:
-        if not task.cancelled():
-            return task.result()
-        node = self._package.flow.nodes[name]  # only its own code can have cancelled it before the run is stopped
-        error = ErrorInfo(f"node {name!r} failed: it cancelled its own task", "node_error", name, "node_failed")
-        self._runner.report(node, "Failed", begun=self._begun[name], error=error)
-        return Ended(node, error=error)
-
-    async def _cancel_nodes(self) -> None:
-        """Cancel the nodes that still run and say so of each; a thread or a task that will not end is left behind."""
-        tasks = {name: task for name, task in self._tasks.items() if not task.done()}
-        if not tasks:
-            return
-        for task in tasks.values():
-            task.cancel()
-        await asyncio.wait(tasks.values(), timeout=_STOP_WAIT_S)
-        for name, task in tasks.items():
-            if not task.done():
-                logger.warning("run %s: node %r does not end when cancelled; it was left behind", self.id, name)
-            if not task.done() or task.cancelled():
-                self._runner.report(self._package.flow.nodes[name], "Canceled", begun=self._begun[name])
+            self._error = None if performing.cancelled() else performing.result()
+            self._status = "Completed" if self._error is None else "Failed"
 
     async def _store_turn(self) -> bool:
         """Store the run as a turn of its session; return whether that is still to be done."""
@@ -212,6 +161,7 @@ class Run:
                 otel_trace_id=self._trace_id,
                 started_at=self._started_at,
                 finished_at=datetime.now(UTC),
+                variables=self._variables.written if self._status == "Completed" else {},
             )
         )
         return not in_time
@@ -223,7 +173,7 @@ class Run:
         if self._error is not None:
             fail(self._span, self._error.message, self._error.code or self._error.type)
         self._span.end()
-        usage = self._usage
+        usage = self._runner.usage
         counts = (
             {} if usage is None else asdict(usage) | {"total_tokens": usage.prompt_tokens + usage.completion_tokens}
         )
@@ -234,7 +184,7 @@ class Run:
                 self._trace_id,
                 self._error,
                 counts,
-                self._finish_reason,
+                self._runner.finish_reason,
                 "deferred" if deferred else "",
             )
         )

@@ -4,27 +4,17 @@ import asyncio
 import logging
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from copy import deepcopy
 
 from runtime.errors import TooManyRuns, Unavailable
 from runtime.flow.references import Scope
 from runtime.history.service import Conversation, HistoryService
 from runtime.run.package import Package
 from runtime.run.request import RunRequest, flow_inputs
-from runtime.run.run import Filing, Run
+from runtime.run.run import Filing, Limits, Run
 from runtime.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a process allows its runs."""
-
-    max_runs: int = 1000
-    run_timeout_s: float = 570.0
-    history_rounds: int = 20
-    max_output: int = 8 * 1024 * 1024
 
 
 class FlowService:
@@ -154,6 +144,9 @@ class FlowService:
         span = self._tracing.start_run(self.name, request.headers, facts)
         kept = self.history if request.keep_assigned or not request.assigned else None
         filing = Filing(request.session_id, request.assigned, kept)
-        limits = self._limits
-        scope = Scope(inputs, sys)
-        return Run(self._package, request, scope, filing, self._tracing, span, limits.run_timeout_s, limits.max_output)
+        session = {
+            name: conversation.variables.get(name, deepcopy(variable.default))
+            for name, variable in self.flow.variables.items()
+        }
+        scope = Scope(inputs, sys, session)
+        return Run(self._package, request, scope, filing, self._tracing, span, self._limits)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from runtime.flow.model import Activation, Flow, Node, Output
 from runtime.flow.plan import Graph, Plan
 from runtime.flow.references import Scope, parse_value
+from runtime.flow.wiring import Wiring
 
 # A node is given by its references and, perhaps, its condition: (references, when, is).
 Sketch = Mapping[str, tuple[Any, ...]]
@@ -29,7 +30,7 @@ def flow_of(sketch: Sketch, outputs: Mapping[str, Any] | None = None) -> Flow:
 
 def course(sketch: Sketch, values: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None) -> str:
     """Run the plan, each round's nodes completed in order, and return it as text: +start, -bypass, !fail; | rounds."""
-    plan = Plan(Graph.of(flow_of(sketch)), Scope(inputs or {}))
+    plan = Plan(Graph.of(flow_of(sketch).nodes), Scope(inputs or {}))
     rounds = []
     while steps := plan.ready():
         rounds.append(
@@ -118,7 +119,7 @@ def test_bypass(more: Sketch, expected: str) -> None:
 
 def test_reference_to_a_bypassed_node_is_none() -> None:
     scope = Scope({})
-    plan = Plan(Graph.of(flow_of({"a": ([], "no", "yes")})), scope)
+    plan = Plan(Graph.of(flow_of({"a": ([], "no", "yes")}).nodes), scope)
     assert [step.action for step in plan.ready()] == ["bypass"]
     assert plan.done
     assert scope.resolve(parse_value("${a.output.x[0]}", ["a"])) is None
@@ -134,7 +135,7 @@ def test_reference_to_a_bypassed_node_is_none() -> None:
     ],
 )
 def test_condition_whose_value_is_not_there_fails_the_node(when: str, reason: str) -> None:
-    plan = Plan(Graph.of(flow_of({"a": ([],), "b": ([], when, 1)})), Scope({}))
+    plan = Plan(Graph.of(flow_of({"a": ([],), "b": ([], when, 1)}).nodes), Scope({}))
     assert [step.action for step in plan.ready()] == ["start"]
     plan.complete("a", {"other": 1})
     assert [(step.action, step.reason) for step in plan.ready()] == [("fail", reason)]
@@ -148,7 +149,7 @@ def test_condition_on_a_value_whose_own_code_fails_fails_the_node() -> None:
 
         __hash__ = object.__hash__
 
-    plan = Plan(Graph.of(flow_of({"a": ([],), "b": ([], "${a.output}", 1)})), Scope({}))
+    plan = Plan(Graph.of(flow_of({"a": ([],), "b": ([], "${a.output}", 1)}).nodes), Scope({}))
     plan.ready()
     plan.complete("a", Odd())
     assert [(step.action, step.reason) for step in plan.ready()] == [
@@ -157,7 +158,7 @@ def test_condition_on_a_value_whose_own_code_fails_fails_the_node() -> None:
 
 
 def test_each_node_is_handed_out_once() -> None:
-    plan = Plan(Graph.of(flow_of(DIAMOND)), Scope({}))
+    plan = Plan(Graph.of(flow_of(DIAMOND).nodes), Scope({}))
     assert [step.node.name for step in plan.ready()] == ["a"]
     assert plan.ready() == []
     plan.complete("a", 1)
@@ -172,7 +173,7 @@ def test_each_node_is_handed_out_once() -> None:
 
 
 def test_plans_of_one_graph_do_not_share_their_state() -> None:
-    graph = Graph.of(flow_of(CHAIN))
+    graph = Graph.of(flow_of(CHAIN).nodes)
     first, second = Plan(graph, Scope({})), Plan(graph, Scope({}))
     first.ready()
     first.complete("a", 1)
@@ -193,12 +194,12 @@ def test_plans_of_one_graph_do_not_share_their_state() -> None:
     ],
 )
 def test_circle_is_found(sketch: Sketch, expected: list[str]) -> None:
-    assert Graph.of(flow_of(sketch)).cycle() == expected
+    assert Graph.of(flow_of(sketch).nodes).cycle() == expected
 
 
 def test_outputs_that_are_a_nodes_whole_value_are_fed_by_it() -> None:
     outputs = {"o1": "${a}", "o2": "${a.output}", "o3": "${a.output.x}", "o4": "text", "o5": "${inputs.q}"}
-    assert Graph.of(flow_of(CHAIN, outputs)).feeds == {"a": ("o1", "o2"), "b": (), "c": ()}
+    assert Wiring.of(flow_of(CHAIN, outputs)).feeds == {"a": ("o1", "o2")}
 
 
 @st.composite
@@ -218,7 +219,7 @@ def sketches(draw: st.DrawFn) -> Sketch:
 def test_every_node_is_settled_once_and_after_its_dependencies(
     sketch: Sketch, value: int, chance: random.Random
 ) -> None:
-    graph, scope = Graph.of(flow_of(sketch)), Scope({"x": 1})
+    graph, scope = Graph.of(flow_of(sketch).nodes), Scope({"x": 1})
     plan = Plan(graph, scope)
     running: list[str] = []
     settled: list[str] = []
@@ -242,7 +243,7 @@ def test_every_node_is_settled_once_and_after_its_dependencies(
 def test_what_is_bypassed_does_not_depend_on_the_order_of_completion(
     sketch: Sketch, value: int, chance: random.Random
 ) -> None:
-    graph, bypassed = Graph.of(flow_of(sketch)), []
+    graph, bypassed = Graph.of(flow_of(sketch).nodes), []
     for pick in (lambda running: running[0], chance.choice):
         scope = Scope({"x": 1})
         plan = Plan(graph, scope)

@@ -1,0 +1,137 @@
+"""The comparisons of conditions: each says for which values it holds, and refuses others."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from runtime.errors import NodeError
+
+Operator = Literal[
+    "equals",
+    "not_equals",
+    "is_null",
+    "is_not_null",
+    "is_true",
+    "is_false",
+    "greater",
+    "greater_or_equal",
+    "less",
+    "less_or_equal",
+    "contains",
+    "not_contains",
+    "matches",
+    "length_equals",
+    "length_greater",
+    "length_greater_or_equal",
+    "length_less",
+    "length_less_or_equal",
+]
+Groups = Sequence[Mapping[str, Any]]
+"""Groups of comparisons as a flow writes them: one group must hold, and of it every comparison."""
+Kind = Literal["null", "bool", "number", "string", "list", "object"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """`left` are the kinds of value that the operator takes, `right` those that it is compared with, none for unary."""
+
+    left: tuple[Kind, ...]
+    right: tuple[Kind, ...]
+    holds: Callable[[Any, Any], bool]
+    same_kind: bool = False
+
+
+_ANY: tuple[Kind, ...] = get_args(Kind)
+_ORDERED: tuple[Kind, ...] = ("number", "string")
+_SIZED: tuple[Kind, ...] = ("string", "list", "object")
+
+
+def _length(compare: Callable[[int, Any], bool]) -> _Rule:
+    return _Rule(_SIZED, ("number",), lambda left, right: compare(len(left), right))
+
+
+def _ordered(compare: Callable[[Any, Any], bool]) -> _Rule:
+    return _Rule(_ORDERED, _ORDERED, compare, same_kind=True)
+
+
+def _contains(left: Any, right: Any) -> bool:
+    return right in left
+
+
+_RULES: Mapping[Operator, _Rule] = {
+    "equals": _Rule(_ANY, _ANY, lambda left, right: bool(left == right)),
+    "not_equals": _Rule(_ANY, _ANY, lambda left, right: bool(left != right)),
+    "is_null": _Rule(_ANY, (), lambda left, _: left is None),
+    "is_not_null": _Rule(_ANY, (), lambda left, _: left is not None),
+    "is_true": _Rule(("bool",), (), lambda left, _: left is True),
+    "is_false": _Rule(("bool",), (), lambda left, _: left is False),
+    "greater": _ordered(lambda left, right: left > right),
+    "greater_or_equal": _ordered(lambda left, right: left >= right),
+    "less": _ordered(lambda left, right: left < right),
+    "less_or_equal": _ordered(lambda left, right: left <= right),
+    "contains": _Rule(_SIZED, _ANY, _contains),
+    "not_contains": _Rule(_SIZED, _ANY, lambda left, right: not _contains(left, right)),
+    "matches": _Rule(("string",), ("string",), lambda left, right: re.search(right, left) is not None),
+    "length_equals": _length(lambda left, right: left == right),
+    "length_greater": _length(lambda left, right: left > right),
+    "length_greater_or_equal": _length(lambda left, right: left >= right),
+    "length_less": _length(lambda left, right: left < right),
+    "length_less_or_equal": _length(lambda left, right: left <= right),
+}
+
+
+def holds(left: Any, operator: Operator, right: Any = None) -> bool:
+    """Return whether `left operator right`; numbers and strings are never taken for each other.
+
+    Raises NodeError when the operator does not hold for such values, or a pattern is no regular expression.
+    """
+    rule = _RULES[operator]
+    kind, other = _kind(left), _kind(right)
+    if kind not in rule.left:
+        raise _mismatch(operator, "a value", kind, rule.left)
+    if rule.right and other not in rule.right:
+        raise _mismatch(operator, "a comparison with a value", other, rule.right)
+    needs_text = operator in ("contains", "not_contains") and kind in ("string", "object")
+    if (rule.same_kind and kind != other) or (needs_text and other != "string"):
+        raise NodeError(f"{operator} cannot compare a {kind} with a {other}", code="invalid_comparison")
+    try:
+        return rule.holds(left, right)
+    except re.error as error:
+        raise NodeError(f"matches: {right!r} is no regular expression: {error}", code="invalid_comparison") from error
+
+
+def _mismatch(operator: str, what: str, kind: Kind, kinds: tuple[Kind, ...]) -> NodeError:
+    return NodeError(f"{operator} needs {what} of kind {' or '.join(kinds)}, not {kind}", code="invalid_comparison")
+
+
+def _kind(value: Any) -> Kind:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "bool"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+        case list() | tuple():
+            return "list"
+        case Mapping():
+            return "object"
+        case Sized():
+            return "list"
+        case _:
+            return "object"
+
+
+def any_group_holds(groups: Groups, values: Mapping[str, Any]) -> bool:
+    """Return whether all comparisons of at least one group hold; raises NodeError as `holds` does."""
+    return any(all(_holds(comparison, values) for comparison in group["all"]) for group in groups)
+
+
+def _holds(comparison: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    other = comparison["value_from"]
+    return holds(
+        values.get(comparison["input"]), comparison["operator"], values.get(other) if other else comparison["value"]
+    )

@@ -1,0 +1,31 @@
+"""The template node: Jinja2 to text, or to JSON."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from runtime.errors import NodeError
+from runtime.nodes.base import Context, NodeSpec, Resources
+from runtime.nodes.templates import parse_template, render_marked, unmarked
+
+
+class TemplateNode:
+    """Renders its template with its inputs, in the sandbox."""
+
+    optional: frozenset[str] = frozenset()
+    waits_for_nodes = False
+
+    def __init__(self, spec: NodeSpec, resources: Resources) -> None:  # noqa: ARG002
+        self._template, self.variables = parse_template(spec.options["template"], f"the template of {spec.name!r}")
+        self._as_json = spec.options["format"] == "json"
+
+    async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:  # noqa: ARG002
+        """Return the text, or what its JSON says."""
+        text = unmarked(render_marked(self._template, inputs))
+        if not self._as_json:
+            return text
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise NodeError(f"the template made no JSON: {error}: {text[:200]!r}", code="template_error") from error

@@ -64,6 +64,7 @@ class Output:
     type: ValueType
     value: Any
     description: str = ""
+    evaluation_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 from opentelemetry.trace import Span
 
 from runtime.errors import NodeError
-from runtime.nodes.base import Chunk, Context, NodeSpec, Resources, Result, SpecProblem
+from runtime.nodes.base import Chunk, Context, NodeSpec, Resources, Result, SpecProblem, Streams
 from runtime.nodes.messages import split_messages
 from runtime.nodes.prompt import read_template
 from runtime.nodes.templates import render_marked
@@ -44,6 +44,7 @@ class LLMNode:
     """Renders its prompt and calls the model of its connection."""
 
     optional: frozenset[str] = frozenset()
+    streams: Streams = "yes"
 
     def __init__(self, spec: NodeSpec, resources: Resources) -> None:
         if not spec.connection:

@@ -65,11 +65,14 @@ class NodeRunner:
         begun: float | None = None,
         error: ErrorInfo | None = None,
         output: Any = None,
+        cause: str = "",
     ) -> None:
         """Put the event of a node's new state; `begun` is when it started, by `time.perf_counter`."""
         duration = 0.0 if begun is None else time.perf_counter() - begun
         self._events.put(
-            NodeUpdated(self._run_id, node.name, status, duration, error, output, node.description, node.display_name)
+            NodeUpdated(
+                self._run_id, node.name, status, duration, error, output, node.description, node.display_name, cause
+            )
         )
 
     async def run(self, node: Node, begun: float) -> Ended:
@@ -139,7 +142,7 @@ class NodeRunner:
         if not isinstance(error, FlowpodError):
             logger.warning("run %s: %s", self._run_id, info.message, exc_info=error)
         fail(span, info.message, info.code or info.type, error)
-        self.report(node, "Failed", begun=begun, error=info)
+        self.report(node, "Failed", begun=begun, error=info, cause=f"({type(error).__name__}) {error}")
         return Ended(node, error=info)
 
 

@@ -15,19 +15,25 @@ from runtime.nodes.base import Resources, SpecProblem
 from runtime.nodes.llm import LLMNode
 from runtime.nodes.models import Models
 from runtime.nodes.prompt import PromptNode
+from runtime.nodes.python import PythonNode
 from runtime.nodes.threads import Threads
 from runtime.telemetry.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A flow that can run. `model` is the one behind the chat output, "" when no model is."""
+    """A flow that can run.
+
+    `model` is the one behind the chat output, "" when no model is. `streams` names the outputs that promptflow's
+    serving streams, and says of each whether it always does.
+    """
 
     flow: Flow
     graph: Graph
     code: Mapping[str, NodeCode]
     resources: Resources
     model: str
+    streams: Mapping[str, bool]
 
     async def close(self) -> None:
         """Close what the nodes share."""
@@ -56,7 +62,8 @@ def build_package(
     problems = source.problems + others
     if any(problem.severity == "error" for problem in problems):
         return None, problems
-    return Package(flow, Graph.of(flow), code, resources, _chat_model(flow, code)), problems
+    graph = Graph.of(flow)
+    return Package(flow, graph, code, resources, _chat_model(flow, code), _streams(flow, graph, code)), problems
 
 
 def _build_node(node: Node, flow: Flow, resources: Resources, source: Source) -> NodeCode | None:
@@ -80,3 +87,20 @@ def _chat_model(flow: Flow, code: Mapping[str, NodeCode]) -> str:
     value = flow.outputs[flow.chat_output].value if flow.chat_output else None
     feeding = code.get(value.name) if isinstance(value, Reference) and value.source == "node" else None
     return feeding.model if isinstance(feeding, LLMNode) else ""
+
+
+def _streams(flow: Flow, graph: Graph, code: Mapping[str, NodeCode]) -> dict[str, bool]:
+    """Return the outputs that stream in promptflow: whole values of generators, and of models that no other node reads.
+
+    A condition may bypass the node, so that in a flow with conditions none always streams (promptflow,
+    executor/flow_executor.py and core/_serving/response_creator.py).
+    """
+    certain = all(node.activate is None for node in flow.nodes.values())
+    streams = {}
+    for name, built in code.items():
+        if not isinstance(built, LLMNode | PythonNode) or built.streams == "no":
+            continue
+        if isinstance(built, LLMNode) and graph.dependants[name]:
+            continue
+        streams.update(dict.fromkeys(graph.feeds[name], certain and built.streams == "yes"))
+    return streams

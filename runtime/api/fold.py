@@ -1,6 +1,8 @@
 """An answer in one piece: the same events as a stream's, folded."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,7 @@ class Outcome:
     nodes: dict[str, NodeUpdated] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     reasoning: dict[str, str] = field(default_factory=dict)
+    streamed: set[str] = field(default_factory=set)
     finished: set[str] = field(default_factory=set)
     end: RunTerminated | None = None
 
@@ -33,6 +36,7 @@ class Outcome:
     def _add_output(self, event: RunOutput) -> None:
         name = event.output
         if event.is_stream:
+            self.streamed.add(name)
             self.outputs[name] = self.outputs.get(name, "") + event.delta
             self.reasoning[name] = self.reasoning.get(name, "") + event.reasoning
         else:
@@ -49,16 +53,47 @@ class Outcome:
 
 async def fold(run: Run, request: Request) -> Outcome:
     """Read a run to its end. A client that leaves cancels the run."""
-    watch = asyncio.create_task(_cancel_when_gone(run, request))
     outcome = Outcome()
     try:
-        async for batch in run.events.batches():
-            for event in batch:
-                outcome.add(event)
+        async with _reading(run, request) as batches:
+            async for batch in batches:
+                for event in batch:
+                    outcome.add(event)
     finally:
-        watch.cancel()
         run.leave()
     return outcome
+
+
+async def look_ahead(run: Run, request: Request, seen: Callable[[Outcome], bool]) -> Outcome:
+    """Read a run until `seen` holds, or to its end, and put back what was read, for whoever answers.
+
+    This lets the status of a stream depend on how its run began. A client that leaves cancels the run.
+    """
+    outcome = Outcome()
+    events: list[Event] = []
+    try:
+        async with _reading(run, request) as batches:
+            async for batch in batches:
+                events += batch
+                for event in batch:
+                    outcome.add(event)
+                if seen(outcome):
+                    break
+    except BaseException:
+        run.leave()
+        raise
+    run.events.restore(events)
+    return outcome
+
+
+@asynccontextmanager
+async def _reading(run: Run, request: Request) -> AsyncIterator[AsyncIterator[list[Event]]]:
+    watch = asyncio.create_task(_cancel_when_gone(run, request))
+    try:
+        async with aclosing(run.events.batches()) as batches:
+            yield batches
+    finally:
+        watch.cancel()
 
 
 async def _cancel_when_gone(run: Run, request: Request) -> None:

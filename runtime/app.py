@@ -17,6 +17,7 @@ from runtime.api.errors import on_bug, on_flowpod_error, on_http_exception
 from runtime.api.health import Readyz, healthz
 from runtime.api.middleware import RequestHeaders, TokenAuth
 from runtime.api.openai import ChatCompletions, Models
+from runtime.api.promptflow import Feedback, Score, Swagger, health, version
 from runtime.api.settings import ApiSettings
 from runtime.api.simple import Simple
 from runtime.api.sse import let_runs_end_streams
@@ -94,6 +95,11 @@ def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) 
             Route("/run", Complete(service, api).answer, methods=["POST"]),
             Route("/v1/chat/completions", ChatCompletions(service, api).answer, methods=["POST"]),
             Route("/v1/models", Models(service).answer, methods=["GET"]),
+            Route("/score", Score(service, api).answer, methods=["POST"]),
+            Route("/feedback", Feedback(service, api).answer, methods=["POST"]),
+            Route("/swagger.json", Swagger(service).answer, methods=["GET"]),
+            Route("/health", health, methods=["GET"]),
+            Route("/version", version, methods=["GET"]),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", Readyz(service).answer, methods=["GET"]),
         ],

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -38,6 +39,7 @@ class FlowService:
         self.name = name
         self.flow = package.flow
         self.model = package.model or name
+        self.streams = package.streams
         self.history = history if package.flow.is_chat else None
         self.draining = False
         self.closing = False
@@ -101,6 +103,10 @@ class FlowService:
             logger.warning("cancelling %d runs that did not end within %g s", len(self._runs), grace_s)
             self.cancel_all("the service is shutting down")
             await self._idle.wait()
+
+    def note(self, name: str, headers: Mapping[str, str], facts: Mapping[str, str | bool | int | float]) -> None:
+        """Put `facts` on a span called `name`, in the trace that the caller's `headers` continue."""
+        self._tracing.note(name, headers, facts)
 
     def cancel_all(self, reason: str) -> None:
         """Cancel every run."""

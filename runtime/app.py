@@ -24,6 +24,7 @@ from runtime.api.sse import let_runs_end_streams
 from runtime.errors import FlowpodError
 from runtime.history.service import HistoryService
 from runtime.history.store import Store, history_address
+from runtime.run.files import Files
 from runtime.run.package import Package
 from runtime.run.service import FlowService, Limits
 from runtime.settings import Settings
@@ -73,7 +74,11 @@ def create_service(
             single_turn_days=settings.single_turn_days,
         )
     limits = Limits(settings.max_runs, settings.run_timeout_s, settings.history_rounds)
-    return FlowService(name, package, conversations, tracing, limits)
+    # A flow's nodes import this name themselves: it is there once the process has installed `compat`, and not before.
+    from langstudio.types import File
+
+    files = Files(File, settings.file_mounts, settings.allow_private_urls == "on")
+    return FlowService(name, package, conversations, tracing, limits, files)
 
 
 def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) -> ASGIApp:

@@ -5,7 +5,14 @@ from typing import Any
 
 from runtime.run.service import FlowService
 
-# promptflow, core/_serving/swagger.py; the types that it leaves out are text on the wire, or a file's object.
+_FILE: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        name: {"type": "string"} for name in ("source_uri", "download_url", "file_id", "file_name", "file_type")
+    },
+    "required": ["source_uri"],
+}
+# promptflow, core/_serving/swagger.py; the types that it leaves out are text on the wire.
 _TYPES: Mapping[str, Mapping[str, Any]] = {
     "int": {"type": "integer"},
     "double": {"type": "number"},
@@ -13,6 +20,8 @@ _TYPES: Mapping[str, Mapping[str, Any]] = {
     "list": {"type": "array", "items": {}},
     "object": {"type": "object", "additionalProperties": {}},
     "image": {"type": "object", "additionalProperties": {}},
+    "File": _FILE,
+    "file": _FILE,
 }
 _TEXT: Mapping[str, Any] = {"type": "string"}
 _ANY_OBJECT = {"type": "object", "additionalProperties": {}}

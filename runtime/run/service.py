@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from runtime.errors import TooManyRuns, Unavailable
 from runtime.flow.references import Scope
 from runtime.history.service import Conversation, HistoryService
+from runtime.run.files import Files
 from runtime.run.package import Package
-from runtime.run.request import RunRequest, flow_inputs
+from runtime.run.request import RunRequest, flow_inputs, with_files
 from runtime.run.run import Filing, Run
 from runtime.telemetry.tracing import Tracing
 
@@ -34,7 +35,13 @@ class FlowService:
     """
 
     def __init__(
-        self, name: str, package: Package, history: HistoryService | None, tracing: Tracing, limits: Limits
+        self,
+        name: str,
+        package: Package,
+        history: HistoryService | None,
+        tracing: Tracing,
+        limits: Limits,
+        files: Files,
     ) -> None:
         self.name = name
         self.flow = package.flow
@@ -46,6 +53,7 @@ class FlowService:
         self._package = package
         self._tracing = tracing
         self._limits = limits
+        self._files = files
         self._runs: set[Run] = set()
         self._starting = 0
         self._idle = asyncio.Event()
@@ -84,6 +92,7 @@ class FlowService:
         inputs = flow_inputs(self.flow, request.inputs)
         self._starting += 1
         try:
+            inputs = await with_files(self.flow, request.inputs, inputs, self._files)
             conversation = await self._conversation(request)
         finally:
             self._starting -= 1

@@ -31,7 +31,9 @@ class Files:
         source = fields["source_uri"]
         scheme = source.partition("://")[0].lower() if "://" in source else ""
         if scheme in ("", "file"):
-            self._check_path(unquote(urlsplit(source).path) if scheme else source, urlsplit(source).netloc)
+            name = unquote(urlsplit(source).path) if scheme else source
+            # Looking at a path takes its time where the folder is mounted over a network.
+            await asyncio.to_thread(self._check_path, name, urlsplit(source).netloc)
         elif scheme in ("http", "https"):
             await self._check_url(source)
         elif scheme != "oss":

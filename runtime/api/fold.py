@@ -11,17 +11,25 @@ from starlette.requests import Request
 from runtime.run.events import Event, NodeUpdated, RunOutput, RunTerminated
 from runtime.run.run import Run
 
+_MAX_HELD = 8 * 1024 * 1024
+
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run came to: each node's last state, each output's value as far as it got, and the end."""
+    """What a run came to: each node's last state, each output's value as far as it got, and the end.
+
+    `streamed` are the outputs that came as streams, `begun` those of them that have text or thoughts already. The
+    value of a stream is put together when it is finished, or when the run is.
+    """
 
     nodes: dict[str, NodeUpdated] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     reasoning: dict[str, str] = field(default_factory=dict)
     streamed: set[str] = field(default_factory=set)
+    begun: set[str] = field(default_factory=set)
     finished: set[str] = field(default_factory=set)
     end: RunTerminated | None = None
+    _deltas: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
         """Take in the next event."""
@@ -32,17 +40,27 @@ class Outcome:
                 self._add_output(event)
             case RunTerminated():
                 self.end = event
+                for name in self.streamed - self.finished:
+                    self._put_together(name)
 
     def _add_output(self, event: RunOutput) -> None:
         name = event.output
         if event.is_stream:
             self.streamed.add(name)
-            self.outputs[name] = self.outputs.get(name, "") + event.delta
+            self.outputs.setdefault(name, "")
+            self._deltas.setdefault(name, []).append(event.delta)
+            if event.delta or event.reasoning:
+                self.begun.add(name)
             self.reasoning[name] = self.reasoning.get(name, "") + event.reasoning
         else:
             self.outputs[name] = event.delta
         if event.status == "Finished":
             self.finished.add(name)
+            if event.is_stream:
+                self._put_together(name)
+
+    def _put_together(self, name: str) -> None:
+        self.outputs[name] = "".join(self._deltas[name])
 
     @property
     def terminated(self) -> RunTerminated:
@@ -67,10 +85,12 @@ async def fold(run: Run, request: Request) -> Outcome:
 async def look_ahead(run: Run, request: Request, seen: Callable[[Outcome], bool]) -> Outcome:
     """Read a run until `seen` holds, or to its end, and put back what was read, for whoever answers.
 
-    This lets the status of a stream depend on how its run began. A client that leaves cancels the run.
+    This lets the status of a stream depend on how its run began. A client that leaves cancels the run, and so does a
+    stream that grows too long meanwhile.
     """
     outcome = Outcome()
     events: list[Event] = []
+    held = 0
     try:
         async with _reading(run, request) as batches:
             async for batch in batches:
@@ -79,6 +99,9 @@ async def look_ahead(run: Run, request: Request, seen: Callable[[Outcome], bool]
                     outcome.add(event)
                 if seen(outcome):
                     break
+                held += sum(len(event.delta) for event in batch if isinstance(event, RunOutput) and event.is_stream)
+                if held > _MAX_HELD:
+                    run.cancel(f"an output had streamed {_MAX_HELD} characters before the others were known")
     except BaseException:
         run.leave()
         raise

@@ -136,9 +136,7 @@ class Score:
     def _settled(self, outcome: Outcome) -> bool:
         """Whether every output has its value or, where it may stream, has begun to."""
         return all(
-            name in outcome.finished
-            or (name in self._streams and bool(outcome.outputs.get(name) or outcome.reasoning.get(name)))
-            for name in self._outputs
+            name in outcome.finished or (name in self._streams and name in outcome.begun) for name in self._outputs
         )
 
     async def _stream_or_json(self, run: Run, request: Request, begun: Outcome, accept: Accept) -> Response:

@@ -61,6 +61,28 @@ async def test_outputs_that_do_not_stream_come_first_in_one_event(tmp_path: Path
     assert single.text == f'{{"late":"{"A" * 600}","talk":"{"a" * 600}","given":"hi"}}'
 
 
+async def test_a_stream_is_not_held_back_without_end(tmp_path: Path) -> None:
+    flow = write_flow(
+        tmp_path,
+        """
+        outputs:
+          late: {type: string, reference: "${wait.output}"}
+          talk: {type: string, reference: "${talk.output}"}
+        nodes:
+        - {name: talk, type: python, source: {path: talk.py}}
+        - {name: wait, type: python, source: {path: wait.py}}
+        """,
+        {
+            "talk.py": TOOL + "async def talk():\n    while True:\n        yield 'a' * 2**16\n",
+            "wait.py": TOOL + "async def wait() -> str:\n    import asyncio\n    await asyncio.sleep(60)\n",
+        },
+    )
+    async with client_of(flow) as client:
+        response = await client.post("/score", json={}, headers=STREAM)
+    assert response.status_code == 424
+    assert "had streamed 8388608 characters before the others were known" in error_of(response)["message"]
+
+
 @pytest.mark.parametrize(
     ("accept", "status", "kind"),
     [

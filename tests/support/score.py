@@ -13,6 +13,7 @@ from runtime.settings import Settings
 from tests.support.flows import write_flow
 
 STREAM = {"Accept": "text/event-stream"}
+EITHER = {"Accept": "application/json, text/event-stream"}
 TOOL = "from promptflow.core import tool\n\n@tool\n"
 ECHO = """
 inputs:

@@ -18,12 +18,14 @@ from runtime.api.errors import on_bug, on_flowpod_error, on_http_exception
 from runtime.api.health import Readyz, healthz
 from runtime.api.middleware import RequestHeaders, TokenAuth
 from runtime.api.openai import ChatCompletions, Models
+from runtime.api.promptflow import Feedback, Score, Swagger, health, version
 from runtime.api.settings import ApiSettings
 from runtime.api.simple import Simple
 from runtime.api.sse import let_runs_end_streams
 from runtime.errors import FlowpodError
 from runtime.history.service import HistoryService
 from runtime.history.store import Store, history_address
+from runtime.run.files import Files
 from runtime.run.package import Package
 from runtime.run.run import Limits
 from runtime.run.service import FlowService
@@ -77,7 +79,11 @@ def create_service(
             single_turn_days=settings.single_turn_days,
         )
     limits = Limits(settings.max_runs, settings.run_timeout_s, settings.history_rounds, settings.max_output_chars)
-    return FlowService(name, package, conversations, tracing, limits)
+    # A flow's nodes import this name themselves: it is there once the process has installed `compat`, and not before.
+    from langstudio.types import File
+
+    files = Files(File, settings.file_mounts, settings.allow_private_urls == "on")
+    return FlowService(name, package, conversations, tracing, limits, files)
 
 
 def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) -> ASGIApp:
@@ -99,6 +105,11 @@ def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) 
             Route("/run", Complete(service, api).answer, methods=["POST"]),
             Route("/v1/chat/completions", ChatCompletions(service, api).answer, methods=["POST"]),
             Route("/v1/models", Models(service).answer, methods=["GET"]),
+            Route("/score", Score(service, api).answer, methods=["POST"]),
+            Route("/feedback", Feedback(service, api).answer, methods=["POST"]),
+            Route("/swagger.json", Swagger(service).answer, methods=["GET"]),
+            Route("/health", health, methods=["GET"]),
+            Route("/version", version, methods=["GET"]),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", Readyz(service).answer, methods=["GET"]),
         ],

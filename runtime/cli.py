@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="serve a flow over HTTP",
-        description="Serve a flow over HTTP: POST /, POST /run, and for chat flows POST /v1/chat/completions.",
+        description="Serve a flow over HTTP: POST /, /run and /score, and for chat flows /v1/chat/completions.",
         epilog=_settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -52,6 +52,12 @@ class InvalidRequest(FlowpodError):
     code = "invalid_value"
 
 
+class NotAcceptable(InvalidRequest):
+    """The caller's `Accept` names no form in which the answer can be given."""
+
+    code = "not_acceptable"
+
+
 class BodyTooLarge(InvalidRequest):
     """The request body is over the configured limit."""
 

@@ -59,6 +59,14 @@ class Settings(BaseSettings):
     max_output_chars: int = Field(
         8 * 1024 * 1024, ge=1, description="How long the text that a node streams may get, in characters."
     )
+    file_mounts: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="Folders, separated by commas, whose files a request may name by their path. None by default.",
+    )
+    allow_private_urls: Literal["on", "off"] = Field(
+        "off",
+        description="`on` lets a request name files by URLs of loopback, link-local and private addresses.",
+    )
     heartbeat_s: float = Field(
         15,
         gt=0,
@@ -74,7 +82,14 @@ class Settings(BaseSettings):
     grace_s: float = Field(30, ge=0, description="After that: how long running runs have before they are cancelled.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to log.")
 
-    @field_validator("tokens", mode="before")
+    @field_validator("file_mounts")
+    @classmethod
+    def _check_absolute(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        if relative := [str(path) for path in value if not path.is_absolute()]:
+            raise ValueError(f"folders must be absolute, unlike {', '.join(relative)}")
+        return value
+
+    @field_validator("tokens", "file_mounts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

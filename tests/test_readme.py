@@ -1,6 +1,5 @@
 """The README cannot lie: its commands are run, and what it shows is compared with what they print."""
 
-import itertools
 import os
 import re
 import socket
@@ -8,48 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.support.documents import Example, blocks, check_against, examples, normal
 from tests.support.serving import ROOT, environment
 
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+README = ROOT / "README.md"
 START_TIMEOUT_S = 60
-
-
-@dataclass(frozen=True)
-class Example:
-    """A command and what the README shows of its output."""
-
-    command: str
-    shown: str
-
-
-def blocks() -> list[tuple[str, str]]:
-    return [(match[1], match[2].strip()) for match in BLOCK.finditer((ROOT / "README.md").read_text())]
-
-
-def examples() -> list[Example]:
-    """Return the commands that are followed by their output."""
-    found = blocks()
-    return [
-        Example(text, shown)
-        for (kind, text), (next_kind, shown) in itertools.pairwise(found)
-        if kind == "sh" and next_kind in ("json", "text")
-    ]
-
-
-def normal(text: str) -> str:
-    """Return `text` with what differs from run to run made the same."""
-    text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID", text)
-    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", "TIME", text)
-    text = re.sub(r"0x[0-9a-f]{32}", "TRACE", text)
-    text = re.sub(r"chatcmpl-[0-9a-f]{32}", "CHAT", text)
-    text = re.sub(r'"created":\d+', '"created":N', text)
-    return re.sub(r"\d\.\d{3} s", "N s", text).strip()
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +48,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.needs("make")
 @pytest.mark.needs("curl")
-@pytest.mark.parametrize("example", [e for e in examples() if "curl" in e.command], ids=lambda e: e.command[:60])
+@pytest.mark.parametrize("example", examples(README, "curl"), ids=str)
 def test_every_curl_prints_what_is_shown(example: Example, url: str) -> None:
-    command = example.command.replace("http://127.0.0.1:8080", url)
-    assert command != example.command
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
-    assert normal(done.stdout) == normal(example.shown), done.stderr
+    check_against(example, url)
 
 
-@pytest.mark.parametrize("example", [e for e in examples() if "flowpod" in e.command], ids=lambda e: e.command[:60])
+@pytest.mark.parametrize("example", examples(README, "flowpod"), ids=str)
 def test_every_command_prints_what_is_shown(example: Example, tmp_path: Path) -> None:
     command = example.command.replace(".venv/bin/flowpod", "python -m runtime")
     env = environment(tmp_path) | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -101,10 +65,10 @@ def test_every_command_prints_what_is_shown(example: Example, tmp_path: Path) ->
 
 
 def test_the_examples_were_found() -> None:
-    commands = [text for kind, text in blocks() if kind == "sh"]
+    commands = [text for kind, text in blocks(README) if kind == "sh"]
     assert commands[:2] == ["make serve", "make test"]
-    assert sum("curl" in example.command for example in examples()) == 5
-    assert sum("flowpod" in example.command for example in examples()) == 2
+    assert len(examples(README, "curl")) == 5
+    assert len(examples(README, "flowpod")) == 2
 
 
 @pytest.mark.needs("make")
@@ -117,7 +81,7 @@ def test_make_help_lists_every_target() -> None:
 
 def test_the_variables_of_a_real_model_are_the_packaged_connections() -> None:
     connection = (ROOT / "flow" / "connections.yaml").read_text()
-    named = set(re.findall(r"export (OPENAI_\w+)=", (ROOT / "README.md").read_text()))
+    named = set(re.findall(r"export (OPENAI_\w+)=", README.read_text()))
     assert (
         named == set(re.findall(r"\$\{env:(\w+)", connection)) == {"OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"}
     )

@@ -55,11 +55,8 @@ def read_caller(request: Request) -> Caller:
     return Caller(session_id, given is None, user_id, request.state.request_id, trace_context)
 
 
-async def read_object(request: Request, limit: int) -> dict[str, Any]:
-    """Return the body, a JSON object of at most `limit` bytes.
-
-    Raises BodyTooLarge, or InvalidRequest that says what the body is instead.
-    """
+async def read_bytes(request: Request, limit: int) -> bytes:
+    """Return the body; raises BodyTooLarge when it has more than `limit` bytes."""
     message = f"the body is over the limit of {limit} bytes (FLOWPOD_MAX_BODY_BYTES)"
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
@@ -72,11 +69,25 @@ async def read_object(request: Request, limit: int) -> dict[str, Any]:
                 raise BodyTooLarge(message)
     except ClientDisconnect:
         raise InvalidRequest("the client left before it had sent the body", code="incomplete_body") from None
+    return bytes(body)
+
+
+async def read_object(request: Request, limit: int) -> dict[str, Any]:
+    """Return the body, a JSON object of at most `limit` bytes.
+
+    Raises BodyTooLarge, or InvalidRequest that says what the body is instead.
+    """
+    body = await read_bytes(request, limit)
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         what = f"not valid JSON: {error}" if body else "empty; it must be a JSON object"
         raise InvalidRequest(f"the body is {what}", code="invalid_json") from None
+    return as_object(content)
+
+
+def as_object(content: Any) -> dict[str, Any]:
+    """Return what the body's JSON holds; raises InvalidRequest when it is no object."""
     if not isinstance(content, dict):
         raise InvalidRequest(f"the body must be a JSON object, not {_name_of(content)}", code="invalid_json")
     return content

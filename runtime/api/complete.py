@@ -119,10 +119,10 @@ class Encoder:
             "node_run_infos": [
                 self._node_run_info(node) for node in outcome.nodes.values() if node.node not in self._excluded
             ],
-            "outputs": outcome.outputs(),
+            "outputs": outcome.outputs,
             "output_metadata": {
                 name: {"is_stream": False, "status": "Finished" if name in outcome.finished else "Streaming"}
-                for name in outcome.whole
+                for name in outcome.outputs
             },
         }
 

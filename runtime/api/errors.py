@@ -1,6 +1,7 @@
 """Errors as HTTP responses: one shape, and a retryable status only where nothing ran."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +14,7 @@ from runtime.errors import (
     ErrorInfo,
     FlowpodError,
     InvalidRequest,
+    NotAcceptable,
     NotFound,
     TooManyRuns,
     Unauthorized,
@@ -29,6 +31,7 @@ _STATUS: dict[type[FlowpodError], int] = {
     InvalidRequest: 400,
     Unauthorized: 401,
     NotFound: 404,
+    NotAcceptable: 406,
     BodyTooLarge: 413,
     TooManyRuns: 429,
     Unavailable: 503,
@@ -56,10 +59,10 @@ def error_body(error: ErrorInfo) -> dict[str, Any]:
     return {"error": asdict(error)}
 
 
-def error_response(error: FlowpodError) -> JsonResponse:
-    """Return the response for an error that was met before a run began."""
+def error_response(error: FlowpodError, body: Mapping[str, Any] | None = None) -> JsonResponse:
+    """Return the response for an error that was met before a run began; `body` for a protocol with its own shape."""
     status = _STATUS[type(error)]
-    return JsonResponse(error_body(error.info), status, _HEADERS.get(status))
+    return JsonResponse(body or error_body(error.info), status, _HEADERS.get(status))
 
 
 async def on_flowpod_error(request: Request, error: Exception) -> Response:  # noqa: ARG001

@@ -15,7 +15,9 @@ from runtime.run.service import FlowService
 
 REQUEST_ID_HEADER = "X-Request-Id"
 SESSION_ID = "Chat-Session-Id"
-OPEN_PATHS = ("/healthz", "/readyz")
+CLIENT_REQUEST_ID = "x-ms-client-request-id"
+"""promptflow's other name for the caller's id of a request; where it stands alone it is the request's id."""
+OPEN_PATHS = ("/healthz", "/readyz", "/health")
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 
@@ -33,14 +35,17 @@ class RequestHeaders:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        state["request_id"] = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        given = Headers(scope=scope)
+        own, client = (_valid(given.get(name, "")) for name in (REQUEST_ID_HEADER, CLIENT_REQUEST_ID))
+        state["request_id"] = own or client or str(uuid.uuid4())
         REQUEST_ID.set(state["request_id"])
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = state["request_id"]
+                if client:
+                    headers[CLIENT_REQUEST_ID] = client
                 if session_id := state.get("session_id"):
                     headers[SESSION_ID] = session_id
                 if self._service.draining or self._service.closing:
@@ -48,6 +53,10 @@ class RequestHeaders:
             await send(message)
 
         await self._app(scope, receive, with_headers)
+
+
+def _valid(request_id: str) -> str:
+    return request_id if _REQUEST_ID.fullmatch(request_id) else ""
 
 
 class TokenAuth:

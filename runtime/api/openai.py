@@ -206,8 +206,8 @@ class Completion:
 
     def body(self, outcome: Outcome) -> dict[str, Any]:
         """Return the whole completion."""
-        message = {"role": "assistant", "content": as_text(outcome.outputs().get(self.output))}
-        if reasoning := outcome.reasoning(self.output):
+        message = {"role": "assistant", "content": as_text(outcome.outputs.get(self.output))}
+        if reasoning := outcome.reasoning.get(self.output):
             message["reasoning_content"] = reasoning
         choice = {
             "index": 0,

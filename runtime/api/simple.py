@@ -42,7 +42,7 @@ class Simple:
         outcome = await fold(run, request)
         if outcome.terminated.error is not None:
             return JsonResponse(error_body(outcome.terminated.error), RUN_FAILED)
-        return JsonResponse(outcome.outputs())
+        return JsonResponse(outcome.outputs)
 
 
 def encode(event: Event) -> bytes:

@@ -86,7 +86,13 @@ class _Reader:
 
     def outputs(self) -> dict[str, Output]:
         return {
-            name: Output(name, part.type, self._node_reader.values(("outputs", name, "reference"), part.reference))
+            name: Output(
+                name,
+                part.type,
+                self._node_reader.values(("outputs", name, "reference"), part.reference),
+                part.description,
+                part.evaluation_only,
+            )
             for name, part in self._document.outputs.items()
         }
 

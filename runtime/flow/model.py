@@ -18,7 +18,12 @@ ValueType = Literal[
     "file_path",
     "image",
     "assistant_definition",
+    "File",
+    "file",
 ]
+
+FILE_TYPES = ("File", "file")
+"""LangStudio's name of the type, and the one in promptflow's lower case."""
 
 SystemVariable = Literal["session_id", "user_id", "run_id", "turn", "instructions"]
 """What `${sys.NAME}` gives: facts of the request that no input carries."""
@@ -63,6 +68,8 @@ class Output:
     name: str
     type: ValueType
     value: Any
+    description: str = ""
+    evaluation_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

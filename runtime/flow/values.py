@@ -1,16 +1,19 @@
-"""Value types and their coercions, as promptflow applies them (promptflow, contracts/tool.py)."""
+"""Value types and their coercions: promptflow's (promptflow, contracts/tool.py), and LangStudio's files."""
 
 import json
 from typing import Any
 
-from runtime.flow.model import ValueType
+from runtime.flow.model import FILE_TYPES, ValueType
+
+_FILE_FIELDS = ("source_uri", "download_url", "file_id", "file_name", "file_type")
 
 
 def coerce(value: Any, kind: ValueType) -> Any:
     """Return `value` as a value of type `kind`.
 
     Numbers are read from strings and cut to integers, booleans from "true" and "false" in any case, lists and
-    objects from JSON text; anything is a string. Raises ValueError that says what was expected.
+    objects from JSON text; anything is a string; a file is a mapping of its known fields. Raises ValueError that says
+    what was expected.
     """
     if kind == "int":
         return _number(value, int, "an integer")
@@ -24,6 +27,8 @@ def coerce(value: Any, kind: ValueType) -> Any:
         return _container(value, dict, "an object")
     if kind in ("string", "secret", "prompt_template"):
         return value if isinstance(value, str) else str(value)
+    if kind in FILE_TYPES:
+        return _file(value)
     return value
 
 
@@ -51,6 +56,16 @@ def _container(value: Any, kind: type[list[Any]] | type[dict[str, Any]], expecte
     if not isinstance(value, kind):
         raise ValueError(f"expected {expected}, got {_shown(value)}")
     return value
+
+
+def _file(value: Any) -> dict[str, str]:
+    fields = _container(value, dict, "an object with source_uri")
+    if not fields.get("source_uri"):
+        raise ValueError("source_uri is missing")
+    for name in _FILE_FIELDS:
+        if not isinstance(fields.get(name), str | None):
+            raise ValueError(f"{name}: expected text, got {_shown(fields[name])}")
+    return {name: fields[name] for name in _FILE_FIELDS if fields.get(name)}
 
 
 def _shown(value: Any) -> str:

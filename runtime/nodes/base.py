@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from runtime.errors import NodeError
 from runtime.nodes.threads import Threads
@@ -12,6 +12,10 @@ from runtime.telemetry.tracing import Tracing
 
 TOOL_MARK = "__tool"
 """The attribute of a function that is a Python node's; promptflow's decorator sets the same one."""
+
+
+Streams = Literal["yes", "no", "perhaps"]
+"""Whether a node's value comes as chunks, as far as can be told before it runs."""
 
 
 @dataclass(frozen=True, slots=True)

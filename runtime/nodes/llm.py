@@ -7,7 +7,7 @@ from typing import Any
 from opentelemetry.trace import Span
 
 from runtime.errors import NodeError
-from runtime.nodes.base import Chunk, Context, NodeSpec, Resources, Result, SpecProblem
+from runtime.nodes.base import Chunk, Context, NodeSpec, Resources, Result, SpecProblem, Streams
 from runtime.nodes.messages import split_messages
 from runtime.nodes.prompt import read_template
 from runtime.nodes.templates import render_marked
@@ -46,6 +46,7 @@ class LLMNode:
 
     optional: frozenset[str] = frozenset()
     waits_for_nodes = False
+    streams: Streams = "yes"
 
     def __init__(self, spec: NodeSpec, resources: Resources) -> None:
         if not spec.connection:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
@@ -11,11 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runtime.nodes.base import TOOL_MARK, Chunk, Context, NodeSpec, Resources, Result, SpecProblem
+from runtime.nodes.base import TOOL_MARK, Chunk, Context, NodeSpec, Resources, Result, SpecProblem, Streams
 from runtime.nodes.threads import Threads
 
 _LANGSTUDIO_ENTRY = "invoke"
 _END = object()
+_MAY_BE_ITERATOR = re.compile(r"Iter|Generator|\b(Any|any|object)\b")
 
 
 class PythonNode:
@@ -30,6 +32,7 @@ class PythonNode:
         self._function = _tool(resources.modules[path], spec.path)
         self._threads = resources.threads
         self.optional = _check_inputs(self._function, spec)
+        self.streams = _streams(self._function)
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:  # noqa: ARG002
         """Return what the function returns; a generator, also a returned one, is streamed."""
@@ -110,6 +113,16 @@ def _tool(module: ModuleType, path: str) -> Callable[..., Any]:
     if not inspect.isfunction(function):
         raise SpecProblem("source.path", f"{path}: {_LANGSTUDIO_ENTRY} is not a function")
     return function
+
+
+def _streams(function: Callable[..., Any]) -> Streams:
+    inner = inspect.unwrap(function)
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        return "yes"
+    returned = inspect.signature(function).return_annotation
+    if returned is inspect.Signature.empty or _MAY_BE_ITERATOR.search(inspect.formatannotation(returned)):
+        return "perhaps"
+    return "no"
 
 
 def _check_inputs(function: Callable[..., Any], spec: NodeSpec) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """The four events of a run, and the channel that takes them to their reader."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -29,7 +29,10 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class NodeUpdated:
-    """A node changed its state; `duration` in seconds, `output` once it is Completed."""
+    """A node changed its state; `duration` in seconds, `output` once it is Completed.
+
+    `cause` is the exception behind a failure, as `(Type) text`, or "" where there was none.
+    """
 
     run_id: str
     node: str
@@ -39,6 +42,7 @@ class NodeUpdated:
     output: Any = None
     description: str | None = None
     display_name: str | None = None
+    cause: str = ""
     timestamp: datetime = field(default_factory=utc_now)
 
 
@@ -122,7 +126,13 @@ class EventChannel:
         self._waiting.clear()
         self._room.set()
 
-    async def batches(self) -> AsyncIterator[list[Event]]:
+    def restore(self, events: Sequence[Event]) -> None:
+        """Put back, in front of what waits, events that were read ahead."""
+        if not self._closed:
+            self._waiting[:0] = events
+            self._arrived.set()
+
+    async def batches(self) -> AsyncGenerator[list[Event], None]:
         """Yield all events that are waiting, again and again, until RunTerminated has been among them."""
         while True:
             await self._arrived.wait()

@@ -107,6 +107,7 @@ class NodeRunner:
         begun: float | None = None,
         error: ErrorInfo | None = None,
         output: Any = None,
+        cause: str = "",
     ) -> None:
         path = level.prefix + node.name
         if status == "Running":
@@ -114,8 +115,8 @@ class NodeRunner:
         elif status == "Canceled" and path not in self._told:
             return  # it waited for its turn, and nobody knows of it
         duration = 0.0 if begun is None else time.perf_counter() - begun
-        described = (node.description, node.display_name)
-        self._events.put(NodeUpdated(self._run_id, path, status, duration, error, output, *described))
+        told = (node.description, node.display_name, cause)
+        self._events.put(NodeUpdated(self._run_id, path, status, duration, error, output, *told))
 
     def _skipped(self, level: Level, node: Node) -> None:
         if node.name in self._taps:
@@ -281,12 +282,12 @@ class NodeRunner:
             logger.warning("run %s: %s", self._run_id, info.message, exc_info=error)
         fail(call.span, info.message, info.code or info.type, error)
         policy = node.on_error
-        if policy is not None and not call.sent:
-            if policy.branch is None:
-                return await self._complete(call, Result(policy.default))
-            self._report(call.level, node, "Failed", begun=call.begun, error=info)
+        if policy is not None and policy.branch is None and not call.sent:
+            return await self._complete(call, Result(policy.default))
+        cause = f"({type(error).__name__}) {text_of(error).removeprefix(f'{type(error).__name__}: ')}"
+        self._report(call.level, node, "Failed", begun=call.begun, error=info, cause=cause)
+        if policy is not None and policy.branch is not None and not call.sent:
             return Ended(node, error=info, taken=(policy.branch,), goes_on=True)
-        self._report(call.level, node, "Failed", begun=call.begun, error=info)
         return Ended(node, error=info)
 
 

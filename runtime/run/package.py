@@ -9,7 +9,7 @@ from runtime.errors import FlowProblems, Problem
 from runtime.flow.check import all_nodes
 from runtime.flow.load import load_flow
 from runtime.flow.model import Flow, Node, Reference
-from runtime.flow.plan import Graph
+from runtime.flow.plan import OUTPUT, Graph
 from runtime.flow.source import Source
 from runtime.flow.wiring import Wiring
 from runtime.nodes import KINDS
@@ -18,6 +18,7 @@ from runtime.nodes.base import Resources, SpecProblem
 from runtime.nodes.llm import LLMNode
 from runtime.nodes.models import Models
 from runtime.nodes.prompt import PromptNode
+from runtime.nodes.python import PythonNode
 from runtime.nodes.template import TemplateNode
 from runtime.nodes.threads import Threads
 from runtime.telemetry.tracing import Tracing
@@ -30,7 +31,8 @@ _WITHOUT_FILE = KINDS.keys() - {"llm", "prompt", "python"}
 class Package:
     """A flow that can run: `code` of every node, `bodies` of those that have nodes inside.
 
-    `model` is the one behind the chat output, "" when no model is.
+    `model` is the one behind the chat output, "" when no model is. `streams` names the outputs that promptflow's
+    serving streams, and says of each whether it always does.
     """
 
     flow: Flow
@@ -40,6 +42,7 @@ class Package:
     code: Mapping[str, NodeCode]
     resources: Resources
     model: str
+    streams: Mapping[str, bool]
 
     def without_secrets(self, values: Mapping[str, Any], references: Mapping[str, Any]) -> dict[str, Any]:
         """Return `values` with those hidden that `references` takes from inputs of type secret."""
@@ -89,10 +92,9 @@ def build_package(
         for node in all_nodes(list(flow.nodes.values()))
         if node.body
     }
-    wiring = Wiring.of(flow)
-    return Package(
-        flow, Graph.of(flow.nodes), bodies, wiring, code, resources, _chat_model(flow, wiring, code)
-    ), problems
+    graph, wiring = Graph.of(flow.nodes), Wiring.of(flow)
+    model, streams = _chat_model(flow, wiring, code), _streams(flow, graph, wiring, code)
+    return Package(flow, graph, bodies, wiring, code, resources, model, streams), problems
 
 
 def _is_inside(folder: Path, path: str) -> bool:
@@ -122,3 +124,23 @@ def _chat_model(flow: Flow, wiring: Wiring, code: Mapping[str, NodeCode]) -> str
     names |= wiring.sources_of(flow, flow.chat_output or "")
     models = [built.model for name, built in code.items() if name in names and isinstance(built, LLMNode)]
     return models[0] if models else ""
+
+
+def _streams(flow: Flow, graph: Graph, wiring: Wiring, code: Mapping[str, NodeCode]) -> dict[str, bool]:
+    """Return the outputs that stream in promptflow: whole values of generators, and of models that no other node reads.
+
+    A condition may bypass the node, so that in a flow with conditions none always streams (promptflow,
+    executor/flow_executor.py and core/_serving/response_creator.py).
+    """
+    certain = all(node.activate is None and not node.after for node in flow.nodes.values())
+    streams = {}
+    for name, node in flow.nodes.items():
+        built = code[name]
+        if node.type == OUTPUT:
+            streams.update(dict.fromkeys(wiring.feeds.get(name, ()), True))
+        if not isinstance(built, LLMNode | PythonNode) or built.streams == "no":
+            continue
+        if isinstance(built, LLMNode) and graph.dependants[name]:
+            continue
+        streams.update(dict.fromkeys(wiring.feeds.get(name, ()), certain and built.streams == "yes"))
+    return streams

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.errors import InvalidRequest
-from runtime.flow.model import Flow
+from runtime.flow.model import FILE_TYPES, Flow
 from runtime.flow.values import coerce
+from runtime.run.files import Files
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ def flow_inputs(flow: Flow, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a value for every input of the flow, each of its type.
 
     A null counts as not given. A chat history that is not given is empty; a flow without inputs ignores what is given.
-    Raises InvalidRequest that names an input which is unknown, missing or of the wrong type.
+    Raises InvalidRequest that names an input which is unknown, missing or of the wrong type. A file is a mapping of its
+    fields here.
     """
     for name in given if flow.inputs else ():
         if name not in flow.inputs:
@@ -55,3 +57,21 @@ def flow_inputs(flow: Flow, given: Mapping[str, Any]) -> dict[str, Any]:
         else:
             raise InvalidRequest(f"input {name!r} is missing", param=name, code="missing_input")
     return inputs
+
+
+async def with_files(flow: Flow, given: Mapping[str, Any], inputs: Mapping[str, Any], files: Files) -> dict[str, Any]:
+    """Return `inputs` with an object for every file; those that a request has `given` are checked.
+
+    Raises InvalidRequest that names an input whose file may not be named.
+    """
+    made = dict(inputs)
+    for name, declared in flow.inputs.items():
+        if declared.type not in FILE_TYPES or made[name] is None:
+            continue
+        if given.get(name) is not None:
+            try:
+                await files.check(made[name])
+            except ValueError as error:
+                raise InvalidRequest(f"input {name!r}: {error}", param=name, code="invalid_file") from None
+        made[name] = files.make(**made[name])
+    return made

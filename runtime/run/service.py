@@ -3,14 +3,16 @@
 import asyncio
 import logging
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
 
 from runtime.errors import TooManyRuns, Unavailable
 from runtime.flow.references import Scope
 from runtime.history.service import Conversation, HistoryService
+from runtime.run.files import Files
 from runtime.run.package import Package
-from runtime.run.request import RunRequest, flow_inputs
+from runtime.run.request import RunRequest, flow_inputs, with_files
 from runtime.run.run import Filing, Limits, Run
 from runtime.telemetry.tracing import Tracing
 
@@ -24,17 +26,25 @@ class FlowService:
     """
 
     def __init__(
-        self, name: str, package: Package, history: HistoryService | None, tracing: Tracing, limits: Limits
+        self,
+        name: str,
+        package: Package,
+        history: HistoryService | None,
+        tracing: Tracing,
+        limits: Limits,
+        files: Files,
     ) -> None:
         self.name = name
         self.flow = package.flow
         self.model = package.model or name
+        self.streams = package.streams
         self.history = history if package.flow.is_chat else None
         self.draining = False
         self.closing = False
         self._package = package
         self._tracing = tracing
         self._limits = limits
+        self._files = files
         self._runs: set[Run] = set()
         self._starting = 0
         self._idle = asyncio.Event()
@@ -73,6 +83,7 @@ class FlowService:
         inputs = flow_inputs(self.flow, request.inputs)
         self._starting += 1
         try:
+            inputs = await with_files(self.flow, request.inputs, inputs, self._files)
             conversation = await self._conversation(request)
         finally:
             self._starting -= 1
@@ -94,6 +105,10 @@ class FlowService:
             logger.warning("cancelling %d runs that did not end within %g s", len(self._runs), grace_s)
             self.cancel_all("the service is shutting down")
             await self._idle.wait()
+
+    def note(self, name: str, headers: Mapping[str, str], facts: Mapping[str, str | bool | int | float]) -> None:
+        """Put `facts` on a span called `name`, in the trace that the caller's `headers` continue."""
+        self._tracing.note(name, headers, facts)
 
     def cancel_all(self, reason: str) -> None:
         """Cancel every run."""

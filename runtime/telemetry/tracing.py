@@ -8,15 +8,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from opentelemetry import trace
+from opentelemetry import baggage, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
 
 from runtime.errors import text_of
 from runtime.jsonable import dumps
 
 _PROPAGATOR = TraceContextTextMapPropagator()
+_BAGGAGE = W3CBaggagePropagator()
 
 
 class Tracing:
@@ -38,6 +41,12 @@ class Tracing:
                 **attributes,
             },
         )
+
+    def note(self, name: str, headers: Mapping[str, str], attributes: Mapping[str, AttributeValue]) -> None:
+        """Make a span that has only its attributes, and the caller's baggage, under the span of `traceparent`."""
+        context = _BAGGAGE.extract(headers, context=_PROPAGATOR.extract(headers, context=Context()))
+        items = {key: str(value) for key, value in baggage.get_all(context).items()}
+        self._tracer.start_span(name, context=context, attributes={**attributes, **items}).end()
 
     @contextmanager
     def node(self, run: Span, name: str, kind: str) -> Iterator[Span]:

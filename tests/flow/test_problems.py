@@ -98,7 +98,7 @@ NODE = "{name: a, type: python, source: {path: a.py}}"
                 "flow.dag.yaml:3: inputs.q.type: this key is required",
                 (
                     "flow.dag.yaml:4: inputs.r.type: input should be 'int', 'double', 'bool', 'string', 'secret', "
-                    "'prompt_template', 'list', 'object', 'file_path', 'image' or 'assistant_definition'"
+                    "'prompt_template', 'list', 'object', 'file_path', 'image', 'assistant_definition', 'File' or 'file'"
                 ),
             ],
         ),

@@ -42,6 +42,8 @@ from runtime.flow.values import coerce
         ("object", '{"a": [1]}', {"a": [1]}),
         ("file_path", "a/b", "a/b"),
         ("image", {"data": "x"}, {"data": "x"}),
+        ("File", {"source_uri": "a", "file_id": None, "more": 1}, {"source_uri": "a"}),
+        ("file", '{"source_uri": "a", "file_name": "b"}', {"source_uri": "a", "file_name": "b"}),
     ],
 )
 def test_value_is_read_as_its_type(kind: ValueType, value: Any, expected: Any) -> None:

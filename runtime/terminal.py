@@ -43,7 +43,8 @@ class _Printer:
     def show(self, event: Event) -> None:
         match event:
             case NodeUpdated():
-                self._end_line()
+                if sys.stdout.isatty():  # elsewhere the two streams do not meet, and the answer stays in one piece
+                    self._end_line()
                 duration = "" if event.status in ("Running", "Bypassed") else f" {event.duration:.3f} s"
                 sys.stderr.write(f"{event.node}: {event.status}{duration}\n")
             case RunOutput():

@@ -137,9 +137,9 @@ def _serve(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     compat.install()
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
-    flow = options.flow.absolute()
+    flow, connections = options.flow.absolute(), _connections(read_settings())
     with _inside(flow):
-        _, problems = build_package(flow, os.environ, Tracing(None), threads=1)
+        _, problems = build_package(flow, os.environ, Tracing(None), threads=1, connections=connections)
     for problem in problems:
         sys.stdout.write(f"{_shown(problem, options.flow)}\n")
     errors = sum(problem.severity == "error" for problem in problems)
@@ -194,8 +194,9 @@ def _opened(flow: Path, settings: Settings) -> Iterator[_Opened]:
     tracing, provider = Tracing(None), None
     if settings.tracing == "on":
         tracing, provider = set_up_tracing(service_name(settings, flow), os.environ)
+    connections = _connections(settings)
     with _inside(flow):
-        package, problems = build_package(flow, os.environ, tracing, settings.threads)
+        package, problems = build_package(flow, os.environ, tracing, settings.threads, connections)
         fatal = [problem for problem in problems if problem.severity != "warning"]
         if package is None or fatal:
             raise FlowProblems([*fatal])
@@ -204,6 +205,11 @@ def _opened(flow: Path, settings: Settings) -> Iterator[_Opened]:
         yield _Opened(package, tracing)
     if provider is not None:
         provider.shutdown()
+
+
+def _connections(settings: Settings) -> Path | None:
+    """Return where the connections from outside are, whatever folder becomes the current one."""
+    return None if settings.connections is None else settings.connections.absolute()
 
 
 @contextmanager

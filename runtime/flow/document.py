@@ -1,4 +1,4 @@
-"""`flow.dag.yaml` and `connections.yaml` as their authors write them; the source of the published JSON Schema."""
+"""`flow.dag.yaml` as its authors write it; the source of the published JSON Schema."""
 
 from typing import Annotated, Any, Literal
 
@@ -100,22 +100,6 @@ class FlowDocument(_Part):
     environment: Annotated[dict[str, Any], BeforeValidator(_empty_if_none)] = Field(default_factory=dict)
     environment_variables: Annotated[dict[str, Any], BeforeValidator(_empty_if_none)] = Field(default_factory=dict)
     additional_includes: list[str] | None = None
-
-
-class ConnectionPart(_Part):
-    """A connection; any string may hold ${env:NAME} or ${env:NAME:-default}."""
-
-    type: Literal["open_ai"]
-    api_key: Text = ""
-    base_url: Text = ""
-    organization: Text = ""
-    model: Text = Field("", description="The model of the nodes that name none.")
-    timeout_s: float = Field(
-        120, gt=0, allow_inf_nan=False, description="How long the model may be silent, in seconds."
-    )
-    max_retries: int = Field(2, ge=0, description="How often a call that failed before its first token is repeated.")
-    stream_usage: bool = Field(True, description="Ask for token counts in streams; off for servers that refuse that.")
-    fallback: Text = Field("", description="The connection to use when none of this one's variables is set.")
 
 
 def flow_json_schema() -> dict[str, Any]:

@@ -19,8 +19,10 @@ _DEFAULT_HISTORY = "chat_history"
 _UNSUPPORTED_TYPES = ("image", "assistant_definition")
 
 
-def load_flow(path: Path, environ: Mapping[str, str]) -> tuple[Flow, Source, list[Problem]]:
-    """Read the flow in the folder `path`.
+def load_flow(
+    path: Path, environ: Mapping[str, str], connections_path: Path | None = None
+) -> tuple[Flow, Source, list[Problem]]:
+    """Read the flow in the folder `path`; the connections at `connections_path`, if given, win over its own.
 
     Returns the flow, its file with what is wrong in it short of its structure, and what is wrong in other files. Raises
     FlowProblems when there is no flow to speak of: no such file, no YAML, keys of the wrong shape.
@@ -33,7 +35,7 @@ def load_flow(path: Path, environ: Mapping[str, str]) -> tuple[Flow, Source, lis
     document = None if source.problems else source.read(FlowDocument, content)
     if document is None:
         raise FlowProblems(source.problems)
-    connections, others = load_connections(folder, environ)
+    connections, others = load_connections(folder, environ, connections_path)
     reader = _Reader(source, document, folder)
     chat_input, chat_history, chat_output = reader.chat_roles()
     flow = Flow(

@@ -100,7 +100,7 @@ class Connection:
 
     name: str
     type: str
-    fields: Mapping[str, str | float]
+    fields: Mapping[str, Any] = field(repr=False)
     problems: tuple[str, ...] = field(default=(), compare=False)
     fallback: str = ""
 

@@ -19,8 +19,8 @@ NOT_TEXT = "a key in here is not text; put numbers, yes, no, on and off in quote
 class Source:
     """A YAML file: its content, where each key stands, and the problems found in it so far."""
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
+    def __init__(self, path: Path, name: str = "") -> None:
+        self.name = name or path.name
         self.problems: list[Problem] = []
         self.content: Any = None
         self._lines: dict[Key, int] = {}
@@ -94,6 +94,7 @@ def _plain_words(kind: str, message: str) -> str:
         return "this key is required"
     if kind in ("model_type", "dict_type"):
         return NOT_A_MAPPING
+    message = message.removeprefix("Value error, ")
     return message[0].lower() + message[1:]
 
 

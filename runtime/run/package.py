@@ -35,15 +35,20 @@ class Package:
 
 
 def build_package(
-    path: Path, environ: Mapping[str, str], tracing: Tracing, threads: int
+    path: Path,
+    environ: Mapping[str, str],
+    tracing: Tracing,
+    threads: int,
+    connections: Path | None = None,
 ) -> tuple[Package | None, list[Problem]]:
     """Read the flow in `path` and build its nodes, which imports their Python files.
 
     Returns every problem that was found, and the package if there is one despite them: it can run when no problem is an
-    error and, for its connections, none is of the environment. `environ` fills in `${env:NAME}`.
+    error and, for its connections, none is of the environment. `environ` fills in `${env:NAME}`. The connections in the
+    file or folder `connections` win over the flow's own.
     """
     try:
-        flow, source, others = load_flow(path, environ)
+        flow, source, others = load_flow(path, environ, connections)
     except FlowProblems as error:
         return None, list(error.problems)
     resources = Resources(flow.folder, Models(flow.connections), Threads(threads), tracing)

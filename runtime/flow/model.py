@@ -88,6 +88,11 @@ class Node:
     description: str | None = None
     display_name: str | None = None
 
+    @property
+    def literals(self) -> dict[str, Any]:
+        """The inputs that are no references."""
+        return {name: value for name, value in self.inputs.items() if not isinstance(value, Reference)}
+
     def references(self) -> list[Reference]:
         """Return every reference in the node's inputs and condition."""
         values = [*self.inputs.values(), *([self.activate.when] if self.activate else [])]

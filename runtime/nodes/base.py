@@ -73,6 +73,8 @@ class NodeSpec(Protocol):
     @property
     def inputs(self) -> Mapping[str, Any]: ...
     @property
+    def literals(self) -> Mapping[str, Any]: ...
+    @property
     def connection(self) -> str: ...
 
 
@@ -135,6 +137,7 @@ class Resources:
     models: ChatModels
     threads: Threads
     tracing: Tracing
+    connections: Mapping[str, Connection] = field(default_factory=dict)
     modules: dict[Path, ModuleType] = field(default_factory=dict)
     """The Python files that were imported: nodes of one file share its module, and so what it holds."""
 

@@ -15,6 +15,7 @@ from runtime.nodes.base import Resources, SpecProblem
 from runtime.nodes.llm import LLMNode
 from runtime.nodes.models import Models
 from runtime.nodes.prompt import PromptNode
+from runtime.nodes.python import PythonNode
 from runtime.nodes.threads import Threads
 from runtime.telemetry.tracing import Tracing
 
@@ -51,7 +52,7 @@ def build_package(
         flow, source, others = load_flow(path, environ, connections)
     except FlowProblems as error:
         return None, list(error.problems)
-    resources = Resources(flow.folder, Models(flow.connections), Threads(threads), tracing)
+    resources = Resources(flow.folder, Models(flow.connections), Threads(threads), tracing, flow.connections)
     code = {
         node.name: built
         for node in flow.nodes.values()
@@ -75,9 +76,11 @@ def _build_node(node: Node, flow: Flow, resources: Resources, source: Source) ->
         for name in sorted(built.variables - set(node.inputs)):
             text = f"node {node.name!r}: {node.path} uses {name!r}, which is no input of the node: it will be empty"
             source.add((*key, "inputs"), text, "warning")
-    if node.connection in flow.connections:
-        for text in flow.connections[node.connection].problems:
-            source.add((*key, "connection"), text, "environment")
+    used = {"connection": {node.connection}, "inputs": built.connections if isinstance(built, PythonNode) else set()}
+    for place, names in used.items():
+        for name in sorted(names & flow.connections.keys()):
+            for text in flow.connections[name].problems:
+                source.add((*key, place), text, "environment")
     return built
 
 

@@ -122,6 +122,7 @@ class _Reader:
             activate=activate,
             description=part.description,
             display_name=part.display_name,
+            api=part.api,
         )
 
     def _value(self, key: Key, value: Any) -> Any:
@@ -184,8 +185,6 @@ class _Reader:
             key: Key = ("nodes", index)
             if node.source.type != "code":
                 missing((*key, "source", "type"), f"source type {node.source.type!r} is not supported")
-            if node.api == "completion":
-                missing((*key, "api"), "only the chat API is supported")
             if node.aggregation:
                 missing((*key, "aggregation"), "aggregation nodes are not supported")
             if node.use_variants:

@@ -87,6 +87,7 @@ class Node:
     activate: Activation | None = None
     description: str | None = None
     display_name: str | None = None
+    api: str = "chat"
 
     @property
     def literals(self) -> dict[str, Any]:

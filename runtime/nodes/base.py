@@ -56,7 +56,7 @@ class Node(Protocol):
     """Inputs that are left out, not None, when they refer to a bypassed node."""
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:
-        """Return the value, or an async iterator of Chunks that ends with a Result.
+        """Return the value, alone or in a Result, or an async iterator of Chunks that ends with a Result.
 
         Raises NodeError for a failure that it can explain; any other exception is the node's own.
         """
@@ -76,6 +76,8 @@ class NodeSpec(Protocol):
     def literals(self) -> Mapping[str, Any]: ...
     @property
     def connection(self) -> str: ...
+    @property
+    def api(self) -> str: ...
 
 
 class Connection(Protocol):
@@ -92,6 +94,8 @@ class Connection(Protocol):
 class ChatModel(Protocol):
     """A model that continues a conversation."""
 
+    connection_type: str
+    """The type of the connection, on which the parameters of a call depend."""
     default_model: str
     """The model that is called when a node names none."""
     fixed_model: bool
@@ -107,9 +111,20 @@ class ChatModel(Protocol):
     ) -> AsyncIterator[Chunk | Result]:
         """Yield the answer's chunks (one, when not streaming), then its Result.
 
-        `messages` are OpenAI's, `parameters` the rest of the request body, `headers` go with the request. Raises
-        NodeError.
+        `messages` are OpenAI's, `parameters` the rest of the request body, `headers` go with the request. When these
+        offer tools or functions, the one part is a Result whose value is the whole message. Raises NodeError.
         """
+        ...
+
+    def complete(
+        self,
+        prompt: str,
+        parameters: Mapping[str, Any],
+        *,
+        stream: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Chunk | Result]:
+        """Yield the chunks of the text that continues `prompt`, then its Result; otherwise like `chat`."""
         ...
 
     async def close(self) -> None:
@@ -121,7 +136,10 @@ class ChatModels(Protocol):
     """The models of a flow's connections, one client each."""
 
     def get(self, name: str) -> ChatModel:
-        """Return the model behind the connection `name`; raises KeyError when there is none."""
+        """Return the model behind the connection `name`.
+
+        Raises KeyError when there is no such connection, SpecProblem when it is of a type without a model.
+        """
         ...
 
     async def close(self) -> None:

@@ -21,10 +21,10 @@ from runtime.nodes.base import SpecProblem
 MARK = f"\u2063{secrets.randbelow(10**16):016}\u2063"
 
 # A line that is a role line, or that becomes one when the template puts a word before it.
-_ROLE_LIKE = re.compile(r"(?m)^(?=[^\S\n]*#?[^\S\n]*\w*[^\S\n]*:[^\S\n]*$)")
+_ROLE_LIKE = re.compile(r"(?m)^(?=[^\S\n]*#{0,2}[^\S\n]*\w*[^\S\n]*:[^\S\n]*$)")
 # A last line that becomes a role line when the template goes on, with a colon say. A value of one line is left alone:
 # it is how templates write the role of a message, as in `{{ message.role }}:`.
-_ROLE_TAIL = re.compile(r"(?<=\n)(?=[^\S\n]*#?[^\S\n]*\w+[^\S\n]*\Z)")
+_ROLE_TAIL = re.compile(r"(?<=\n)(?=[^\S\n]*#{0,2}[^\S\n]*\w+[^\S\n]*\Z)")
 
 
 class Rendered(str):

@@ -93,7 +93,10 @@ class NodeRunner:
         record(span, "input", inputs)
         streaming = self._streaming and bool(self._package.graph.feeds[node.name])
         value = await code.run(inputs, Context(streaming))
-        result = await self._stream(node, value, run_id) if isinstance(value, AsyncIterator) else Result(value)
+        if isinstance(value, AsyncIterator):
+            result = await self._stream(node, value, run_id)
+        else:
+            result = value if isinstance(value, Result) else Result(value)
         try:
             outputs = self._outputs.of_node(node.name, result.value)
         except LookupError as error:

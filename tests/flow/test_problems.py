@@ -230,7 +230,6 @@ def test_unsupported_features_are_named_all_at_once(tmp_path: Path) -> None:
         "flow.dag.yaml:5: additional_includes: additional_includes is not supported",
         "flow.dag.yaml:7: nodes[0].source.type: source type 'package' is not supported",
         "flow.dag.yaml:7: nodes[0].aggregation: aggregation nodes are not supported",
-        "flow.dag.yaml:8: nodes[1].api: only the chat API is supported",
         "flow.dag.yaml:8: nodes[1].use_variants: node variants are not supported",
     ]
 

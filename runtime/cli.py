@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from runtime import __version__, compat
 from runtime.app import create_app, create_service, data_dir, history_of, service_name
 from runtime.errors import FlowpodError, FlowProblems, InvalidRequest, Problem
 from runtime.flow.document import flow_json_schema
+from runtime.flow.includes import assemble, includes_of
 from runtime.run.package import Package, build_package
 from runtime.server import Server, listen
 from runtime.settings import PREFIX, Settings, read_settings, setting_rows, settings_markdown
@@ -137,9 +139,8 @@ def _serve(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     compat.install()
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
-    flow, connections = options.flow.absolute(), _connections(read_settings())
-    with _inside(flow):
-        _, problems = build_package(flow, os.environ, Tracing(None), threads=1, connections=connections)
+    with _inside(options.flow.absolute()) as place:
+        _, problems = _build(place, read_settings(), Tracing(None), threads=1)
     for problem in problems:
         sys.stdout.write(f"{_shown(problem, options.flow)}\n")
     errors = sum(problem.severity == "error" for problem in problems)
@@ -194,9 +195,8 @@ def _opened(flow: Path, settings: Settings) -> Iterator[_Opened]:
     tracing, provider = Tracing(None), None
     if settings.tracing == "on":
         tracing, provider = set_up_tracing(service_name(settings, flow), os.environ)
-    connections = _connections(settings)
-    with _inside(flow):
-        package, problems = build_package(flow, os.environ, tracing, settings.threads, connections)
+    with _inside(flow, settings.data_dir) as place:
+        package, problems = _build(place, settings, tracing, settings.threads)
         fatal = [problem for problem in problems if problem.severity != "warning"]
         if package is None or fatal:
             raise FlowProblems([*fatal])
@@ -207,20 +207,58 @@ def _opened(flow: Path, settings: Settings) -> Iterator[_Opened]:
         provider.shutdown()
 
 
-def _connections(settings: Settings) -> Path | None:
-    """Return where the connections from outside are, whatever folder becomes the current one."""
-    return None if settings.connections is None else settings.connections.absolute()
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a flow is, the copy of it that is served if it includes other files, and where the command was given."""
+
+    flow: Path
+    assembled: Path | None
+    started_in: Path
 
 
 @contextmanager
-def _inside(flow: Path) -> Iterator[None]:
-    """Make the flow's folder the current one, as promptflow does, and its files importable; write nothing into it."""
-    folder = flow if flow.is_dir() else flow.parent
-    if folder.is_dir():
-        os.chdir(folder)
-        sys.path.insert(0, str(folder.absolute()))
-        sys.dont_write_bytecode = True
-    yield
+def _inside(flow: Path, data: Path | None = None) -> Iterator[_Place]:
+    """Make the flow's folder the current one, as promptflow does, and its files importable; write nothing into it.
+
+    A flow that includes files from elsewhere is copied with them, into the folder `data` if there is one.
+    """
+    folder, started_in = flow if flow.is_dir() else flow.parent, Path.cwd()
+    with _assembled(folder, data) as assembled:
+        if folder.is_dir():
+            os.chdir(assembled or folder)
+            sys.path.insert(0, str(assembled or folder))
+            sys.dont_write_bytecode = True
+        try:
+            yield _Place(flow, assembled, started_in)
+        finally:
+            if assembled is not None:
+                os.chdir(started_in)
+
+
+@contextmanager
+def _assembled(folder: Path, data: Path | None) -> Iterator[Path | None]:
+    includes = includes_of(folder)
+    if not includes:
+        yield None
+        return
+    if data is not None:
+        data.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="flow-", dir=data) as target:
+        assemble(folder, includes, Path(target))
+        yield Path(target)
+
+
+def _build(place: _Place, settings: Settings, tracing: Tracing, threads: int) -> tuple[Package | None, list[Problem]]:
+    connections = None if settings.connections is None else place.started_in / settings.connections
+    return build_package(
+        place.flow,
+        os.environ,
+        tracing,
+        threads,
+        connections=connections,
+        assembled=place.assembled,
+        set_variables=os.environ.update,
+    )
 
 
 def _shown(problem: Problem, flow: Path) -> str:

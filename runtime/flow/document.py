@@ -99,12 +99,23 @@ class FlowDocument(_Part):
     node_variants: Annotated[dict[str, Any], BeforeValidator(_empty_if_none)] = Field(default_factory=dict)
     environment: Annotated[dict[str, Any], BeforeValidator(_empty_if_none)] = Field(default_factory=dict)
     environment_variables: Annotated[dict[str, Any], BeforeValidator(_empty_if_none)] = Field(default_factory=dict)
-    additional_includes: list[str] | None = None
+    additional_includes: list[str] | None = Field(
+        None, description="Files and folders from outside the flow's folder, laid beside its own."
+    )
+
+
+class _VariantNodePart(BaseModel):
+    """A node whose default variant, under node_variants, is served."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1)
+    use_variants: Literal[True]
 
 
 def flow_json_schema() -> dict[str, Any]:
     """Return the JSON Schema of `flow.dag.yaml`, for editors."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **FlowDocument.model_json_schema(by_alias=True),
-    }
+    schema = FlowDocument.model_json_schema(by_alias=True)
+    nodes = schema["properties"]["nodes"]
+    nodes["items"] = {"anyOf": [nodes["items"], _VariantNodePart.model_json_schema()]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

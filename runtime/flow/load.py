@@ -1,18 +1,23 @@
 """From a folder to a Flow: the file is read, and everything in it is checked that needs no code to run."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import FlowProblems, Problem
+from runtime.flow.aggregation import without_aggregation
 from runtime.flow.connections import load_connections
 from runtime.flow.document import FlowDocument, InputPart, NodePart
+from runtime.flow.environment import variables_of
+from runtime.flow.includes import missing_includes
 from runtime.flow.model import Activation, Flow, Input, Node, Output, Reference
 from runtime.flow.plan import Graph
 from runtime.flow.references import parse_value
 from runtime.flow.source import Key, Source
 from runtime.flow.values import coerce
+from runtime.flow.variants import with_default_variants
 
 FILE = "flow.dag.yaml"
 _DEFAULT_HISTORY = "chat_history"
@@ -20,9 +25,11 @@ _UNSUPPORTED_TYPES = ("image", "assistant_definition")
 
 
 def load_flow(
-    path: Path, environ: Mapping[str, str], connections_path: Path | None = None
+    path: Path, environ: Mapping[str, str], connections_path: Path | None = None, assembled: Path | None = None
 ) -> tuple[Flow, Source, list[Problem]]:
     """Read the flow in the folder `path`; the connections at `connections_path`, if given, win over its own.
+
+    `assembled` is the copy of the folder that has what the flow includes, if it includes anything.
 
     Returns the flow, its file with what is wrong in it short of its structure, and what is wrong in other files. Raises
     FlowProblems when there is no flow to speak of: no such file, no YAML, keys of the wrong shape.
@@ -31,15 +38,18 @@ def load_flow(
     if not (folder / FILE).is_file():
         raise FlowProblems([_no_flow(folder)])
     source = Source(folder / FILE)
-    content = {} if source.content is None else source.content
-    document = None if source.problems else source.read(FlowDocument, content)
+    readable = not source.problems
+    content = {} if source.content is None else with_default_variants(source)
+    document = source.read(FlowDocument, content) if readable else None
     if document is None:
         raise FlowProblems(source.problems)
     connections, others = load_connections(folder, environ, connections_path)
-    reader = _Reader(source, document, folder)
+    for index, text in missing_includes(folder, document.additional_includes or ()):
+        source.add(("additional_includes", index), f"there is no file or folder {text!r}, seen from the flow's folder")
+    reader = _Reader(source, document, assembled or folder)
     chat_input, chat_history, chat_output = reader.chat_roles()
     flow = Flow(
-        folder=folder.resolve(),
+        folder=(assembled or folder).resolve(),
         inputs=reader.inputs(),
         outputs=reader.outputs(),
         nodes=reader.nodes(),
@@ -49,10 +59,12 @@ def load_flow(
         chat_input=chat_input,
         chat_history=chat_history,
         chat_output=chat_output,
+        environment=variables_of(document.environment_variables, connections, environ, source),
     )
     reader.check_references(flow)
     reader.check_features()
-    return flow, source, others
+    aggregating = [node.name for node in document.nodes if node.aggregation]
+    return without_aggregation(flow, aggregating, source), source, others
 
 
 def _no_flow(folder: Path) -> Problem:
@@ -106,7 +118,7 @@ class _Reader:
             self._source.add((*key, "source", "path"), f"node {part.name!r} names no file")
         elif not (self._folder / path).is_file():
             self._source.add((*key, "source", "path"), f"there is no file {path!r} in the flow's folder")
-        elif not (self._folder / path).resolve().is_relative_to(self._folder.resolve()):
+        elif _leads_out(path):
             self._source.add((*key, "source", "path"), f"{path!r} lies outside the flow's folder")
         activate = None
         if part.activate is not None:
@@ -178,17 +190,15 @@ class _Reader:
         document, missing = self._document, self._source.add
         if document.language == "csharp":
             missing(("language",), "C# flows are not supported")
-        for name in ("node_variants", "environment_variables", "additional_includes"):
-            if getattr(document, name):
-                missing((name,), f"{name} is not supported")
         for index, node in enumerate(document.nodes):
             key: Key = ("nodes", index)
             if node.source.type != "code":
                 missing((*key, "source", "type"), f"source type {node.source.type!r} is not supported")
-            if node.aggregation:
-                missing((*key, "aggregation"), "aggregation nodes are not supported")
-            if node.use_variants:
-                missing((*key, "use_variants"), "node variants are not supported")
+
+
+def _leads_out(path: str) -> bool:
+    """Whether a path leaves the flow's folder; a link in the folder may point anywhere, it belongs to the flow."""
+    return Path(path).is_absolute() or os.path.normpath(path).startswith("..")
 
 
 def _is_history(name: str, part: InputPart) -> bool:

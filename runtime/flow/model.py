@@ -125,6 +125,8 @@ class Flow:
     chat_input: str | None = None
     chat_history: str | None = None
     chat_output: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The variables that the flow's code finds in the process's environment."""
 
     @property
     def is_chat(self) -> bool:

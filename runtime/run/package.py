@@ -1,6 +1,6 @@
 """A flow package made ready to run: its flow, and its nodes built once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,17 +41,21 @@ def build_package(
     tracing: Tracing,
     threads: int,
     connections: Path | None = None,
+    assembled: Path | None = None,
+    set_variables: Callable[[Mapping[str, str]], None] = lambda _: None,
 ) -> tuple[Package | None, list[Problem]]:
     """Read the flow in `path` and build its nodes, which imports their Python files.
 
     Returns every problem that was found, and the package if there is one despite them: it can run when no problem is an
     error and, for its connections, none is of the environment. `environ` fills in `${env:NAME}`. The connections in the
-    file or folder `connections` win over the flow's own.
+    file or folder `connections` win over the flow's own. `assembled` is the copy of the flow that has what it includes.
+    `set_variables` is called with the flow's environment variables, before any code of the flow runs.
     """
     try:
-        flow, source, others = load_flow(path, environ, connections)
+        flow, source, others = load_flow(path, environ, connections, assembled)
     except FlowProblems as error:
         return None, list(error.problems)
+    set_variables(flow.environment)
     resources = Resources(flow.folder, Models(flow.connections), Threads(threads), tracing, flow.connections)
     code = {
         node.name: built

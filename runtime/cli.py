@@ -258,6 +258,7 @@ def _build(place: _Place, settings: Settings, tracing: Tracing, threads: int) ->
         connections=connections,
         assembled=place.assembled,
         set_variables=os.environ.update,
+        private_urls=settings.allow_private_urls,
     )
 
 

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     )
     threads: int = Field(64, ge=1, description="Threads for synchronous Python nodes, in each process.")
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1, description="The largest request body; a larger one gets 413.")
+    allow_private_urls: bool = Field(
+        False, description="Take images from loopback, private and link-local addresses, in an intranet say."
+    )
     heartbeat_s: float = Field(
         15,
         gt=0,

@@ -49,7 +49,7 @@ class SourcePart(_Part):
 
     type: Literal["code", "package", "package_with_prompt"] = "code"
     path: Text = Field("", description="A file in the flow's folder: Python, or a Jinja2 prompt.")
-    tool: Text = ""
+    tool: Text = Field("", description="package: the tool, as package.module.function or package.module.Class.method.")
 
 
 class ActivatePart(_Part):
@@ -63,7 +63,7 @@ class NodePart(_Part):
     """A node of the flow."""
 
     name: str = Field(min_length=1)
-    type: Literal["llm", "python", "prompt"] = Field(description="What the node does.")
+    type: Literal["llm", "python", "prompt", "custom_llm"] = Field(description="What the node does.")
     source: SourcePart = Field(default_factory=SourcePart)
     inputs: Annotated[dict[str, Any], BeforeValidator(_empty_if_none)] = Field(
         default_factory=dict,

@@ -21,7 +21,7 @@ from runtime.flow.variants import with_default_variants
 
 FILE = "flow.dag.yaml"
 _DEFAULT_HISTORY = "chat_history"
-_UNSUPPORTED_TYPES = ("image", "assistant_definition")
+_UNSUPPORTED_TYPES = ("assistant_definition",)
 
 
 def load_flow(
@@ -114,7 +114,9 @@ class _Reader:
     def _node(self, index: int, part: NodePart) -> Node:
         key: Key = ("nodes", index)
         path = part.source.path
-        if not path:
+        if part.source.type == "package":
+            path = ""
+        elif not path:
             self._source.add((*key, "source", "path"), f"node {part.name!r} names no file")
         elif not (self._folder / path).is_file():
             self._source.add((*key, "source", "path"), f"there is no file {path!r} in the flow's folder")
@@ -135,6 +137,8 @@ class _Reader:
             description=part.description,
             display_name=part.display_name,
             api=part.api,
+            source=part.source.type,
+            tool=part.source.tool,
         )
 
     def _value(self, key: Key, value: Any) -> Any:
@@ -190,10 +194,6 @@ class _Reader:
         document, missing = self._document, self._source.add
         if document.language == "csharp":
             missing(("language",), "C# flows are not supported")
-        for index, node in enumerate(document.nodes):
-            key: Key = ("nodes", index)
-            if node.source.type != "code":
-                missing((*key, "source", "type"), f"source type {node.source.type!r} is not supported")
 
 
 def _leads_out(path: str) -> bool:

@@ -88,6 +88,8 @@ class Node:
     description: str | None = None
     display_name: str | None = None
     api: str = "chat"
+    source: str = "code"
+    tool: str = ""
 
     @property
     def literals(self) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 
 from runtime.nodes.base import Node, NodeSpec, Resources
+from runtime.nodes.builtin_tools import tool_node
 from runtime.nodes.llm import LLMNode
 from runtime.nodes.prompt import PromptNode
-from runtime.nodes.python import PythonNode
 
 KINDS: Mapping[str, Callable[[NodeSpec, Resources], Node]] = {
+    "custom_llm": tool_node,
     "llm": LLMNode,
     "prompt": PromptNode,
-    "python": PythonNode,
+    "python": tool_node,
 }

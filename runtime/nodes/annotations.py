@@ -55,6 +55,20 @@ def _is_connection(kind: Any) -> bool:
     return isinstance(kind, type) and any(base.__name__ == "_Connection" for base in kind.__mro__)
 
 
+def is_prompt(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter takes the text of a prompt file."""
+    return any(_name(kind) == "PromptTemplate" for kind in alternatives(parameter))
+
+
+def is_image(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter takes an image."""
+    return any(_name(kind) == "Image" and hasattr(kind, "to_base64") for kind in alternatives(parameter))
+
+
+def _name(kind: Any) -> str:
+    return str(getattr(kind, "__name__", ""))
+
+
 def literal_kind(parameter: inspect.Parameter) -> type:
     """Return the type that a literal is read as: int, float, bool, str, list, or object for anything else."""
     kinds = alternatives(parameter)

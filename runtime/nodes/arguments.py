@@ -1,13 +1,16 @@
 """What a Python node passes to its tool: its inputs, their literals read once as the tool's annotations ask."""
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from runtime.nodes.annotations import connection_classes, literal_kind, parameters_of
+from runtime.nodes.annotations import connection_classes, is_image, is_prompt, literal_kind, parameters_of
 from runtime.nodes.base import NodeSpec, Resources, SpecProblem
 from runtime.nodes.connections import connection_object
+from runtime.nodes.images import ImageRules
 from runtime.nodes.literals import read_literal
+from runtime.nodes.prompt import read_template
 
 
 class Arguments:
@@ -32,6 +35,7 @@ class Arguments:
         self._resources = resources
         self.literals: dict[str, Any] = {}
         self._dropped: set[str] = set()
+        self._given: dict[str, Any] = {}
         for name, value in spec.literals.items():
             if name in self.parameters:
                 self._take(name, value)
@@ -47,9 +51,28 @@ class Arguments:
             self.connections.add(value)
             return
         try:
-            self.literals[name] = read_literal(value, literal_kind(parameter))
+            image = is_image(parameter)
+            read = value if image else read_literal(value, literal_kind(parameter))
+            self.literals[name] = ImageRules(self._resources.folder, private_urls=True).checked(read, is_image=image)
         except ValueError as error:
             raise SpecProblem(f"inputs.{name}", str(error)) from None
+
+    def give_prompt(self, spec: NodeSpec, resources: Resources) -> None:
+        """Pass the node's prompt file as the parameter that is annotated with PromptTemplate.
+
+        Raises SpecProblem when there is none, or the prompt uses the name of a parameter as a variable.
+        """
+        name = next((name for name, parameter in self.parameters.items() if is_prompt(parameter)), None)
+        if name is None:
+            raise SpecProblem("source.tool", f"{spec.tool} has no parameter that is annotated with PromptTemplate")
+        _, variables = read_template(spec, resources)
+        if taken := sorted(variables & self.parameters.keys()):
+            text = f"{spec.path} uses {', '.join(taken)} as a variable, which is a parameter of the tool; rename it"
+            raise SpecProblem("source.path", text)
+        text = (resources.folder / spec.path).read_text(encoding="utf-8")
+        kind = importlib.import_module("promptflow.contracts.types").PromptTemplate
+        self._given[name] = kind(text)
+        del self.parameters[name]
 
     def leave_out(self, names: Iterable[str]) -> None:
         """Pass these inputs of the node no more: they belong to another part of the tool."""
@@ -57,7 +80,8 @@ class Arguments:
 
     def of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments for these inputs of a run."""
-        return {name: self.literals.get(name, value) for name, value in inputs.items() if name not in self._dropped}
+        passed = {name: self.literals.get(name, value) for name, value in inputs.items() if name not in self._dropped}
+        return {**passed, **self._given}
 
 
 def check_names(tool: str, spec: NodeSpec, *parts: Arguments) -> None:

@@ -69,6 +69,12 @@ class NodeSpec(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def type(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def tool(self) -> str: ...
+    @property
     def path(self) -> str: ...
     @property
     def inputs(self) -> Mapping[str, Any]: ...
@@ -156,6 +162,7 @@ class Resources:
     threads: Threads
     tracing: Tracing
     connections: Mapping[str, Connection] = field(default_factory=dict)
+    private_urls: bool = False
     modules: dict[Path, ModuleType] = field(default_factory=dict)
     """The Python files that were imported: nodes of one file share its module, and so what it holds."""
 

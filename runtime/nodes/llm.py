@@ -8,6 +8,7 @@ from opentelemetry.trace import Span
 from runtime.errors import NodeError
 from runtime.nodes.base import ChatModel, Chunk, Context, NodeSpec, Resources, Result, SpecProblem
 from runtime.nodes.connections import no_connection
+from runtime.nodes.images import PromptImages
 from runtime.nodes.messages import split_messages
 from runtime.nodes.parameters import rules_for
 from runtime.nodes.prompt import read_template
@@ -24,8 +25,11 @@ class LLMNode:
 
     def __init__(self, spec: NodeSpec, resources: Resources) -> None:
         self._chat_model = _model_of(spec, resources)
+        self.connection = spec.connection
         self._plain = spec.api == "completion"
-        self._rules = rules_for("completion" if self._plain else "chat", self._chat_model.connection_type)
+        self._rules = rules_for(spec.api, self._chat_model.connection_type)
+        # promptflow's tools for Azure and for vision print a list an item a line; its OpenAI tool prints Python's repr.
+        self._lists_as_lines = spec.api == "vision" or self._chat_model.connection_type == "azure_open_ai"
         self._template, self.variables = read_template(spec, resources)
         if taken := sorted(self.variables & self._rules.reserved):
             text = f"{spec.path} uses {', '.join(taken)} as a variable, which is the name of a parameter; rename it"
@@ -46,10 +50,12 @@ class LLMNode:
         A node that offers tools or functions returns the whole message instead.
         """
         parameters = {"model": self.model, **self._rules.parameters(inputs, self.variables)}
-        marked = render_marked(self._template, inputs)
         if self._plain:
-            return self._answer(unmarked(marked), parameters, context.streaming)
-        answer = self._answer(split_messages(marked), parameters, context.streaming)
+            text = unmarked(render_marked(self._template, inputs))
+            return self._answer(text, parameters, context.streaming)
+        images = PromptImages(parameters.pop("detail", "auto"))
+        marked = render_marked(self._template, images.printed(inputs, lists_as_lines=self._lists_as_lines))
+        answer = self._answer(split_messages(marked, images.parts), parameters, context.streaming)
         if parameters.get("tools") or parameters.get("functions"):
             return [part async for part in answer][-1]
         return answer

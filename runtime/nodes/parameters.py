@@ -7,7 +7,7 @@ tools/aoai.py and openai.py). The defaults are sent even when a node gives no va
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from runtime.errors import NodeError
 from runtime.nodes.literals import json_or_text, read_literal
@@ -72,8 +72,6 @@ _COMPLETION_DEFAULTS: dict[str, Any] = {
     "logit_bias": {},
     "user": "",
 }
-
-Api = Literal["chat", "completion", "vision"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +148,8 @@ def _is_infinite(value: Any) -> bool:
 _ANY_CHAT = {"temperature": 1.0, "top_p": 1.0}
 
 
-def rules_for(api: Api, connection_type: str) -> Rules:
-    """Return the rules of an API with a type of connection."""
+def rules_for(api: str, connection_type: str) -> Rules:
+    """Return the rules of an API, "chat", "completion" or promptflow's "vision", with a type of connection."""
     azure = connection_type == "azure_open_ai"
     names = ("deployment_name", "model") if azure else ("model", "deployment_name")
     if api == "completion":

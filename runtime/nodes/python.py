@@ -7,6 +7,8 @@ from typing import Any
 
 from runtime.nodes.arguments import Arguments, check_names
 from runtime.nodes.base import Chunk, Context, NodeSpec, Resources, Result, SpecProblem
+from runtime.nodes.image_loading import with_image_objects
+from runtime.nodes.package_tools import package_tool
 from runtime.nodes.threads import Threads
 from runtime.nodes.tool_files import Tool, file_tool
 
@@ -17,9 +19,12 @@ class PythonNode:
     """Calls a tool: async ones on the event loop, others in a thread."""
 
     def __init__(self, spec: NodeSpec, resources: Resources) -> None:
-        tool = file_tool(resources.folder, spec.path, resources.modules)
+        tool = _tool_of(spec, resources)
         self._arguments = Arguments(tool.function, spec, resources, method=tool.owner is not None)
+        if spec.source == "package_with_prompt":
+            self._arguments.give_prompt(spec, resources)
         self._threads = resources.threads
+        self._private_urls = resources.private_urls
         self.optional = self._arguments.optional
         self.connections = frozenset(self._arguments.connections)
         if tool.owner is None:
@@ -48,7 +53,7 @@ class PythonNode:
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:  # noqa: ARG002
         """Return what the tool returns; a generator, also a returned one, is streamed."""
-        arguments = self._arguments.of(inputs)
+        arguments = await with_image_objects(self._arguments.of(inputs), private_urls=self._private_urls)
         with _exit_as_failure():
             if inspect.isasyncgenfunction(self._function) or inspect.iscoroutinefunction(self._function):
                 value = self._function(**arguments)
@@ -61,6 +66,12 @@ class PythonNode:
         if isinstance(value, Iterator):
             return _streamed(_in_threads(value, self._threads))
         return value
+
+
+def _tool_of(spec: NodeSpec, resources: Resources) -> Tool:
+    if spec.source == "code":
+        return file_tool(resources.folder, spec.path, resources.modules)
+    return package_tool(spec.tool)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 from runtime.errors import InvalidRequest
 from runtime.flow.model import Flow
 from runtime.flow.values import coerce
+from runtime.nodes.images import ImageRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,10 @@ class RunRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def flow_inputs(flow: Flow, given: Mapping[str, Any]) -> dict[str, Any]:
+def flow_inputs(flow: Flow, given: Mapping[str, Any], *, private_urls: bool = False) -> dict[str, Any]:
     """Return a value for every input of the flow, each of its type.
 
+    Images are checked: a request names no files, and no private addresses without `private_urls`.
     A chat history that is not given is empty; a flow without inputs ignores what is given. Raises InvalidRequest that
     names an input which is unknown, missing or of the wrong type.
     """
@@ -40,11 +42,12 @@ def flow_inputs(flow: Flow, given: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidRequest(
                 f"the flow has no input {name!r}; its inputs: {known}", param=name, code="unknown_input"
             )
-    inputs = {}
+    inputs, images = {}, ImageRules(private_urls=private_urls)
     for name, declared in flow.inputs.items():
         if name in given:
             try:
-                inputs[name] = coerce(given[name], declared.type)
+                value = coerce(given[name], declared.type)
+                inputs[name] = images.checked(value, is_image=declared.type == "image")
             except ValueError as error:
                 raise InvalidRequest(f"input {name!r}: {error}", param=name, code="invalid_input") from None
         elif declared.has_default:

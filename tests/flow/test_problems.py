@@ -102,8 +102,8 @@ NODE = "{name: a, type: python, source: {path: a.py}}"
             ],
         ),
         (
-            "nodes:\n- {name: a, type: custom_llm, source: {path: a.py}}",
-            ["flow.dag.yaml:2: nodes[0].type: input should be 'llm', 'python' or 'prompt'"],
+            "nodes:\n- {name: a, type: csharp, source: {path: a.py}}",
+            ["flow.dag.yaml:2: nodes[0].type: input should be 'llm', 'python', 'prompt' or 'custom_llm'"],
         ),
         (
             "nodes:\n- name: a\n  type: python\n  source: {path: a.py}\n  activate: {when: x}",
@@ -215,7 +215,7 @@ def test_what_the_file_says(tmp_path: Path, dag: str, expected: list[str]) -> No
 def test_unsupported_features_are_named_all_at_once(tmp_path: Path) -> None:
     dag = """
         language: csharp
-        inputs: {picture: {type: image}}
+        inputs: {helper: {type: assistant_definition}}
         environment_variables: {A: "${nowhere.key}"}
         additional_includes: [../x, ../flow]
         nodes:
@@ -223,13 +223,12 @@ def test_unsupported_features_are_named_all_at_once(tmp_path: Path) -> None:
         """
     assert problems(tmp_path, dag) == [
         "flow.dag.yaml:4: additional_includes[0]: there is no file or folder '../x', seen from the flow's folder",
-        "flow.dag.yaml:2: inputs.picture.type: inputs of type 'image' are not supported",
+        "flow.dag.yaml:2: inputs.helper.type: inputs of type 'assistant_definition' are not supported",
         (
             "flow.dag.yaml:3: environment_variables.A: ${nowhere.key}: there is no connection 'nowhere'; "
             "there are offline"
         ),
         "flow.dag.yaml:1: language: C# flows are not supported",
-        "flow.dag.yaml:6: nodes[0].source.type: source type 'package' is not supported",
     ]
 
 

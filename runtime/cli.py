@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from runtime import __version__, compat
 from runtime.app import create_app, create_service, data_dir, history_of, service_name
 from runtime.errors import FlowpodError, FlowProblems, InvalidRequest, Problem
 from runtime.flow.document import flow_json_schema
+from runtime.flow.includes import assemble, includes_of
 from runtime.logs import set_up_logging
 from runtime.run.package import Package, build_package
 from runtime.server import Server, listen
@@ -155,9 +157,8 @@ def _end_with_parent() -> None:
 def _check(options: argparse.Namespace) -> int:
     compat.install()
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
-    flow = _folder(options.flow)
-    with _inside(flow):
-        _, problems = build_package(flow, os.environ, Tracing(None), threads=1)
+    with _inside(_folder(options.flow)) as place:
+        _, problems = _build(place, read_settings(), Tracing(None), threads=1)
     for problem in problems:
         sys.stdout.write(f"{_shown(problem, options.flow)}\n")
     errors = sum(problem.severity == "error" for problem in problems)
@@ -212,8 +213,8 @@ def _opened(flow: Path, settings: Settings) -> Iterator[_Opened]:
     if settings.tracing == "on":
         tracing, provider = set_up_tracing(service_name(settings, flow), os.environ)
     try:
-        with _inside(flow):
-            package, problems = build_package(flow, os.environ, tracing, settings.threads)
+        with _inside(flow, settings.data_dir) as place:
+            package, problems = _build(place, settings, tracing, settings.threads)
             fatal = [problem for problem in problems if problem.severity != "warning"]
             if package is None or fatal:
                 raise FlowProblems([*fatal])
@@ -228,21 +229,62 @@ def _opened(flow: Path, settings: Settings) -> Iterator[_Opened]:
             last_spans.join(_LAST_SPANS_S)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a flow is, the copy of it that is served if it includes other files, and where the command was given."""
+
+    flow: Path
+    assembled: Path | None
+    started_in: Path
+
+
 @contextmanager
-def _inside(flow: Path) -> Iterator[None]:
-    """Make the flow's folder the current one, as promptflow does, and its files importable; write nothing into it."""
+def _inside(flow: Path, data: Path | None = None) -> Iterator[_Place]:
+    """Make the flow's folder the current one, as promptflow does, and its files importable; write nothing into it.
+
+    A flow that includes files from elsewhere is copied with them, into the folder `data` if there is one.
+    """
+    started_in = Path.cwd()
     if not flow.is_dir():
-        yield  # which is told of when the flow is read
+        yield _Place(flow, None, started_in)  # which is told of when the flow is read
         return
-    before = Path.cwd()
-    os.chdir(flow)
-    sys.path.insert(0, str(flow))
-    sys.dont_write_bytecode = True
-    try:
-        yield
-    finally:
-        sys.path.remove(str(flow))
-        os.chdir(before)
+    with _assembled(flow, data) as assembled:
+        folder = assembled or flow
+        os.chdir(folder)
+        sys.path.insert(0, str(folder))
+        sys.dont_write_bytecode = True
+        try:
+            yield _Place(flow, assembled, started_in)
+        finally:
+            sys.path.remove(str(folder))
+            os.chdir(started_in)
+
+
+@contextmanager
+def _assembled(folder: Path, data: Path | None) -> Iterator[Path | None]:
+    includes = includes_of(folder)
+    if not includes:
+        yield None
+        return
+    if data is not None:
+        data.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="flow-", dir=data) as target:
+        assemble(folder, includes, Path(target))
+        yield Path(target)
+
+
+def _build(place: _Place, settings: Settings, tracing: Tracing, threads: int) -> tuple[Package | None, list[Problem]]:
+    connections = None if settings.connections is None else place.started_in / settings.connections
+    return build_package(
+        place.flow,
+        os.environ,
+        tracing,
+        threads,
+        connections=connections,
+        assembled=place.assembled,
+        set_variables=os.environ.update,
+        private_urls=settings.allow_private_urls == "on",
+    )
 
 
 def _folder(flow: Path) -> Path:

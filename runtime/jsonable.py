@@ -34,6 +34,8 @@ def _default(value: Any) -> Any:
         return dict(value)
     if isinstance(value, Set | tuple):
         return list(value)
+    if isinstance(value, bytes) and hasattr(value, "to_base64"):  # promptflow's image
+        return {f"data:{getattr(value, '_mime_type', 'image/*')};base64": value.to_base64()}
     return _repr(value)
 
 

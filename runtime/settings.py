@@ -26,6 +26,11 @@ class Settings(BaseSettings):
         "on",
         description="`off` serves without a token on any address. Only behind a gateway that checks callers.",
     )
+    connections: Path | None = Field(
+        None,
+        description="A file or a folder of connections. They win over the flow's own, so that a folder which brings "
+        "none, or other ones, is served unchanged.",
+    )
     service_name: str | None = Field(
         None,
         pattern=r"^[a-z][a-z0-9_]{0,39}$",
@@ -65,7 +70,7 @@ class Settings(BaseSettings):
     )
     allow_private_urls: Literal["on", "off"] = Field(
         "off",
-        description="`on` lets a request name files by URLs of loopback, link-local and private addresses.",
+        description="`on` lets a request name files and images by URLs of loopback, link-local and private addresses.",
     )
     heartbeat_s: float = Field(
         15,
@@ -156,5 +161,5 @@ OpenTelemetry's own variables are obeyed as its documentation gives them: `OTEL_
 `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, `OTEL_EXPORTER_OTLP_PROTOCOL` (`grpc` or `http/protobuf`),
 `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES` and so on. Spans are exported when one of the first two is set.
 
-A flow's `connections.yaml` may refer to any variable as `${{env:NAME}}`.
+A connection may refer to any variable as `${{env:NAME}}`.
 """

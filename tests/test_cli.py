@@ -67,7 +67,7 @@ def test_check_names_every_problem_with_file_line_and_key(tmp_path: Path) -> Non
         ),
         (
             f"error: {flow}/flow.dag.yaml:14: nodes[1].connection: node 'talk': there is no connection 'nowhere'; define it "
-            "in connections.yaml"
+            "in connections.yaml or where FLOWPOD_CONNECTIONS points"
         ),
         f"{flow}: 4 errors, 1 warnings",
     ]
@@ -200,3 +200,61 @@ def test_nothing_is_written_into_a_flow_folder(tmp_path: Path, model_server: Mod
     done = run_command("run", ".", "question=hi", cwd=flow, env=env | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0
     assert sorted(flow.rglob("*")) == before
+
+
+ELSEWHERE = """
+environment_variables:
+  GREETING: hello
+  KEY: ${{llm.api_key}}
+additional_includes: [../shared]
+outputs:
+  a: {{type: string, reference: "${{n.output}}"}}
+nodes:
+- {{name: n, type: python, source: {{path: {path}}}, inputs: {{c: llm}}}}
+"""
+CODE = """
+import os
+from pathlib import Path
+from promptflow.connections import OpenAIConnection
+from promptflow.core import tool
+START = os.environ["GREETING"]
+
+@tool
+def f(c: OpenAIConnection):
+    return f"{START} {os.environ['KEY']} {c.api_key} {Path('shared/word.txt').read_text()}"
+"""
+
+
+def test_flow_is_run_with_what_it_finds_elsewhere(tmp_path: Path) -> None:
+    """Its variables are set before its code is imported, its includes lie beside it, its connections come from outside."""
+    flow = write_flow(tmp_path / "flow", ELSEWHERE.format(path="shared/a.py"))
+    write_flow(tmp_path / "shared", "", {"a.py": CODE, "word.txt": "world"})
+    (tmp_path / "mine.yaml").write_text("llm: {type: open_ai, api_key: '${env:SECRET}'}")
+    before = sorted(flow.rglob("*"))
+    env = env_of(tmp_path, FLOWPOD_CONNECTIONS="mine.yaml", SECRET="s3") | {"PYTHONPATH": str(ROOT)}
+    for command in (["check", "flow"], ["run", "flow"]):
+        done = run_command(*command, cwd=tmp_path, env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "hello s3 s3 world\n"
+    assert sorted(flow.rglob("*")) == before
+    assert list((tmp_path / "data").glob("flow-*")) == []
+    done = run_command("run", "flow", cwd=tmp_path, env=env | {"GREETING": "moin"})
+    assert done.stdout == "moin s3 s3 world\n"
+
+
+def test_what_a_flow_needs_from_elsewhere_is_named(tmp_path: Path) -> None:
+    write_flow(tmp_path / "flow", ELSEWHERE.format(path="a.py"), {"a.py": CODE})
+    done = run_command("check", "flow", cwd=tmp_path, env=env_of(tmp_path) | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1
+    assert [line.partition(" (")[0] for line in done.stdout.splitlines()] == [
+        (
+            "error: flow/flow.dag.yaml:4: additional_includes[0]: there is no file or folder '../shared', seen from the "
+            "flow's folder"
+        ),
+        "error: flow/flow.dag.yaml:3: environment_variables.KEY: ${llm.api_key}: there is no connection 'llm'; there are offline",
+        (
+            "error: flow/flow.dag.yaml:8: nodes[0].inputs.c: node 'n': there is no connection 'llm'; define it in "
+            "connections.yaml or where FLOWPOD_CONNECTIONS points"
+        ),
+        "flow: 3 errors, 0 warnings",
+    ]

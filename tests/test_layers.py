@@ -32,7 +32,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "run.events": (),
     "telemetry": ("opentelemetry",),
     "flow": ("yaml", "pydantic"),
-    "compat": (),
+    "compat": ("opentelemetry",),
 }
 # Where these packages, and nowhere else, may be imported.
 ONLY_IN: dict[str, tuple[str, ...]] = {

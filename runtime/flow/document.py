@@ -1,9 +1,9 @@
-"""`flow.dag.yaml` and `connections.yaml` as their authors write them; the source of the published JSON Schema."""
+"""`flow.dag.yaml` as its authors write it; the source of the published JSON Schema."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from runtime.flow.control import (
     AggregatePart,
@@ -48,13 +48,13 @@ class SourcePart(Part):
 
     type: Literal["code", "package", "package_with_prompt"] = "code"
     path: Text = Field("", description="A file in the flow's folder: Python, or a Jinja2 prompt.")
-    tool: Text = ""
+    tool: Text = Field("", description="package: the tool, as package.module.function or package.module.Class.method.")
 
 
 class NodePart(CommonPart):
     """A node that runs code or calls a model."""
 
-    type: Literal["llm", "python", "prompt"] = Field(description="What the node does.")
+    type: Literal["llm", "python", "prompt", "custom_llm"] = Field(description="What the node does.")
     source: SourcePart = Field(default_factory=SourcePart)
     connection: Text = Field("", description="llm: the name of a connection.")
     provider: Text = ""
@@ -116,28 +116,23 @@ class FlowDocument(Part):
     node_variants: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
     environment: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
     environment_variables: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
-    additional_includes: list[str] | None = None
-
-
-class ConnectionPart(Part):
-    """A connection; any string may hold ${env:NAME} or ${env:NAME:-default}."""
-
-    type: Literal["open_ai"]
-    api_key: Text = ""
-    base_url: Text = ""
-    organization: Text = ""
-    model: Text = Field("", description="The model of the nodes that name none.")
-    timeout_s: float = Field(
-        120, gt=0, allow_inf_nan=False, description="How long the model may be silent, in seconds."
+    additional_includes: list[str] | None = Field(
+        None, description="Files and folders from outside the flow's folder, laid beside its own."
     )
-    max_retries: int = Field(2, ge=0, description="How often a call that failed before its first token is repeated.")
-    stream_usage: bool = Field(True, description="Ask for token counts in streams; off for servers that refuse that.")
-    fallback: Text = Field("", description="The connection to use when none of this one's variables is set.")
+
+
+class _VariantNodePart(BaseModel):
+    """A node whose default variant, under node_variants, is served."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1)
+    use_variants: Literal[True]
 
 
 def flow_json_schema() -> dict[str, Any]:
     """Return the JSON Schema of `flow.dag.yaml`, for editors."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **FlowDocument.model_json_schema(by_alias=True),
-    }
+    schema = FlowDocument.model_json_schema(by_alias=True)
+    nodes = schema["properties"]["nodes"]
+    nodes["items"] = {"anyOf": [nodes["items"], _VariantNodePart.model_json_schema()]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -4,21 +4,29 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runtime.errors import FlowProblems, Problem
+from runtime.flow.aggregation import without_aggregation
 from runtime.flow.check import check_flow
 from runtime.flow.connections import load_connections
 from runtime.flow.document import FlowDocument, InputPart, NodePart
+from runtime.flow.environment import variables_of
+from runtime.flow.includes import missing_includes
 from runtime.flow.model import Flow, Input, Node, Output, Variable
 from runtime.flow.node_reader import NodeReader, names_in
-from runtime.flow.source import Key, Source
+from runtime.flow.source import Source
 from runtime.flow.values import coerce
+from runtime.flow.variants import with_default_variants
 
 FILE = "flow.dag.yaml"
 _DEFAULT_HISTORY = "chat_history"
-_UNSUPPORTED_TYPES = ("image", "assistant_definition")
+_UNSUPPORTED_TYPES = ("assistant_definition",)
 
 
-def load_flow(path: Path, environ: Mapping[str, str]) -> tuple[Flow, Source, list[Problem]]:
-    """Read the flow in the folder `path`.
+def load_flow(
+    path: Path, environ: Mapping[str, str], connections_path: Path | None = None, assembled: Path | None = None
+) -> tuple[Flow, Source, list[Problem]]:
+    """Read the flow in the folder `path`; the connections at `connections_path`, if given, win over its own.
+
+    `assembled` is the copy of the folder that has what the flow includes, if it includes anything.
 
     Returns the flow, its file with what is wrong in it short of its structure, and what is wrong in other files. Raises
     FlowProblems when there is no flow to speak of: no such file, no YAML, keys of the wrong shape.
@@ -27,15 +35,18 @@ def load_flow(path: Path, environ: Mapping[str, str]) -> tuple[Flow, Source, lis
     if not (folder / FILE).is_file():
         raise FlowProblems([_no_flow(folder)])
     source = Source(folder / FILE)
-    content = {} if source.content is None else source.content
-    document = None if source.problems else source.read(FlowDocument, content)
+    readable = not source.problems
+    content = {} if source.content is None else with_default_variants(source)
+    document = source.read(FlowDocument, content) if readable else None
     if document is None:
         raise FlowProblems(source.problems)
-    connections, others = load_connections(folder, environ)
-    reader = _Reader(source, document, folder)
+    connections, others = load_connections(folder, environ, connections_path)
+    for index, text in missing_includes(folder, document.additional_includes or ()):
+        source.add(("additional_includes", index), f"there is no file or folder {text!r}, seen from the flow's folder")
+    reader = _Reader(source, document, assembled or folder)
     chat_input, chat_history, chat_output = reader.chat_roles()
     flow = Flow(
-        folder=folder.resolve(),
+        folder=(assembled or folder).resolve(),
         inputs=reader.inputs(),
         outputs=reader.outputs(),
         nodes=reader.nodes(),
@@ -46,10 +57,12 @@ def load_flow(path: Path, environ: Mapping[str, str]) -> tuple[Flow, Source, lis
         chat_input=chat_input,
         chat_history=chat_history,
         chat_output=chat_output,
+        environment=variables_of(document.environment_variables, connections, environ, source),
     )
     check_flow(flow, source)
     reader.check_features()
-    return flow, source, others
+    aggregating = [node.name for node in document.nodes if isinstance(node, NodePart) and node.aggregation]
+    return without_aggregation(flow, aggregating, source), source, others
 
 
 def _no_flow(folder: Path) -> Problem:
@@ -125,21 +138,6 @@ class _Reader:
         document, missing = self._document, self._source.add
         if document.language == "csharp":
             missing(("language",), "C# flows are not supported")
-        for name in ("node_variants", "environment_variables", "additional_includes"):
-            if getattr(document, name):
-                missing((name,), f"{name} is not supported")
-        for index, node in enumerate(document.nodes):
-            if not isinstance(node, NodePart):
-                continue
-            key: Key = ("nodes", index)
-            if node.source.type != "code":
-                missing((*key, "source", "type"), f"source type {node.source.type!r} is not supported")
-            if node.api == "completion":
-                missing((*key, "api"), "only the chat API is supported")
-            if node.aggregation:
-                missing((*key, "aggregation"), "aggregation nodes are not supported")
-            if node.use_variants:
-                missing((*key, "use_variants"), "node variants are not supported")
 
 
 def _is_history(name: str, part: InputPart) -> bool:

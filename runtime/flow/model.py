@@ -139,6 +139,14 @@ class Node:
     body: tuple["Node", ...] = ()
     variables: tuple[Variable, ...] = ()
     result: Any = None
+    api: str = "chat"
+    source: str = "code"
+    tool: str = ""
+
+    @property
+    def literals(self) -> dict[str, Any]:
+        """The inputs that are no references."""
+        return {name: value for name, value in self.inputs.items() if not isinstance(value, Reference)}
 
     def references(self) -> list[Reference]:
         """Return every reference in the node's inputs, loop variables and condition."""
@@ -171,7 +179,7 @@ class Connection:
 
     name: str
     type: str
-    fields: Mapping[str, str | float] = field(repr=False)
+    fields: Mapping[str, Any] = field(repr=False)
     problems: tuple[str, ...] = field(default=(), compare=False)
     fallback: str = ""
 
@@ -191,6 +199,8 @@ class Flow:
     chat_input: str | None = None
     chat_history: str | None = None
     chat_output: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The variables that the flow's code finds in the process's environment."""
 
     @property
     def is_chat(self) -> bool:

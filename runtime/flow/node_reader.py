@@ -1,5 +1,6 @@
 """From the nodes of the document to the nodes of the flow."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,10 @@ class NodeReader:
     def _node(self, key: Key, index: int, part: CommonPart) -> Node:
         path = connection = ""
         if isinstance(part, NodePart):
-            path, connection = part.source.path, part.connection
-            self._check_file(key, part)
+            connection = part.connection
+            if part.source.type != "package":
+                path = part.source.path
+                self._check_file(key, part)
         activate = None
         if part.activate is not None:
             activate = Activation(self._value((*key, "activate", "when"), part.activate.when), part.activate.is_)
@@ -77,6 +80,9 @@ class NodeReader:
             path=path,
             inputs={name: self._value((*key, "inputs", name), value) for name, value in part.inputs.items()},
             connection=connection,
+            api=part.api if isinstance(part, NodePart) else "chat",
+            source=part.source.type if isinstance(part, NodePart) else "code",
+            tool=part.source.tool if isinstance(part, NodePart) else "",
             activate=activate,
             description=part.description,
             display_name=part.display_name,
@@ -98,7 +104,7 @@ class NodeReader:
             self._source.add(at, f"node {part.name!r} names no file")
         elif not (self._folder / path).is_file():
             self._source.add(at, f"there is no file {path!r} in the flow's folder")
-        elif not (self._folder / path).resolve().is_relative_to(self._folder.resolve()):
+        elif leads_out(path):
             self._source.add(at, f"{path!r} lies outside the flow's folder")
 
     def _value(self, key: Key, value: Any) -> Any:
@@ -119,3 +125,8 @@ class NodeReader:
         if has_default == bool(part.on_error.branch):
             self._source.add((*key, "on_error"), "give either default, a value, or branch, a name")
         return OnError(part.on_error.branch or None, part.on_error.default)
+
+
+def leads_out(path: str) -> bool:
+    """Return whether a path leaves the flow's folder; a link in it may point anywhere, it belongs to the flow."""
+    return Path(path).is_absolute() or os.path.normpath(path).startswith("..")

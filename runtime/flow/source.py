@@ -19,11 +19,12 @@ NOT_TEXT = "a key in here is not text; put numbers, yes, no, on and off in quote
 class Source:
     """A YAML file: its content, where each key stands, and the problems found in it so far."""
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
+    def __init__(self, path: Path, name: str = "") -> None:
+        self.name = name or path.name
         self.problems: list[Problem] = []
         self.content: Any = None
         self._lines: dict[Key, int] = {}
+        self._moved: dict[Key, Key] = {}
         try:
             text = path.read_text(encoding="utf-8")
             root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -46,8 +47,21 @@ class Source:
 
     def add(self, key: Key, message: str, severity: Severity = "error") -> None:
         """Note a problem with the value at `key`."""
+        key = self._origin(key)
         line = next((self._lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in self._lines), None)
         self.problems.append(Problem(self.name, _dotted(key), message, line, severity))
+
+    def move(self, to: Key, origin: Key) -> None:
+        """Remember that what is read at `to` stands at `origin` in the file, where problems are to be named."""
+        self._moved[to] = origin
+
+    def _origin(self, key: Key) -> Key:
+        """Return where the value at `key` stands in the file."""
+        for to, origin in self._moved.items():
+            inner = key[len(to) :]
+            if key[: len(to)] == to and (*origin, *inner[:1]) in self._lines:
+                return (*origin, *inner)
+        return key
 
     def read(self, kind: type[Document], content: Any, at: Key = ()) -> Document | None:
         """Return `content`, which stands at the key `at`, as a document, or None with every problem noted."""
@@ -106,6 +120,7 @@ def _plain_words(kind: str, message: str) -> str:
         return "this key is required"
     if kind in ("model_type", "dict_type"):
         return NOT_A_MAPPING
+    message = message.removeprefix("Value error, ")
     return message[0].lower() + message[1:]
 
 

@@ -95,13 +95,23 @@ class NodeSpec(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def type(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def tool(self) -> str: ...
+    @property
     def path(self) -> str: ...
     @property
     def inputs(self) -> Mapping[str, Any]: ...
     @property
+    def literals(self) -> Mapping[str, Any]: ...
+    @property
     def connection(self) -> str: ...
     @property
     def options(self) -> Mapping[str, Any]: ...
+    @property
+    def api(self) -> str: ...
 
 
 class Connection(Protocol):
@@ -118,6 +128,8 @@ class Connection(Protocol):
 class ChatModel(Protocol):
     """A model that continues a conversation."""
 
+    connection_type: str
+    """The type of the connection, on which the parameters of a call depend."""
     default_model: str
     """The model that is called when a node names none."""
     fixed_model: bool
@@ -133,9 +145,20 @@ class ChatModel(Protocol):
     ) -> AsyncGenerator[Chunk | Result, None]:
         """Yield the answer's chunks (one, when not streaming), then its Result.
 
-        `messages` are OpenAI's, `parameters` the rest of the request body, `headers` go with the request. Raises
-        NodeError.
+        `messages` are OpenAI's, `parameters` the rest of the request body, `headers` go with the request. When these
+        offer tools or functions, the one part is a Result whose value is the whole message. Raises NodeError.
         """
+        ...
+
+    def complete(
+        self,
+        prompt: str,
+        parameters: Mapping[str, Any],
+        *,
+        stream: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[Chunk | Result, None]:
+        """Yield the chunks of the text that continues `prompt`, then its Result; otherwise like `chat`."""
         ...
 
     async def close(self) -> None:
@@ -147,7 +170,10 @@ class ChatModels(Protocol):
     """The models of a flow's connections, one client each."""
 
     def get(self, name: str) -> ChatModel:
-        """Return the model behind the connection `name`; raises KeyError when there is none."""
+        """Return the model behind the connection `name`.
+
+        Raises KeyError when there is no such connection, SpecProblem when it is of a type without a model.
+        """
         ...
 
     async def close(self) -> None:
@@ -163,6 +189,8 @@ class Resources:
     models: ChatModels
     threads: Threads
     tracing: Tracing
+    connections: Mapping[str, Connection] = field(default_factory=dict)
+    private_urls: bool = False
     modules: dict[Path, ModuleType] = field(default_factory=dict)
     """The Python files that were imported: nodes of one file share its module, and so what it holds."""
 

@@ -1,4 +1,4 @@
-"""The LLM node: a prompt file and its inputs make a chat request, whose answer is the value."""
+"""The LLM node: a prompt file and its inputs make a request, whose answer is the value."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
@@ -7,38 +7,16 @@ from typing import Any
 from opentelemetry.trace import Span
 
 from runtime.errors import NodeError
-from runtime.nodes.base import Chunk, Context, NodeSpec, Resources, Result, SpecProblem, Streams
+from runtime.nodes.base import ChatModel, Chunk, Context, NodeSpec, Resources, Result, SpecProblem, Streams
+from runtime.nodes.connections import no_connection
+from runtime.nodes.images import PromptImages
 from runtime.nodes.messages import split_messages
+from runtime.nodes.parameters import rules_for
 from runtime.nodes.prompt import read_template
-from runtime.nodes.templates import render_marked
+from runtime.nodes.templates import render_marked, unmarked
 from runtime.telemetry.tracing import fail, outgoing_headers, record
 
-# The names of chat parameters among a node's inputs, with the type that a string is read as; every other input is a
-# variable of the prompt (promptflow, tools/openai.py and aoai.py).
-_PARAMETERS: dict[str, type | None] = {
-    "model": str,
-    "deployment_name": str,
-    "temperature": float,
-    "top_p": float,
-    "max_tokens": int,
-    "max_completion_tokens": int,
-    "n": int,
-    "seed": int,
-    "presence_penalty": float,
-    "frequency_penalty": float,
-    "top_logprobs": int,
-    "logprobs": None,
-    "stop": None,
-    "logit_bias": None,
-    "user": None,
-    "response_format": None,
-    "tools": None,
-    "tool_choice": None,
-    "functions": None,
-    "function_call": None,
-    "reasoning_effort": None,
-    "extra_body": None,
-}
+_PROVIDERS = {"azure_open_ai": "azure.ai.openai", "serverless": "azure.ai.inference"}
 
 
 class LLMNode:
@@ -49,51 +27,59 @@ class LLMNode:
     streams: Streams = "yes"
 
     def __init__(self, spec: NodeSpec, resources: Resources) -> None:
-        if not spec.connection:
-            raise SpecProblem("connection", "an llm node needs a connection; define it in connections.yaml")
-        try:
-            self._chat_model = resources.models.get(spec.connection)
-        except KeyError:
-            text = f"there is no connection {spec.connection!r}; define it in connections.yaml"
-            raise SpecProblem("connection", text) from None
+        self._chat_model = _model_of(spec, resources)
+        self.connection = spec.connection
+        self._plain = spec.api == "completion"
+        self._rules = rules_for(spec.api, self._chat_model.connection_type)
+        # promptflow's tools for Azure and for vision print a list an item a line; its OpenAI tool prints Python's repr.
+        self._lists_as_lines = spec.api == "vision" or self._chat_model.connection_type == "azure_open_ai"
         self._template, self.variables = read_template(spec, resources)
+        if taken := sorted(self.variables & self._rules.reserved):
+            text = f"{spec.path} uses {', '.join(taken)} as a variable, which is the name of a parameter; rename it"
+            raise SpecProblem("source.path", text)
         self._tracing = resources.tracing
-        named = spec.inputs.get("model") or spec.inputs.get("deployment_name")
-        literal = named if isinstance(named, str) else ""
+        named = [value for name in self._rules.model_names if (value := spec.inputs.get(name))]
+        literal = next((value for value in named if isinstance(value, str)), "")
         self.model = self._chat_model.default_model if self._chat_model.fixed_model else literal
         self.model = self.model or self._chat_model.default_model
         if not (self.model or named):
-            raise SpecProblem("inputs.model", "neither the node nor its connection names a model")
+            raise SpecProblem(
+                f"inputs.{self._rules.model_names[0]}", "neither the node nor its connection names a model"
+            )
 
-    async def run(self, inputs: Mapping[str, Any], context: Context) -> AsyncIterator[Chunk | Result]:
-        """Return the answer as a stream; it is one chunk when nobody reads it as it comes."""
-        messages = split_messages(render_marked(self._template, inputs))
-        return self._answer(messages, self._parameters(inputs), context.streaming)
+    async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:
+        """Return the answer as a stream; it is one chunk when nobody reads it as it comes.
 
-    def _parameters(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        parameters: dict[str, Any] = {}
-        for name, kind in _PARAMETERS.items():
-            value = inputs.get(name)
-            if value is None or value == "" or (name in ("stop", "logit_bias") and not value):
-                continue
-            try:
-                parameters[name] = kind(value) if kind and isinstance(value, str) else value
-            except ValueError:
-                text = f"inputs.{name}: expected {'an integer' if kind is int else 'a number'}, got {value!r}"
-                raise NodeError(text, code="invalid_parameter") from None
-        deployment = parameters.pop("deployment_name", None)
-        parameters.setdefault("model", deployment or self.model)
-        parameters.update(parameters.pop("extra_body", None) or {})
-        return parameters
+        A node that offers tools or functions returns the whole message instead.
+        """
+        parameters = {"model": self.model, **self._rules.parameters(inputs, self.variables)}
+        if self._plain:
+            text = unmarked(render_marked(self._template, inputs))
+            return self._answer(text, parameters, context.streaming)
+        images = PromptImages(parameters.pop("detail", "auto"))
+        marked = render_marked(self._template, images.printed(inputs, lists_as_lines=self._lists_as_lines))
+        answer = self._answer(split_messages(marked, images.parts), parameters, context.streaming)
+        if parameters.get("tools") or parameters.get("functions"):
+            return [part async for part in answer][-1]
+        return answer
 
     async def _answer(
-        self, messages: list[dict[str, str]], parameters: dict[str, Any], streaming: bool
+        self, prompt: str | list[dict[str, Any]], parameters: dict[str, Any], streaming: bool
     ) -> AsyncIterator[Chunk | Result]:
         # The span is not made current: a generator that is left while suspended could not put the old one back.
-        span = self._tracing.start_model_call(str(parameters["model"]), {"gen_ai.provider.name": "openai"})
-        record(span, "input", {"messages": messages, **parameters})
+        provider = _PROVIDERS.get(self._chat_model.connection_type, "openai")
+        span = self._tracing.start_model_call(
+            str(parameters["model"]),
+            {"gen_ai.provider.name": provider},
+            "text_completion" if isinstance(prompt, str) else "chat",
+        )
+        record(span, "input", {"prompt" if isinstance(prompt, str) else "messages": prompt, **parameters})
+        headers = outgoing_headers(span)
         try:
-            answer = self._chat_model.chat(messages, parameters, stream=streaming, headers=outgoing_headers(span))
+            if isinstance(prompt, str):
+                answer = self._chat_model.complete(prompt, parameters, stream=streaming, headers=headers)
+            else:
+                answer = self._chat_model.chat(prompt, parameters, stream=streaming, headers=headers)
             async with aclosing(answer) as parts:
                 async for part in parts:
                     if isinstance(part, Result):
@@ -104,6 +90,15 @@ class LLMNode:
             raise
         finally:
             span.end()
+
+
+def _model_of(spec: NodeSpec, resources: Resources) -> ChatModel:
+    if not spec.connection:
+        raise SpecProblem("connection", "an llm node needs a connection; define it in connections.yaml")
+    try:
+        return resources.models.get(spec.connection)
+    except KeyError:
+        raise SpecProblem("connection", no_connection(spec.connection)) from None
 
 
 def _describe(span: Span, result: Result) -> None:

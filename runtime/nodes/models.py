@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Mapping
 
-from runtime.nodes.base import ChatModel, Connection
+from runtime.nodes.base import ChatModel, Connection, SpecProblem
 from runtime.nodes.offline import MODEL, OfflineChat
 
 logger = logging.getLogger(__name__)
+
+_TYPES = ("open_ai", "azure_open_ai", "serverless")
 
 
 class Models:
@@ -17,7 +19,7 @@ class Models:
         self._models: dict[str, ChatModel] = {}
 
     def get(self, name: str) -> ChatModel:
-        """Return the model behind the connection `name`; raises KeyError when there is none."""
+        """Return the model behind the connection `name`; see `ChatModels.get`."""
         if name not in self._models:
             self._models[name] = _model(self._connections[name])
         return self._models[name]
@@ -34,6 +36,11 @@ def _model(connection: Connection) -> ChatModel:
             text = "connection %r has none of its environment variables set: its model is %s, which needs no server"
             logger.warning(text, connection.name, MODEL)
         return OfflineChat()
+    if connection.type not in _TYPES:
+        text = (
+            f"connection {connection.name!r} is of type {connection.type!r}; a model needs one of {', '.join(_TYPES)}"
+        )
+        raise SpecProblem("connection", text)
     # The client takes half a second to import, which a flow without a model server need not wait for.
     from runtime.nodes.openai_chat import OpenAIChat
 

@@ -44,6 +44,7 @@ class _Sentence:
 class OfflineChat:
     """Extracts answers; the same for every run."""
 
+    connection_type = "offline"
     default_model = MODEL
     fixed_model = True
 
@@ -61,6 +62,18 @@ class OfflineChat:
             yield Chunk(piece)
             await asyncio.sleep(0)
         yield Result(answer, None, MODEL, "stop")
+
+    async def complete(
+        self,
+        prompt: str,
+        parameters: Mapping[str, Any],
+        *,
+        stream: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[Chunk | Result, None]:
+        """Answer as if the prompt were a user's message; see `ChatModel.complete`."""
+        async for part in self.chat([{"role": "user", "content": prompt}], parameters, stream=stream, headers=headers):
+            yield part
 
     async def close(self) -> None:
         """Hold nothing, close nothing."""

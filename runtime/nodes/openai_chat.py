@@ -1,4 +1,4 @@
-"""Chat completions of an OpenAI-compatible server.
+"""Chat completions, and plain completions, of an OpenAI-compatible server.
 
 The `openai` client makes the request, pools connections and retries; the stream's bytes are decoded here. Its typed
 chunks cost six times as much, and they hide how a stream ended: a model that broke off must not look like one that
@@ -7,23 +7,22 @@ finished.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 import httpx2
 import openai
 import orjson
-from openai import AsyncAPIResponse, AsyncOpenAI
+from openai import AsyncAPIResponse
+from openai.types.chat import ChatCompletion
 
 from runtime.errors import NodeError
-from runtime.nodes.base import Chunk, Connection, Result, SpecProblem, Usage
+from runtime.nodes.base import Chunk, Connection, Result, Usage
+from runtime.nodes.openai_clients import client_of
 from runtime.nodes.sse import EventData
 
-_CONNECT_TIMEOUT_S = 10
 _DRAIN_S = 0.1
-_DEFAULT_BASE_URL = "https://api.openai.com/v1"
-_NO_KEY = "none"  # the client insists on a key, servers that need none ignore it
 
 
 class OpenAIChat:
@@ -36,23 +35,10 @@ class OpenAIChat:
         self.default_model = str(fields["model"])
         self._stream_usage = bool(fields["stream_usage"])
         self._timeout_s = float(fields["timeout_s"])
-        base_url = str(fields["base_url"] or _DEFAULT_BASE_URL)
-        if not _is_address(base_url):
-            text = f"connection {connection.name!r}: its base_url is no address such as https://example.com/v1"
-            raise SpecProblem("connection", text)
-        key = str(fields["api_key"])
-        if not (key.isascii() and key.isprintable()):
-            raise SpecProblem(
-                "connection", f"connection {connection.name!r}: its api_key has characters that no header may"
-            )
-        self._where = f"connection {connection.name!r} ({_without_secrets(base_url)})"
-        self._client = AsyncOpenAI(
-            api_key=key or _NO_KEY,
-            base_url=base_url,
-            organization=str(fields["organization"]) or None,
-            timeout=httpx2.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S),
-            max_retries=int(fields["max_retries"]),
-        )
+        self.connection_type = connection.type
+        client = client_of(connection)
+        self._where = client.where
+        self._client = client.api
 
     async def chat(
         self,
@@ -64,21 +50,58 @@ class OpenAIChat:
     ) -> AsyncGenerator[Chunk | Result, None]:
         """Yield the answer's chunks, then its Result; see `ChatModel.chat`."""
         rest = dict(parameters)
+        calling = bool(rest.get("tools") or rest.get("functions"))
+        stream = stream and not calling
+        request = self._client.chat.completions.with_streaming_response.create(
+            model=rest.pop("model", self.default_model),
+            messages=messages,  # type: ignore[arg-type]  # plain dicts, as the flow's prompt made them
+            stream=stream,
+            extra_body=self._body(rest, stream),
+            extra_headers=headers,
+        )
+        async with aclosing(self._answer(request, stream, _message_of if calling else None)) as parts:
+            async for part in parts:
+                yield part
+
+    async def complete(
+        self,
+        prompt: str,
+        parameters: Mapping[str, Any],
+        *,
+        stream: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[Chunk | Result, None]:
+        """Yield the text's chunks, then its Result; see `ChatModel.complete`."""
+        rest = dict(parameters)
+        request = self._client.completions.with_streaming_response.create(
+            model=rest.pop("model", self.default_model),
+            prompt=prompt,
+            stream=stream,
+            extra_body=self._body(rest, stream),
+            extra_headers=headers,
+        )
+        async with aclosing(self._answer(request, stream, None)) as parts:
+            async for part in parts:
+                yield part
+
+    def _body(self, parameters: dict[str, Any], stream: bool) -> dict[str, Any]:
         if stream and self._stream_usage:
-            rest.setdefault("stream_options", {"include_usage": True})
+            parameters.setdefault("stream_options", {"include_usage": True})
+        return parameters
+
+    async def _answer(
+        self,
+        request: AbstractAsyncContextManager[AsyncAPIResponse[Any]],
+        stream: bool,
+        message_of: Callable[[dict[str, Any]], dict[str, Any]] | None,
+    ) -> AsyncGenerator[Chunk | Result, None]:
         try:
-            async with self._client.chat.completions.with_streaming_response.create(
-                model=rest.pop("model", self.default_model),
-                messages=messages,  # type: ignore[arg-type]  # plain dicts, as the flow's prompt made them
-                stream=stream,
-                extra_body=rest,
-                extra_headers=headers,
-            ) as response:
+            async with request as response:
                 if _is_stream(response.headers.get("content-type", ""), stream):
                     async for item in self._streamed(response):
                         yield item
                 else:
-                    for part in _whole(await response.read(), self._where):
+                    for part in _whole(await response.read(), self._where, message_of):
                         yield part
         except (openai.APIError, httpx2.HTTPError) as error:
             self._explain(error)
@@ -163,9 +186,8 @@ class _Answer:
             choice = choices[0]
             if choice.get("index"):
                 return None  # a further answer, of a node that asked for `n`: the first one is the value
-            delta = choice.get("delta") or {}
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
-            chunk = Chunk(_text(delta.get("content")), _reasoning(delta))
+            chunk = _chunk(choice, choice.get("delta") or {})
         except (AttributeError, LookupError, TypeError) as error:
             raise _rubbish(self._where, data) from error
         if chunk.text:
@@ -184,18 +206,38 @@ def _is_stream(content_type: str, asked: bool) -> bool:
     return "event-stream" in content_type or (asked and "json" not in content_type and "html" not in content_type)
 
 
-def _whole(body: bytes, where: str) -> tuple[Chunk, Result]:
+def _whole(
+    body: bytes, where: str, message_of: Callable[[dict[str, Any]], dict[str, Any]] | None
+) -> tuple[Chunk | Result, ...]:
     try:
         content = _loads(body)
         if not isinstance(content, dict):
             raise _rubbish(where, body)
         _raise_if_error(content, where)
         choice = content["choices"][0]
-        text, reasoning = _text(choice["message"].get("content")), _reasoning(choice["message"])
-        finish_reason = choice.get("finish_reason") or "stop"
+        usage, model, finish_reason = _usage(content), content.get("model") or "", choice.get("finish_reason") or "stop"
+        if message_of is not None:
+            return (Result(message_of(content), usage, model, finish_reason),)
+        chunk = _chunk(choice, choice["message"] if "text" not in choice else {})
     except (ValueError, AttributeError, LookupError, TypeError) as error:
         raise _rubbish(where, body) from error
-    return Chunk(text, reasoning), Result(text, _usage(content), content.get("model") or "", finish_reason)
+    return chunk, Result(chunk.text, usage, model, finish_reason)
+
+
+def _message_of(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the message that a model answered to a request with tools, with the keys that promptflow gives it.
+
+    Those are the ones of the client's own type, null where the model gave none.
+    """
+    message: dict[str, Any] = ChatCompletion.construct(**content).model_dump()["choices"][0]["message"]
+    return message
+
+
+def _chunk(choice: Mapping[str, Any], message: Mapping[str, Any]) -> Chunk:
+    """Return what a choice says: in its message or delta, or of a plain completion in its text."""
+    if "text" in choice:
+        return Chunk(_text(choice["text"]))
+    return Chunk(_text(message.get("content")), _reasoning(message))
 
 
 def _loads(data: bytes) -> Any:
@@ -255,16 +297,3 @@ async def _read_to_end(pieces: AsyncIterator[bytes]) -> None:
                 pass
     except (TimeoutError, httpx2.HTTPError):
         return  # the answer is whole; only the connection is lost
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
-def _without_secrets(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,45 +1,68 @@
-"""The Python node: a function of the flow's own, plain or async, or a generator of either sort."""
+"""The Python node: a tool of the flow's own, plain or async, or a generator of either sort."""
 
-import hashlib
-import importlib.util
 import inspect
 import re
-import sys
-import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from runtime.nodes.base import TOOL_MARK, Chunk, Context, NodeSpec, Resources, Result, SpecProblem, Streams
+from runtime.nodes.arguments import Arguments, check_names
+from runtime.nodes.base import Chunk, Context, NodeSpec, Resources, Result, SpecProblem, Streams
+from runtime.nodes.image_loading import with_image_objects
+from runtime.nodes.package_tools import package_tool
 from runtime.nodes.threads import Threads
+from runtime.nodes.tool_files import Tool, file_tool
 
-_LANGSTUDIO_ENTRY = "invoke"
-_END = object()
 _MAY_BE_ITERATOR = re.compile(r"Iter|Generator|\b(Any|any|object)\b")
+_END = object()
 
 
 class PythonNode:
-    """Calls the tool of its file: async ones on the event loop, others in a thread."""
+    """Calls a tool: async ones on the event loop, others in a thread."""
 
     waits_for_nodes = False
 
     def __init__(self, spec: NodeSpec, resources: Resources) -> None:
-        path = resources.folder / spec.path
-        if path not in resources.modules:
-            resources.modules[path] = _load(path)
-        self._function = _tool(resources.modules[path], spec.path)
+        tool = _tool_of(spec, resources)
+        self._arguments = Arguments(tool.function, spec, resources, method=tool.owner is not None)
+        if spec.source == "package_with_prompt":
+            self._arguments.give_prompt(spec, resources)
         self._threads = resources.threads
-        self.optional = _check_inputs(self._function, spec)
-        self.streams = _streams(self._function)
+        self._private_urls = resources.private_urls
+        self.optional = self._arguments.optional
+        self.streams = _streams(tool.function)
+        self.connections = frozenset(self._arguments.connections)
+        if tool.owner is None:
+            check_names(tool.title, spec, self._arguments)
+            self._function = tool.function
+        else:
+            self._function = self._method(tool, tool.owner, spec, resources)
+
+    def _method(self, tool: Tool, owner: type, spec: NodeSpec, resources: Resources) -> Callable[..., Any]:
+        """Return the tool's method of an object that the node's literals make."""
+        constructor = Arguments(owner, spec, resources)
+        check_names(tool.title, spec, constructor, self._arguments)
+        given = [name for name in spec.inputs if name in constructor.parameters]
+        for name in given:
+            if name not in spec.literals:
+                text = f"the constructor of {owner.__name__} takes it before there is a run, so it must be a literal"
+                raise SpecProblem(f"inputs.{name}", text)
+        try:
+            made = owner(**constructor.of({name: spec.inputs[name] for name in given}))
+        except Exception as error:
+            text = f"{tool.place}: {owner.__name__} cannot be made: {type(error).__name__}: {error}"
+            raise SpecProblem("source.path", text) from error
+        self.connections |= constructor.connections
+        self._arguments.leave_out(given)
+        return getattr(made, tool.function.__name__)  # type: ignore[no-any-return]
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:  # noqa: ARG002
-        """Return what the function returns; a generator, also a returned one, is streamed."""
+        """Return what the tool returns; a generator, also a returned one, is streamed."""
+        arguments = await with_image_objects(self._arguments.of(inputs), private_urls=self._private_urls)
         if inspect.isasyncgenfunction(self._function) or inspect.iscoroutinefunction(self._function):
-            value = self._function(**inputs)
+            value = self._function(**arguments)
         else:
-            value = await self._threads.run(self._function, **inputs)
+            value = await self._threads.run(self._function, **arguments)
         if inspect.isawaitable(value):
             value = await value
         if isinstance(value, AsyncIterator):
@@ -47,6 +70,12 @@ class PythonNode:
         if isinstance(value, Iterator):
             return _streamed(_in_threads(value, self._threads))
         return value
+
+
+def _tool_of(spec: NodeSpec, resources: Resources) -> Tool:
+    if spec.source == "code":
+        return file_tool(resources.folder, spec.path, resources.modules)
+    return package_tool(spec.tool)
 
 
 async def _in_threads(items: Iterator[Any], threads: Threads) -> AsyncIterator[Any]:
@@ -72,49 +101,6 @@ async def _streamed(items: AsyncIterator[Any]) -> AsyncIterator[Chunk | Result]:
     yield Result("".join(texts))
 
 
-def _load(path: Path) -> ModuleType:
-    """Return the module in `path`; raises SpecProblem that says what went wrong and in which line."""
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    name = f"flowpod_node_{digest}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise SpecProblem("source.path", f"{path.name} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses of the module look themselves up here
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise SpecProblem("source.path", _import_failure(path, error)) from error
-    return module
-
-
-def _import_failure(path: Path, error: BaseException) -> str:
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        line = error.lineno
-    else:
-        frames = traceback.extract_tb(error.__traceback__)
-        line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
-    place = f"{path.name}, line {line}" if line else path.name
-    remedy = "; install it in Flowpod's environment" if isinstance(error, ModuleNotFoundError) else ""
-    return f"{place}: {type(error).__name__}: {error}{remedy}"
-
-
-def _tool(module: ModuleType, path: str) -> Callable[..., Any]:
-    tools = {
-        name: value for name, value in vars(module).items() if inspect.isfunction(value) and hasattr(value, TOOL_MARK)
-    }
-    own = {name: value for name, value in tools.items() if value.__module__ == module.__name__} or tools
-    if len(own) > 1:
-        raise SpecProblem("source.path", f"{path} has {len(own)} functions marked @tool: {', '.join(own)}; leave one")
-    function = next(iter(own.values()), getattr(module, _LANGSTUDIO_ENTRY, None))
-    if function is None:
-        raise SpecProblem("source.path", f"{path} has no function marked @tool")
-    if not inspect.isfunction(function):
-        raise SpecProblem("source.path", f"{path}: {_LANGSTUDIO_ENTRY} is not a function")
-    return function
-
-
 def _streams(function: Callable[..., Any]) -> Streams:
     inner = inspect.unwrap(function)
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
@@ -123,23 +109,3 @@ def _streams(function: Callable[..., Any]) -> Streams:
     if returned is inspect.Signature.empty or _MAY_BE_ITERATOR.search(inspect.formatannotation(returned)):
         return "perhaps"
     return "no"
-
-
-def _check_inputs(function: Callable[..., Any], spec: NodeSpec) -> frozenset[str]:
-    """Return the function's parameters with a default; raises SpecProblem where inputs and parameters differ."""
-    parameters = inspect.signature(function).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    named = {
-        name: parameter
-        for name, parameter in parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
-    for name in spec.inputs:
-        if name not in named and not takes_any:
-            text = f"{function.__name__} in {spec.path} has no parameter {name!r}; it has {', '.join(named) or 'none'}"
-            raise SpecProblem(f"inputs.{name}", text)
-    optional = frozenset(name for name, parameter in named.items() if parameter.default is not parameter.empty)
-    if missing := [name for name in named if name not in optional and name not in spec.inputs]:
-        text = f"{function.__name__} in {spec.path} also needs {', '.join(missing)}"
-        raise SpecProblem("inputs", text)
-    return optional

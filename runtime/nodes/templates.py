@@ -31,7 +31,7 @@ def role_word(line: str) -> str | None:
 
 
 def _bare_word(text: str) -> str | None:
-    word = text.strip().removeprefix("#").strip()
+    word = text.strip().removeprefix("#").removeprefix("#").strip()
     return word if not word or _WORD.fullmatch(word) else None
 
 

@@ -249,7 +249,7 @@ class NodeRunner:
                     await asyncio.sleep(0)  # a generator that never waits would keep everybody else from running
         if result is None:
             raise NodeError("its stream ended without a result", code="internal_error")
-        call.streamed = True
+        call.streamed = count > 0 or isinstance(result.value, str)  # a model that calls a tool streams nothing
         return result
 
     async def _complete(self, call: _Call, result: Result) -> Ended:

@@ -1,7 +1,7 @@
 """A flow package made ready to run: its flow, and its nodes built once."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,14 @@ from runtime.errors import FlowProblems, Problem
 from runtime.flow.check import all_nodes
 from runtime.flow.load import load_flow
 from runtime.flow.model import Flow, Node, Reference
+from runtime.flow.node_reader import leads_out
 from runtime.flow.plan import OUTPUT, Graph
 from runtime.flow.source import Source
 from runtime.flow.wiring import Wiring
 from runtime.nodes import KINDS
 from runtime.nodes.base import Node as NodeCode
 from runtime.nodes.base import Resources, SpecProblem
+from runtime.nodes.images import ImageRules
 from runtime.nodes.llm import LLMNode
 from runtime.nodes.models import Models
 from runtime.nodes.prompt import PromptNode
@@ -24,7 +26,7 @@ from runtime.nodes.threads import Threads
 from runtime.telemetry.tracing import Tracing
 
 _HIDDEN = "***"
-_WITHOUT_FILE = KINDS.keys() - {"llm", "prompt", "python"}
+_WITHOUT_FILE = KINDS.keys() - {"llm", "prompt", "python", "custom_llm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +68,35 @@ class Package:
 
 
 def build_package(
-    path: Path, environ: Mapping[str, str], tracing: Tracing, threads: int
+    path: Path,
+    environ: Mapping[str, str],
+    tracing: Tracing,
+    threads: int,
+    connections: Path | None = None,
+    assembled: Path | None = None,
+    set_variables: Callable[[Mapping[str, str]], None] = lambda _: None,
+    private_urls: bool = False,
 ) -> tuple[Package | None, list[Problem]]:
     """Read the flow in `path` and build its nodes, which imports their Python files.
 
     Returns every problem that was found, and the package if there is one despite them: it can run when no problem is an
-    error and, for its connections, none is of the environment. `environ` fills in `${env:NAME}`.
+    error and, for its connections, none is of the environment. `environ` fills in `${env:NAME}`. The connections in the
+    file or folder `connections` win over the flow's own. `assembled` is the copy of the flow that has what it includes.
+    `set_variables` is called with the flow's environment variables, before any code of the flow runs. `private_urls`
+    allows images at private addresses.
     """
     try:
-        flow, source, others = load_flow(path, environ)
+        flow, source, others = load_flow(path, environ, connections, assembled)
     except FlowProblems as error:
         return None, list(error.problems)
-    resources = Resources(flow.folder, Models(flow.connections), Threads(threads), tracing)
+    set_variables(flow.environment)
+    flow = _with_default_images(flow, source)
+    models = Models(flow.connections)
+    resources = Resources(flow.folder, models, Threads(threads), tracing, flow.connections, private_urls)
     code = {
         node.name: built
         for node in all_nodes(list(flow.nodes.values()))
-        if node.type in _WITHOUT_FILE or _is_inside(flow.folder, node.path)  # noted by load_flow, if not
+        if node.type in _WITHOUT_FILE or node.source == "package" or _has_file(flow.folder, node.path)
         if (built := _build_node(node, flow, resources, source)) is not None
     }
     problems = source.problems + others
@@ -97,8 +112,21 @@ def build_package(
     return Package(flow, graph, bodies, wiring, code, resources, model, streams), problems
 
 
-def _is_inside(folder: Path, path: str) -> bool:
-    return (folder / path).is_file() and (folder / path).resolve().is_relative_to(folder)
+def _has_file(folder: Path, path: str) -> bool:
+    return (folder / path).is_file() and not leads_out(path)  # noted by load_flow, if not
+
+
+def _with_default_images(flow: Flow, source: Source) -> Flow:
+    """Return the flow with the files of images among its inputs' defaults read."""
+    rules, inputs = ImageRules(flow.folder, private_urls=True), dict(flow.inputs)
+    for name, declared in flow.inputs.items():
+        if declared.default is not None:
+            try:
+                default = rules.checked(declared.default, is_image=declared.type == "image")
+                inputs[name] = replace(declared, default=default)
+            except ValueError as error:
+                source.add(("inputs", name, "default"), str(error))
+    return replace(flow, inputs=inputs)
 
 
 def _build_node(node: Node, flow: Flow, resources: Resources, source: Source) -> NodeCode | None:
@@ -112,9 +140,15 @@ def _build_node(node: Node, flow: Flow, resources: Resources, source: Source) ->
             where = node.path or "its template"
             text = f"node {node.name!r}: {where} uses {name!r}, which is no input of the node: it will be empty"
             source.add((*node.key, "inputs"), text, "warning")
-    if node.connection in flow.connections:
-        for text in flow.connections[node.connection].problems:
-            source.add((*node.key, "connection"), text, "environment")
+    used = {"connection": {node.connection}, "inputs": set()}
+    if isinstance(built, PythonNode):
+        used["inputs"] |= built.connections
+    elif isinstance(built, LLMNode):
+        used["inputs"] |= {built.connection} - used["connection"]
+    for place, names in used.items():
+        for name in sorted(names & flow.connections.keys()):
+            for text in flow.connections[name].problems:
+                source.add((*node.key, place), text, "environment")
     return built
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from runtime.errors import InvalidRequest
 from runtime.flow.model import FILE_TYPES, Flow
 from runtime.flow.values import coerce
+from runtime.nodes.images import ImageRules
 from runtime.run.files import Files
 
 
@@ -30,12 +31,12 @@ class RunRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def flow_inputs(flow: Flow, given: Mapping[str, Any]) -> dict[str, Any]:
+def flow_inputs(flow: Flow, given: Mapping[str, Any], *, private_urls: bool = False) -> dict[str, Any]:
     """Return a value for every input of the flow, each of its type.
 
     A null counts as not given. A chat history that is not given is empty; a flow without inputs ignores what is given.
-    Raises InvalidRequest that names an input which is unknown, missing or of the wrong type. A file is a mapping of its
-    fields here.
+    Images are checked: a request names no files, and no private addresses without `private_urls`. A file is a mapping
+    of its fields here. Raises InvalidRequest that names an input which is unknown, missing or of the wrong type.
     """
     for name in given if flow.inputs else ():
         if name not in flow.inputs:
@@ -43,11 +44,12 @@ def flow_inputs(flow: Flow, given: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidRequest(
                 f"the flow has no input {name!r}; its inputs: {known}", param=name, code="unknown_input"
             )
-    inputs = {}
+    inputs, images = {}, ImageRules(private_urls=private_urls)
     for name, declared in flow.inputs.items():
         if given.get(name) is not None:
             try:
-                inputs[name] = coerce(given[name], declared.type)
+                value = coerce(given[name], declared.type)
+                inputs[name] = images.checked(value, is_image=declared.type == "image")
             except ValueError as error:
                 raise InvalidRequest(f"input {name!r}: {error}", param=name, code="invalid_input") from None
         elif declared.has_default:

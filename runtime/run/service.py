@@ -80,7 +80,7 @@ class FlowService:
             raise Unavailable("the service is shutting down; try again", code="shutting_down")
         if len(self._runs) + self._starting >= self._limits.max_runs:
             raise TooManyRuns(f"{self._limits.max_runs} runs are in progress, which is the limit; try again")
-        inputs = flow_inputs(self.flow, request.inputs)
+        inputs = flow_inputs(self.flow, request.inputs, private_urls=self._package.resources.private_urls)
         self._starting += 1
         try:
             inputs = await with_files(self.flow, request.inputs, inputs, self._files)

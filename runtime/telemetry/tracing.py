@@ -64,13 +64,13 @@ class Tracing:
         with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             yield span
 
-    def start_model_call(self, model: str, attributes: Mapping[str, str]) -> Span:
+    def start_model_call(self, model: str, attributes: Mapping[str, str], operation: str = "chat") -> Span:
         """Start the span of one call of a model, under the current span. The caller ends it."""
         return self._tracer.start_span(
-            f"chat {model}" if model else "chat",
+            f"{operation} {model}" if model else operation,
             kind=SpanKind.CLIENT,
             attributes={
-                "gen_ai.operation.name": "chat",
+                "gen_ai.operation.name": operation,
                 "gen_ai.request.model": model,
                 "openinference.span.kind": "LLM",
                 **attributes,

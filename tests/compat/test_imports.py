@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from runtime import compat
+from runtime.compat.tools import log_metric
+from runtime.compat.tracing import start_trace
 from runtime.nodes.base import TOOL_MARK
 from tests.support.serving import ROOT
 
@@ -62,6 +64,62 @@ print(importlib.util.find_spec("langstudio") is not None)
 
 def test_installing_twice_is_installing_once() -> None:
     compat.install()
-    before = list(sys.path)
+    before = list(sys.meta_path)
     compat.install()
-    assert sys.path == before
+    assert sys.meta_path == before
+
+
+def test_package_that_is_a_namespace_goes_first_too(tmp_path: Path) -> None:
+    (tmp_path / "promptflow").mkdir()
+    (tmp_path / "promptflow/core.py").write_text("tool = 'that of promptflow-core'")
+    code = "from runtime import compat; compat.install()\nfrom promptflow.core import tool; print(tool)"
+    assert run_python(code, tmp_path) == "that of promptflow-core\n"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from promptflow import tool, log_metric, log_flow_metric, ToolProvider",
+        "from promptflow.core import tool, log_metric, ToolProvider, AzureOpenAIConnection, OpenAIConnection",
+        "from promptflow.connections import CustomConnection, AzureOpenAIConnection, CustomStrongTypeConnection",
+        "from promptflow.entities import CustomConnection, AzureOpenAIConnection",
+        "from promptflow.tracing import trace, start_trace, ThreadPoolExecutorWithContext",
+        "from promptflow.contracts.types import PromptTemplate, FilePath, Secret",
+        "from promptflow.contracts.multimedia import Image, PFBytes",
+    ],
+)
+def test_promptflows_names_are_there(statement: str) -> None:
+    names: dict[str, object] = {}
+    exec(statement, names)
+    assert len(names) > 1
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("promptflow", "PFClient"),
+        ("promptflow.core", "Prompty"),
+        ("promptflow.connections", "BingConnection"),
+        ("promptflow.entities", "Flow"),
+        ("promptflow.tracing", "enable"),
+        ("promptflow.contracts.types", "AssistantDefinition"),
+        ("promptflow.contracts.multimedia", "Text"),
+    ],
+)
+def test_name_that_is_not_provided_says_so(module: str, name: str) -> None:
+    message = f"Flowpod's own {module} has no '{name}'; install promptflow in Flowpod's environment to use it"
+    with pytest.raises(ImportError, match=message):
+        exec(f"from {module} import {name}")
+    assert not hasattr(sys.modules[module], "__no_such__")
+
+
+def test_start_trace_does_nothing_and_says_so() -> None:
+    start_trace(resource_attributes={"a": "b"}, collection="c")
+    assert "Do nothing" in str(start_trace.__doc__)
+
+
+def test_metric_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        log_metric("accuracy", 0.5)
+        log_metric("accuracy", 0.7, "variant_1")
+    assert caplog.messages == ["metric accuracy = 0.5", "metric accuracy = 0.7 (variant_1)"]

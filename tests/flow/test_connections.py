@@ -1,6 +1,6 @@
 from collections.abc import Mapping
 from pathlib import Path
-from textwrap import dedent
+from textwrap import dedent, indent
 from typing import Any
 
 import pytest
@@ -132,7 +132,7 @@ def test_fallback_is_used_while_none_of_the_variables_is_set(
         ("- a", ["connections.yaml:1: expected a mapping of keys to values"]),
         ("m: text", ["connections.yaml:1: m: expected a mapping of keys to values"]),
         ("m: {}", ["connections.yaml:1: m.type: this key is required"]),
-        ("a: {type: open_ai}\nm:\n  type: azure_open_ai", ["connections.yaml:3: m.type: input should be 'open_ai'"]),
+        ("a: {type: open_ai}\nm:\n  type: azure_open_ai", ["connections.yaml:2: m.api_base: this key is required"]),
         (
             "m:\n  type: open_ai\n  api_base: http://x\n  retries: 3",
             [
@@ -178,3 +178,154 @@ def test_key_is_never_in_a_problem(tmp_path: Path) -> None:
 def test_text_must_be_text(tmp_path: Path, value: Any) -> None:
     expected = ["connections.yaml:1: m.api_key: input should be a valid string"]
     assert load(tmp_path, f"m: {{type: open_ai, api_key: {value}}}".replace("'", ""))[1] == expected
+
+
+API_KEY = "api_key: '${env:KEY}'"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "fields"),
+    [
+        (
+            "type: azure_open_ai\napi_base: https://a\nmodel: gpt",
+            "azure_open_ai",
+            {
+                "api_base": "https://a",
+                "api_type": "azure",
+                "api_version": "2024-02-01",
+                "auth_mode": "key",
+                "model": "gpt",
+            },
+        ),
+        (
+            "type: AzureOpenAI\napi_base: https://a\napi_version: 2023-07-01",
+            "azure_open_ai",
+            {"api_version": "2023-07-01"},
+        ),
+        ("type: OpenAI\nmodule: promptflow.connections", "open_ai", {"base_url": ""}),
+        ("type: serverless\napi_base: https://s", "serverless", {"api_base": "https://s"}),
+        (
+            "type: cognitive_search\napi_base: https://s",
+            "cognitive_search",
+            {"api_base": "https://s", "api_version": "2023-11-01"},
+        ),
+        (
+            "type: azure_content_safety\nendpoint: https://s",
+            "azure_content_safety",
+            {"endpoint": "https://s", "api_version": "2023-10-01", "api_type": "Content Safety"},
+        ),
+        ("type: form_recognizer\nendpoint: https://s", "form_recognizer", {"api_type": "Form Recognizer"}),
+        ("type: azure_ai_services\nendpoint: https://s", "azure_ai_services", {"endpoint": "https://s"}),
+        ("type: serp", "serp", {}),
+    ],
+)
+def test_type_has_promptflows_keys_and_defaults(tmp_path: Path, text: str, kind: str, fields: dict[str, str]) -> None:
+    connections, problems = load(tmp_path, "m:\n" + indent(f"{text}\n{API_KEY}", "  "), {"KEY": "k"})
+    assert problems == []
+    assert connections["m"].type == kind
+    assert {**fields, "api_key": "k"}.items() <= connections["m"].fields.items()
+    assert load(tmp_path, "m:\n" + indent(f"{text}\n{API_KEY}", "  "))[0]["m"].problems == (
+        "connection 'm': api_key: the environment variable KEY is not set",
+    )
+
+
+def test_custom_connection_has_configs_and_secrets(tmp_path: Path) -> None:
+    text = (
+        "m: {type: custom, configs: {url: '${env:URL:-http://d}', port: 8080}, secrets: {key: '${env:KEY}', pin: '1'}}"
+    )
+    connections, problems = load(tmp_path, text, {"KEY": "k"})
+    assert problems == []
+    assert connections["m"].fields["configs"] == {"url": "http://d", "port": "8080"}
+    assert connections["m"].fields["secrets"] == {"key": "k", "pin": "1"}
+    assert load(tmp_path, text)[0]["m"].problems == (
+        "connection 'm': secrets.key: the environment variable KEY is not set",
+    )
+
+
+def test_placeholder_of_a_template_is_no_secret(tmp_path: Path) -> None:
+    text = "a: {type: open_ai, api_key: '<your-key>'}\nb: {type: custom, configs: {x: <x>}, secrets: {y: <y>}}"
+    connections, _ = load(tmp_path, text)
+    assert connections["a"].problems == ("connection 'a': api_key: it is the placeholder '<your-key>'",)
+    assert connections["b"].problems == ("connection 'b': secrets.y: it is the placeholder '<y>'",)
+
+
+def test_secrets_are_not_in_the_repr(tmp_path: Path) -> None:
+    connections, _ = load(tmp_path, "m: {type: serp, api_key: '${env:KEY}'}", {"KEY": "sk-secret"})
+    assert "sk-secret" not in repr(connections)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "m: {type: azure}",
+            "connections.yaml:1: m.type: there is no type 'azure'; there are open_ai, azure_open_ai, ",
+        ),
+        (
+            "m: {type: azure_open_ai, api_base: https://a, auth_mode: meid_token}",
+            "connections.yaml:1: m.auth_mode: auth_mode 'meid_token' is not supported",
+        ),
+        ("m: {type: custom, secrets: [a]}", "connections.yaml:1: m.secrets: expected a mapping"),
+    ],
+)
+def test_connection_that_flowpod_cannot_make_is_named(tmp_path: Path, text: str, problem: str) -> None:
+    (found,) = load(tmp_path, text)[1]
+    assert found.startswith(problem)
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+ONE = "$schema: https://example.org/SerpConnection.schema.json\nname: {name}\ntype: serp\napi_key: {key}\n"
+
+
+@pytest.mark.parametrize(
+    "place", ["flow/a.yaml", "flow/a.yml", "flow/connections/a.yaml", "connections/a.yml", "flow/connections.yaml"]
+)
+def test_file_of_one_connection_is_found(tmp_path: Path, place: str) -> None:
+    write(tmp_path / "flow/flow.dag.yaml", "nodes: []")
+    write(tmp_path / place, ONE.format(name="one", key="k"))
+    connections, problems = load_connections(tmp_path / "flow", {})
+    assert problems == []
+    assert connections["one"].fields["api_key"] == "k"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["name: f\ntype: chat\nnodes: []", "name: t\ntype: python\nfunction: f", "name: x", "- a", "a: [", "'\ud800'"],
+)
+def test_other_yaml_files_of_a_flow_are_left_alone(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "flow/other.yaml", text.encode("utf-8", "replace").decode())
+    assert load_connections(tmp_path / "flow", {}) == ({"offline": OFFLINE}, [])
+
+
+def test_name_that_stands_twice_is_a_problem(tmp_path: Path) -> None:
+    write(tmp_path / "flow/connections.yaml", "one: {type: serp, api_key: k}")
+    write(tmp_path / "flow/connections/a.yaml", ONE.format(name="one", key="other"))
+    _, problems = load_connections(tmp_path / "flow", {})
+    assert [str(problem) for problem in problems] == [
+        "connections/a.yaml:1: the connection 'one' stands in connections.yaml too; leave one"
+    ]
+
+
+@pytest.mark.parametrize("place", ["outside.yaml", "outside/a.yaml"])
+@pytest.mark.parametrize("text", ["one: {type: serp, api_key: mine}", ONE.format(name="one", key="mine")])
+def test_connections_from_outside_win(tmp_path: Path, place: str, text: str) -> None:
+    write(tmp_path / "flow/connections.yaml", "one: {type: serp, api_key: own}\ntwo: {type: serp, api_key: own}")
+    write(tmp_path / place, text)
+    outside = tmp_path / place.partition("/")[0]
+    connections, problems = load_connections(tmp_path / "flow", {}, outside)
+    assert problems == []
+    assert [connections[name].fields["api_key"] for name in ("one", "two")] == ["mine", "own"]
+
+
+def test_outside_that_is_missing_or_wrong_is_named_with_its_path(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    _, problems = load_connections(tmp_path, {}, missing)
+    assert [str(problem) for problem in problems] == [f"{missing}: there is no such file or folder of connections"]
+    wrong = write(tmp_path / "wrong.yaml", "one:\n  type: x")
+    _, problems = load_connections(tmp_path, {}, wrong)
+    assert str(problems[0]).startswith(f"{wrong}:2: one.type: there is no type 'x'")

@@ -103,8 +103,8 @@ NODE = "{name: a, type: python, source: {path: a.py}}"
             ],
         ),
         (
-            "nodes:\n- {name: a, type: custom_llm, source: {path: a.py}}",
-            ["flow.dag.yaml:2: nodes[0].type: input should be 'llm', 'python' or 'prompt'"],
+            "nodes:\n- {name: a, type: csharp, source: {path: a.py}}",
+            ["flow.dag.yaml:2: nodes[0].type: input should be 'llm', 'python', 'prompt' or 'custom_llm'"],
         ),
         (
             "nodes:\n- name: a\n  type: python\n  source: {path: a.py}\n  activate: {when: x}",
@@ -178,10 +178,11 @@ def nodes(*parts: str) -> str:
             ["flow.dag.yaml:4: nodes[0].source.path: '../outside.py' lies outside the flow's folder"],
         ),
         (
-            nodes("source: {path: link.py}"),
-            ["flow.dag.yaml:4: nodes[0].source.path: 'link.py' lies outside the flow's folder"],
+            nodes("source: {path: sub/../../outside.py}"),
+            ["flow.dag.yaml:4: nodes[0].source.path: 'sub/../../outside.py' lies outside the flow's folder"],
         ),
         (nodes("source: {path: sub/../a.py}"), []),
+        (nodes("source: {path: link.py}"), []),
         (
             nodes("") + "inputs:\n  n:\n    type: int\n    default: many",
             ["flow.dag.yaml:9: inputs.n.default: expected an integer, got 'many'"],
@@ -215,24 +216,20 @@ def test_what_the_file_says(tmp_path: Path, dag: str, expected: list[str]) -> No
 def test_unsupported_features_are_named_all_at_once(tmp_path: Path) -> None:
     dag = """
         language: csharp
-        inputs: {picture: {type: image}}
-        node_variants: {a: {}}
-        environment_variables: {A: 1}
-        additional_includes: [../x]
+        inputs: {helper: {type: assistant_definition}}
+        environment_variables: {A: "${nowhere.key}"}
+        additional_includes: [../x, ../flow]
         nodes:
-        - {name: a, type: python, source: {type: package, path: a.py}, aggregation: true}
-        - {name: b, type: llm, source: {path: a.py}, api: completion, use_variants: true}
+        - {name: a, type: python, source: {type: package, path: a.py}}
         """
     assert problems(tmp_path, dag) == [
-        "flow.dag.yaml:2: inputs.picture.type: inputs of type 'image' are not supported",
+        "flow.dag.yaml:4: additional_includes[0]: there is no file or folder '../x', seen from the flow's folder",
+        "flow.dag.yaml:2: inputs.helper.type: inputs of type 'assistant_definition' are not supported",
+        (
+            "flow.dag.yaml:3: environment_variables.A: ${nowhere.key}: there is no connection 'nowhere'; "
+            "there are offline"
+        ),
         "flow.dag.yaml:1: language: C# flows are not supported",
-        "flow.dag.yaml:3: node_variants: node_variants is not supported",
-        "flow.dag.yaml:4: environment_variables: environment_variables is not supported",
-        "flow.dag.yaml:5: additional_includes: additional_includes is not supported",
-        "flow.dag.yaml:7: nodes[0].source.type: source type 'package' is not supported",
-        "flow.dag.yaml:7: nodes[0].aggregation: aggregation nodes are not supported",
-        "flow.dag.yaml:8: nodes[1].api: only the chat API is supported",
-        "flow.dag.yaml:8: nodes[1].use_variants: node variants are not supported",
     ]
 
 

@@ -72,9 +72,13 @@ def write_chat_flow(folder: Path, base_url: str, model: str = "echo", connection
     )
 
 
-def build(folder: Path, environ: Mapping[str, str] | None = None, tracing: Tracing | None = None) -> Package:
+def build(
+    folder: Path, environ: Mapping[str, str] | None = None, tracing: Tracing | None = None, private_urls: bool = False
+) -> Package:
     """Return the package in `folder`, which must have no problems."""
-    package, problems = build_package(folder, environ or {}, tracing or Tracing(None), threads=8)
+    package, problems = build_package(
+        folder, environ or {}, tracing or Tracing(None), threads=8, private_urls=private_urls
+    )
     assert package is not None, "\n".join(map(str, problems))
     return package
 
@@ -97,7 +101,7 @@ async def service_of(
     database = database if data is None else f"sqlite:///{data / 'chat_history.db'}"
     history = None if database is None else history_address(database)
     service = create_service(
-        build(folder, tracing=tracing),
+        build(folder, tracing=tracing, private_urls=Settings(**settings).allow_private_urls == "on"),
         Settings(**settings),
         "test",
         history,

@@ -7,6 +7,9 @@ The name of the model says how it behaves, so that tests that share a server do 
     fail:STATUS             answers STATUS, each time
     fail-once:STATUS:KEY    answers STATUS to the first request with this KEY, then as echo
     <any name in SCENARIOS> see there
+
+It serves chat completions and plain completions, under OpenAI's paths and under Azure's. To a request with tools or
+functions it answers with a call of the first one.
 """
 
 import asyncio
@@ -33,6 +36,7 @@ class Call:
 
     body: dict[str, Any]
     headers: dict[str, str]
+    path: str = ""
     ended: str = ""
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -47,6 +51,10 @@ class ModelServer:
 
     url: str = ""
     calls: list[Call] = field(default_factory=list)
+
+    @property
+    def azure_url(self) -> str:
+        return self.url.removesuffix("/v1")
 
     def calls_of(self, model: str) -> list[Call]:
         return [call for call in self.calls if call.model == model]
@@ -206,11 +214,31 @@ def _words_of(body: dict[str, Any]) -> tuple[list[str], float]:
     kind, *rest = body["model"].split(":")
     if kind == "words":
         return [f"w{number} " for number in range(int(rest[0]))], float(rest[1]) if len(rest) > 1 else 0.0
-    question = next((m["content"] for m in reversed(body["messages"]) if m["role"] == "user"), "")
+    messages = body.get("messages") or [{"role": "user", "content": body["prompt"]}]
+    question = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
     words = f"You said: {question}".split(" ")
     return [
         word if last else word + " " for word, last in zip(words, [*[False] * (len(words) - 1), True], strict=True)
     ], 0.0
+
+
+async def _texts(words: list[str]) -> AsyncIterator[bytes]:
+    for word in words:
+        yield data({"choices": [{"index": 0, "text": word, "finish_reason": None}]})
+    yield data({"choices": [{"index": 0, "text": "", "finish_reason": "stop"}], "usage": USAGE})
+    yield data("[DONE]")
+
+
+def _answered(body: dict[str, Any], text: str) -> dict[str, Any]:
+    if "prompt" in body:
+        return {"text": text}
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if body.get("tools"):
+        called = {"name": body["tools"][0]["function"]["name"], "arguments": "{}"}
+        message |= {"content": None, "tool_calls": [{"id": "c1", "type": "function", "function": called}]}
+    elif body.get("functions"):
+        message |= {"content": None, "function_call": {"name": body["functions"][0]["name"], "arguments": "{}"}}
+    return {"message": message}
 
 
 class _Model:
@@ -219,7 +247,7 @@ class _Model:
         self._failed: set[str] = set()
 
     async def answer(self, request: Request) -> Response:
-        call = Call(await request.json(), dict(request.headers))
+        call = Call(await request.json(), dict(request.headers), str(request.url).removeprefix(self._server.azure_url))
         self._server.calls.append(call)
         kind, *rest = call.model.split(":")
         if kind == "fail" or (kind == "fail-once" and call.model not in self._failed):
@@ -233,7 +261,10 @@ class _Model:
             return Response("<html>a proxy's page</html>", media_type="text/html")
         if not call.body.get("stream") or call.model == "json-to-stream":
             return self._whole(call)
-        if scenario := SCENARIOS.get(call.model):
+        if "prompt" in call.body:
+            words, _ = _words_of(call.body)
+            parts = _texts(words)
+        elif scenario := SCENARIOS.get(call.model):
             parts = scenario()
         else:
             words, pause = _words_of(call.body)
@@ -244,8 +275,7 @@ class _Model:
         words, _ = _words_of(call.body)
         call.ended = "done"
         call.over.set()
-        message = {"role": "assistant", "content": "".join(words)}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, **_answered(call.body, "".join(words)), "finish_reason": "stop"}
         return JSONResponse({"id": "c", "model": "stand-in", "choices": [choice], "usage": USAGE})
 
     async def _watched(self, call: Call, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -265,7 +295,10 @@ class _Model:
 def running_model_server() -> Iterator[ModelServer]:
     """Run the stand-in until the block ends."""
     server = ModelServer()
-    app = Starlette(routes=[Route("/v1/chat/completions", _Model(server).answer, methods=["POST"])])
+    model = _Model(server)
+    bases = ("/v1", "/openai/deployments/{deployment}")
+    paths = [f"{base}/{api}" for base in bases for api in ("chat/completions", "completions")]
+    app = Starlette(routes=[Route(path, model.answer, methods=["POST"]) for path in paths])
     with in_thread(app) as url:
         server.url = f"{url}/v1"
         yield server

@@ -1,5 +1,10 @@
 """promptflow's names that flows import; old flows take `tool` from here."""
 
 from runtime.compat.marker import tool
+from runtime.compat.missing import named_in
+from runtime.compat.tools import ToolProvider, log_metric
 
-__all__ = ["tool"]
+log_flow_metric = log_metric
+
+__all__ = ["ToolProvider", "log_flow_metric", "log_metric", "tool"]
+__getattr__ = named_in(__name__)

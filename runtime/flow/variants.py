@@ -1,0 +1,44 @@
+"""`node_variants`: several versions of a node, of which the default one is served."""
+
+from typing import Any
+
+from runtime.flow.source import Key, Source
+
+
+def with_default_variants(source: Source) -> Any:
+    """Return the content of a flow's file with each node that says `use_variants` replaced by its default variant.
+
+    What is wrong is noted in `source`, whose later problems with such a node name the variant's place.
+    """
+    content = source.content
+    if not (isinstance(content, dict) and isinstance(content.get("nodes"), list)):
+        return content
+    nodes = [
+        _variant(source, index, node) if isinstance(node, dict) and node.get("use_variants") is True else node
+        for index, node in enumerate(content["nodes"])
+    ]
+    return {**content, "nodes": nodes}
+
+
+def _variant(source: Source, index: int, node: dict[str, Any]) -> dict[str, Any]:
+    name, key = node.get("name"), ("nodes", index, "use_variants")
+    group = _at(source.content, "node_variants", name)
+    if not isinstance(group, dict):
+        source.add(key, f"node {name!r} has no variants under node_variants")
+        return node
+    chosen = group.get("default_variant_id")
+    found = _at(group, "variants", chosen, "node")
+    if not isinstance(found, dict):
+        known = ", ".join(map(str, _at(group, "variants") or ())) or "none"
+        text = f"there is no variant {chosen!r} with a node; there are {known}"
+        source.add(("node_variants", str(name), "default_variant_id"), text)
+        return node
+    origin: Key = ("node_variants", str(name), "variants", str(chosen), "node")
+    source.move(("nodes", index), origin)
+    return {**found, "name": name}
+
+
+def _at(value: Any, *keys: Any) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

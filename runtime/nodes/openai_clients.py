@@ -1,0 +1,72 @@
+"""The `openai` client of a connection: one client and its pool, shared by all runs."""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx2
+from openai import AsyncAzureOpenAI, AsyncOpenAI
+
+from runtime.nodes.base import Connection, SpecProblem
+
+_CONNECT_TIMEOUT_S = 10
+_DEFAULT_BASE_URL = "https://api.openai.com/v1"
+_NO_KEY = "none"  # the client insists on a key, servers that need none ignore it
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client, and how messages name it."""
+
+    api: AsyncOpenAI
+    where: str
+
+
+def client_of(connection: Connection) -> Client:
+    """Return the client of a connection of type `open_ai`, `azure_open_ai` or `serverless`.
+
+    Raises SpecProblem when its address is none.
+    """
+    fields = connection.fields
+    key = "base_url" if connection.type == "open_ai" else "api_base"
+    address = str(fields[key]) or (_DEFAULT_BASE_URL if connection.type == "open_ai" else "")
+    if not _is_address(address):
+        text = f"connection {connection.name!r}: its {key} is no address such as https://example.com/v1"
+        raise SpecProblem("connection", text)
+    if not (str(fields["api_key"]).isascii() and str(fields["api_key"]).isprintable()):
+        text = f"connection {connection.name!r}: its api_key has characters that no header may"
+        raise SpecProblem("connection", text)
+    timeout = httpx2.Timeout(float(fields["timeout_s"]), connect=_CONNECT_TIMEOUT_S)
+    api_key, retries = str(fields["api_key"]) or _NO_KEY, int(fields["max_retries"])
+    api: AsyncOpenAI
+    if connection.type == "azure_open_ai":
+        api = AsyncAzureOpenAI(
+            azure_endpoint=address,
+            api_key=api_key,
+            api_version=str(fields["api_version"]),
+            timeout=timeout,
+            max_retries=retries,
+        )
+    else:
+        if connection.type == "serverless" and not address.endswith("/v1"):
+            address = f"{address.rstrip('/')}/v1"
+        api = AsyncOpenAI(
+            api_key=api_key,
+            base_url=address,
+            organization=str(fields.get("organization", "")) or None,
+            timeout=timeout,
+            max_retries=retries,
+        )
+    return Client(api, f"connection {connection.name!r} ({_without_secrets(address)})")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from typing import Any
 
 from runtime.nodes.annotations import connection_classes, is_image, is_prompt, literal_kind, parameters_of
@@ -80,8 +81,12 @@ class Arguments:
 
     def of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments for these inputs of a run."""
-        passed = {name: self.literals.get(name, value) for name, value in inputs.items() if name not in self._dropped}
+        passed = {name: self._value(name, value) for name, value in inputs.items() if name not in self._dropped}
         return {**passed, **self._given}
+
+    def _value(self, name: str, value: Any) -> Any:
+        literal = self.literals.get(name, value)
+        return deepcopy(literal) if isinstance(literal, list | dict) else literal  # the tool may change it
 
 
 def check_names(tool: str, spec: NodeSpec, *parts: Arguments) -> None:

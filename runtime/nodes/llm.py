@@ -37,6 +37,11 @@ class LLMNode:
         if taken := sorted(self.variables & self._rules.reserved):
             text = f"{spec.path} uses {', '.join(taken)} as a variable, which is the name of a parameter; rename it"
             raise SpecProblem("source.path", text)
+        try:
+            self._rules.parameters(spec.literals, self.variables)
+        except NodeError as error:
+            key, _, text = error.message.partition(": ")
+            raise SpecProblem(key, text) from None
         self._tracing = resources.tracing
         named = [value for name in self._rules.model_names if (value := spec.inputs.get(name))]
         literal = next((value for value in named if isinstance(value, str)), "")

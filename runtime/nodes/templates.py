@@ -19,19 +19,24 @@ from runtime.nodes.base import SpecProblem
 
 # Digits, so that a filter which changes the case of a marked text leaves the mark alone.
 _WORD = re.compile(r"\w+")
+_HASHES = 2  # before the headings in a message, such as `## name:`; a role has at most one
 MARK = f"\u2063{secrets.randbelow(10**16):016}\u2063"
 
 
-def role_word(line: str) -> str | None:
-    """Return the word of a line such as `# user:`, "" where it has none, or None when the line is not of this form."""
+def role_word(line: str, hashes: int = 1) -> str | None:
+    """Return the word of a line such as `# user:`, "" where it has none, or None when the line is not of this form.
+
+    At most `hashes` of `#` may stand before the word.
+    """
     text = line.strip()
-    if not text.endswith(":"):
-        return None
-    return _bare_word(text[:-1])
+    return _bare_word(text[:-1], hashes) if text.endswith(":") else None
 
 
-def _bare_word(text: str) -> str | None:
-    word = text.strip().removeprefix("#").removeprefix("#").strip()
+def _bare_word(text: str, hashes: int) -> str | None:
+    word = text.strip()
+    for _ in range(hashes):
+        word = word.removeprefix("#")
+    word = word.strip()
     return word if not word or _WORD.fullmatch(word) else None
 
 
@@ -105,8 +110,8 @@ def _mark(value: Any) -> Any:
     *lines, last = text.split("\n")
     # The last line may also become a role line when the template goes on, with a colon say. A value of one line is left
     # alone there: it is how templates write the role of a message, as in `{{ message.role }}:`.
-    marks_last = role_word(last) is not None or (lines and _bare_word(last))
-    marked = [MARK + line if role_word(line) is not None else line for line in lines]
+    marks_last = role_word(last, _HASHES) is not None or (lines and _bare_word(last, _HASHES))
+    marked = [MARK + line if role_word(line, _HASHES) is not None else line for line in lines]
     return "\n".join([*marked, MARK + last if marks_last else last])
 
 

@@ -73,6 +73,7 @@ def _remedy(error: BaseException) -> str:
         return ""
     package, _, rest = str(error.name).partition(".")
     what = package if rest and package in _STAND_INS else "it"
+    what = "promptflow-tools" if str(error.name).startswith("promptflow.tools") else what
     return f"; install {what} in Flowpod's environment"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from runtime.errors import FlowProblems, Problem
 from runtime.flow.check import all_nodes
+from runtime.flow.imports import late_imports
 from runtime.flow.load import load_flow
 from runtime.flow.model import Flow, Node, Reference
 from runtime.flow.node_reader import leads_out
@@ -99,7 +100,8 @@ def build_package(
         if node.type in _WITHOUT_FILE or node.source == "package" or _has_file(flow.folder, node.path)
         if (built := _build_node(node, flow, resources, source)) is not None
     }
-    problems = source.problems + others
+    files = [node.path for node in flow.nodes.values() if node.path.endswith(".py")]
+    problems = source.problems + others + late_imports(flow.folder, files)
     if any(problem.severity == "error" for problem in problems):
         return None, problems
     bodies = {

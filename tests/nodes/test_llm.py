@@ -254,14 +254,21 @@ async def test_model_chooses_a_tool_by_itself(tmp_path: Path, model_server: Mode
         ({"tools": "none"}, "inputs.tools: expected a list, got 'none'"),
     ],
 )
-async def test_parameter_of_the_wrong_type_fails_the_node(
+def test_literal_of_the_wrong_type_is_found_at_load(
     tmp_path: Path, model_server: ModelServer, inputs: dict[str, Any], message: str
 ) -> None:
-    async with service_of(flow(tmp_path, model_server, {**OPEN, "inputs": {"model": "echo", **inputs}})) as service:
-        events = await events_of(service, {"q": "x"})
+    (problem,) = problems_of(flow(tmp_path, model_server, {**OPEN, "inputs": {"model": "echo", **inputs}}))
+    key, _, text = message.partition(": ")
+    assert (problem.key, problem.message) == (f"nodes[0].{key}", f"node 'n': {text}")
+
+
+async def test_value_of_the_wrong_type_fails_the_node(tmp_path: Path, model_server: ModelServer) -> None:
+    node = {**OPEN, "inputs": {"model": "echo", "temperature": "${inputs.q}"}}
+    async with service_of(flow(tmp_path, model_server, node)) as service:
+        events = await events_of(service, {"q": "hot"})
     (failed,) = [event for event in events if isinstance(event, NodeUpdated) and event.status == "Failed"]
     assert failed.error is not None
-    assert failed.error.message == f"node 'n': {message}"
+    assert failed.error.message == "node 'n': inputs.temperature: expected a number, got 'hot'"
     assert failed.error.code == "invalid_parameter"
 
 

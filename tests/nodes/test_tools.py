@@ -262,7 +262,11 @@ def test_class_whose_inputs_do_not_fit_is_refused(
     assert problem(tmp_path, CLASS, inputs) == (key, message)
 
 
-def test_submodule_that_flowpod_lacks_is_named_with_the_remedy(tmp_path: Path) -> None:
-    key, message = problem(tmp_path, "from promptflow.client import PFClient", {})
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("promptflow.client", "promptflow"), ("promptflow.tools", "promptflow-tools"), ("no_such_module", "it")],
+)
+def test_module_that_is_missing_is_named_with_the_remedy(tmp_path: Path, module: str, package: str) -> None:
+    key, message = problem(tmp_path, f"from {module} import x", {})
     assert key == "source.path"
-    assert message.endswith("No module named 'promptflow.client'; install promptflow in Flowpod's environment")
+    assert message.endswith(f"No module named '{module}'; install {package} in Flowpod's environment")

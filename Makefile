@@ -37,6 +37,10 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 docs: $(VENV)/.dev ## write docs/settings.md from the settings class
 	$(BIN)/flowpod settings > docs/settings.md
 
+.PHONY: bench
+bench: $(VENV)/.dev ## measure what the engine costs a run
+	$(BIN)/python -m tests.bench.engine
+
 .PHONY: test-deps
 test-deps: ## install the external programs that tests use (Debian, as root)
 	apt-get update

@@ -227,3 +227,29 @@ async def test_sync_nodes_do_not_block_the_event_loop(tmp_path: Path) -> None:
     completed = [event for event in events if isinstance(event, NodeUpdated) and event.status == "Completed"]
     assert len(completed) == 1
     assert completed[0].duration >= 0.3
+
+
+async def test_sixteen_nodes_of_a_run_run_at_once(tmp_path: Path) -> None:
+    code = """
+    import asyncio
+    from promptflow.core import tool
+
+    running = []
+    most = []
+
+    @tool
+    async def node():
+        running.append(1)
+        most.append(len(running))
+        await asyncio.sleep(0.02)
+        running.pop()
+        return max(most)
+    """
+    nodes = "\n".join(f"- {{name: n{number}, type: python, source: {{path: node.py}}}}" for number in range(40))
+    flow = write_flow(
+        tmp_path, "outputs:\n  out: {type: int, reference: '${n39.output}'}\nnodes:\n" + nodes, {"node.py": code}
+    )
+    async with service_of(flow) as service:
+        events = told(await events_of(service, {}))
+    assert "out whole 16 Finished" in events
+    assert sum(line.endswith("Completed") for line in events) == 41

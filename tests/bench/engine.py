@@ -1,0 +1,97 @@
+"""What the engine itself costs: flows of trivial nodes against plain awaits of the same function.
+
+`make bench` prints milliseconds a run, the median of several: the functions alone, the flow without tracing, and the flow
+with spans that are recorded. The difference, divided by the nodes, is the engine's own cost.
+"""
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from opentelemetry.sdk.trace import TracerProvider
+
+from runtime import compat
+from runtime.run.request import RunRequest
+from runtime.run.service import FlowService
+from runtime.telemetry.setup import tracing_of
+from runtime.telemetry.tracing import Tracing
+from tests.support.flows import SESSION, service_of, write_flow
+
+ROUNDS, RUNS = 7, 50
+CHAIN, FAN = 50, 200
+CODE = "from promptflow.core import tool\n\n@tool\nasync def add(n: int = 0) -> int:\n    return n + 1\n"
+
+
+def chain(folder: Path) -> Path:
+    nodes = ["- {name: n0, type: python, source: {path: add.py}}"]
+    for number in range(1, CHAIN):
+        inputs = f'{{n: "${{n{number - 1}.output}}"}}'
+        nodes.append(f"- {{name: n{number}, type: python, source: {{path: add.py}}, inputs: {inputs}}}")
+    return _flow(folder, nodes, f"n{CHAIN - 1}")
+
+
+def fan(folder: Path) -> Path:
+    nodes = [f"- {{name: n{number}, type: python, source: {{path: add.py}}}}" for number in range(FAN)]
+    return _flow(folder, nodes, f"n{FAN - 1}")
+
+
+def _flow(folder: Path, nodes: list[str], last: str) -> Path:
+    outputs = f'outputs:\n  out: {{type: int, reference: "${{{last}.output}}"}}\nnodes:\n'
+    return write_flow(folder, outputs + "\n".join(nodes) + "\n", {"add.py": CODE})
+
+
+async def add(n: int = 0) -> int:
+    return n + 1
+
+
+async def plain_chain() -> None:
+    value = 0
+    for _ in range(CHAIN):
+        value = await add(value)
+
+
+async def plain_fan() -> None:
+    await asyncio.gather(*(add() for _ in range(FAN)))
+
+
+async def run_flow(service: FlowService) -> None:
+    run = await service.start(RunRequest({}, SESSION))
+    async for batch in run.events.batches():
+        last = batch[-1]
+    assert getattr(last, "status", "") == "Completed"
+    await run.finished()
+
+
+async def milliseconds(call: Callable[[], Awaitable[None]]) -> float:
+    """Return the median over rounds of the mean time of a call."""
+    times = []
+    for _ in range(ROUNDS):
+        begun = time.perf_counter()
+        for _ in range(RUNS):
+            await call()
+        times.append((time.perf_counter() - begun) / RUNS * 1000)
+    return statistics.median(times)
+
+
+async def measure() -> None:
+    compat.install()
+    print(f"{'ms a run':24}{'plain':>10}{'flow':>10}{'recorded':>10}{'us a node':>11}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make, plain, count in (
+            (f"chain of {CHAIN}", chain, plain_chain, CHAIN),
+            (f"fan-out of {FAN}", fan, plain_fan, FAN),
+        ):
+            flow = make(Path(folder) / name.replace(" ", "_"))
+            alone = await milliseconds(plain)
+            async with service_of(flow, tracing=Tracing(None)) as service:
+                bare = await milliseconds(lambda service=service: run_flow(service))  # type: ignore[misc]
+            async with service_of(flow, tracing=tracing_of(TracerProvider())) as service:
+                traced = await milliseconds(lambda service=service: run_flow(service))  # type: ignore[misc]
+            print(f"{name:24}{alone:10.3f}{bare:10.3f}{traced:10.3f}{(bare - alone) / count * 1000:11.1f}")
+
+
+if __name__ == "__main__":
+    asyncio.run(measure())

@@ -7,26 +7,6 @@ from typing import Any, Literal, get_args
 
 from runtime.errors import NodeError
 
-Operator = Literal[
-    "equals",
-    "not_equals",
-    "is_null",
-    "is_not_null",
-    "is_true",
-    "is_false",
-    "greater",
-    "greater_or_equal",
-    "less",
-    "less_or_equal",
-    "contains",
-    "not_contains",
-    "matches",
-    "length_equals",
-    "length_greater",
-    "length_greater_or_equal",
-    "length_less",
-    "length_less_or_equal",
-]
 Groups = Sequence[Mapping[str, Any]]
 """Groups of comparisons as a flow writes them: one group must hold, and of it every comparison."""
 Kind = Literal["null", "bool", "number", "string", "list", "object"]
@@ -59,7 +39,7 @@ def _contains(left: Any, right: Any) -> bool:
     return right in left
 
 
-_RULES: Mapping[Operator, _Rule] = {
+_RULES: Mapping[str, _Rule] = {
     "equals": _Rule(_ANY, _ANY, lambda left, right: bool(left == right)),
     "not_equals": _Rule(_ANY, _ANY, lambda left, right: bool(left != right)),
     "is_null": _Rule(_ANY, (), lambda left, _: left is None),
@@ -81,7 +61,7 @@ _RULES: Mapping[Operator, _Rule] = {
 }
 
 
-def holds(left: Any, operator: Operator, right: Any = None) -> bool:
+def holds(left: Any, operator: str, right: Any = None) -> bool:
     """Return whether `left operator right`; numbers and strings are never taken for each other.
 
     Raises NodeError when the operator does not hold for such values, or a pattern is no regular expression.

@@ -9,30 +9,22 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from runtime import __version__, compat
+from runtime import __version__
 from runtime.app import create_app, create_service, data_dir, history_of, service_name
-from runtime.errors import FlowpodError, FlowProblems, InvalidRequest, Problem
+from runtime.errors import FlowpodError, InvalidRequest, Problem
 from runtime.flow.document import flow_json_schema
-from runtime.flow.includes import assemble, includes_of
 from runtime.logs import set_up_logging
-from runtime.run.package import Package, build_package
+from runtime.opening import opened_flow, problems_of
 from runtime.server import Server, listen
 from runtime.settings import PREFIX, Settings, read_settings, setting_rows, settings_markdown
-from runtime.telemetry.setup import set_up_tracing
-from runtime.telemetry.tracing import Tracing
 from runtime.terminal import run_once
 from runtime.workers import Workers, worker_command
 
 logger = logging.getLogger("runtime")
-
-_LAST_SPANS_S = 3.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,14 +117,14 @@ def _serve(options: argparse.Namespace) -> int:
     service = service_name(settings, flow)
     history = history_of(settings, data_dir(settings, service, flow))
     if options.workers > 1:
-        with _opened(flow, settings):
+        with opened_flow(flow, settings, os.environ):
             pass  # a flow with problems is told of once, here, and not by every worker
         with listen(options.host, options.port) as listener:
             command = ["serve", str(flow), "--host", options.host, "--port", str(options.port)]
             return Workers(worker_command(command), listener, options.workers).run()
     if options.fd is not None:
         _end_with_parent()
-    with _opened(flow, settings) as opened:
+    with opened_flow(flow, settings, os.environ) as opened:
         flow_service = create_service(opened.package, settings, service, history, opened.tracing)
         listener = listen(options.host, options.port) if options.fd is None else socket.socket(fileno=options.fd)
         with listener:
@@ -155,10 +147,8 @@ def _end_with_parent() -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    compat.install()
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
-    with _inside(_folder(options.flow)) as place:
-        _, problems = _build(place, read_settings(), Tracing(None), threads=1)
+    problems = problems_of(_folder(options.flow), read_settings(), os.environ)
     for problem in problems:
         sys.stdout.write(f"{_shown(problem, options.flow)}\n")
     errors = sum(problem.severity == "error" for problem in problems)
@@ -171,8 +161,9 @@ def _run(options: argparse.Namespace) -> int:
     settings = read_settings()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     inputs = dict(_input(text) for text in options.inputs)
-    with _opened(_folder(options.flow), settings) as opened:
-        name = service_name(settings, opened.package.flow.folder)
+    flow = _folder(options.flow)
+    with opened_flow(flow, settings, os.environ) as opened:
+        name = service_name(settings, flow)
         service = create_service(opened.package, settings, name, None, opened.tracing)
         return asyncio.run(run_once(service, inputs))
 
@@ -192,99 +183,6 @@ def _input(text: str) -> tuple[str, str]:
     if not (name and equals):
         raise InvalidRequest(f"{text!r}: inputs are given as NAME=VALUE")
     return name, value
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A flow that this process runs."""
-
-    package: Package
-    tracing: Tracing
-
-
-@contextmanager
-def _opened(flow: Path, settings: Settings) -> Iterator[_Opened]:
-    """Build the flow, in its own folder and with its own files importable.
-
-    Raises FlowProblems when it cannot be served, problems of the environment included.
-    """
-    compat.install()
-    tracing, provider = Tracing(None), None
-    if settings.tracing == "on":
-        tracing, provider = set_up_tracing(service_name(settings, flow), os.environ)
-    try:
-        with _inside(flow, settings.data_dir) as place:
-            package, problems = _build(place, settings, tracing, settings.threads)
-            fatal = [problem for problem in problems if problem.severity != "warning"]
-            if package is None or fatal:
-                raise FlowProblems([*fatal])
-            for problem in problems:
-                logger.warning("%s", problem)
-            yield _Opened(package, tracing)
-    finally:
-        if provider is not None:
-            # A dead collector must not hold up the end: what it has not taken by then is lost.
-            last_spans = threading.Thread(target=provider.shutdown, daemon=True)
-            last_spans.start()
-            last_spans.join(_LAST_SPANS_S)
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a flow is, the copy of it that is served if it includes other files, and where the command was given."""
-
-    flow: Path
-    assembled: Path | None
-    started_in: Path
-
-
-@contextmanager
-def _inside(flow: Path, data: Path | None = None) -> Iterator[_Place]:
-    """Make the flow's folder the current one, as promptflow does, and its files importable; write nothing into it.
-
-    A flow that includes files from elsewhere is copied with them, into the folder `data` if there is one.
-    """
-    started_in = Path.cwd()
-    if not flow.is_dir():
-        yield _Place(flow, None, started_in)  # which is told of when the flow is read
-        return
-    with _assembled(flow, data) as assembled:
-        folder = assembled or flow
-        os.chdir(folder)
-        sys.path.insert(0, str(folder))
-        sys.dont_write_bytecode = True
-        try:
-            yield _Place(flow, assembled, started_in)
-        finally:
-            sys.path.remove(str(folder))
-            os.chdir(started_in)
-
-
-@contextmanager
-def _assembled(folder: Path, data: Path | None) -> Iterator[Path | None]:
-    includes = includes_of(folder)
-    if not includes:
-        yield None
-        return
-    if data is not None:
-        data.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="flow-", dir=data) as target:
-        assemble(folder, includes, Path(target))
-        yield Path(target)
-
-
-def _build(place: _Place, settings: Settings, tracing: Tracing, threads: int) -> tuple[Package | None, list[Problem]]:
-    connections = None if settings.connections is None else place.started_in / settings.connections
-    return build_package(
-        place.flow,
-        os.environ,
-        tracing,
-        threads,
-        connections=connections,
-        assembled=place.assembled,
-        set_variables=os.environ.update,
-        private_urls=settings.allow_private_urls == "on",
-    )
 
 
 def _folder(flow: Path) -> Path:

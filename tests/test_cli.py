@@ -258,3 +258,24 @@ def test_what_a_flow_needs_from_elsewhere_is_named(tmp_path: Path) -> None:
         ),
         "flow: 3 errors, 0 warnings",
     ]
+
+
+def test_a_flow_with_includes_is_copied_into_a_relative_data_folder(tmp_path: Path) -> None:
+    (tmp_path / "shared.jinja2").write_text("Hello {{ name }}")
+    flow = write_flow(
+        tmp_path / "flow",
+        """
+        additional_includes: [../shared.jinja2]
+        inputs:
+          name: {type: string}
+        outputs:
+          out: {type: string, reference: "${greet.output}"}
+        nodes:
+        - {name: greet, type: prompt, source: {path: shared.jinja2}, inputs: {name: "${inputs.name}"}}
+        """,
+    )
+    env = env_of(tmp_path, PYTHONPATH=str(ROOT)) | {"FLOWPOD_DATA_DIR": "data"}
+    done = run_command("run", str(flow), "name=Ann", cwd=tmp_path, env=env)
+    assert (done.returncode, done.stdout) == (0, "Hello Ann\n"), done.stderr
+    assert list((tmp_path / "data").iterdir()) == []
+    assert sorted(path.name for path in flow.iterdir()) == ["flow.dag.yaml"]

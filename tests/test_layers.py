@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compat": ("nodes.base",),
 }
 EVERYONE = ("errors", "jsonable", "logs", "__version__")
-COMPOSITION = ("", "__main__", "app", "cli", "server", "terminal", "workers")
+COMPOSITION = ("", "__main__", "app", "cli", "server", "opening", "terminal", "workers")
 
 # What these layers may import beside the standard library.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {

@@ -1,0 +1,128 @@
+"""Opening a flow in this process: its folder, its import path, its environment and its traces."""
+
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime import compat
+from runtime.app import service_name
+from runtime.errors import FlowProblems, Problem
+from runtime.flow.includes import assemble, includes_of
+from runtime.run.package import Package, build_package
+from runtime.settings import Settings
+from runtime.telemetry.setup import set_up_tracing
+from runtime.telemetry.tracing import Tracing
+
+logger = logging.getLogger(__name__)
+
+_LAST_SPANS_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A flow that this process runs."""
+
+    package: Package
+    tracing: Tracing
+
+
+@contextmanager
+def opened_flow(flow: Path, settings: Settings, environ: MutableMapping[str, str]) -> Iterator[Opened]:
+    """Build the flow in the folder `flow`, its own folder current and its own files importable until the block ends.
+
+    Its environment variables are put into `environ`. Raises FlowProblems when it cannot be served, problems of the
+    environment included.
+    """
+    compat.install()
+    tracing, provider = Tracing(None), None
+    if settings.tracing == "on":
+        tracing, provider = set_up_tracing(service_name(settings, flow), environ)
+    try:
+        with _inside(flow, settings.data_dir) as place:
+            package, problems = _build(place, settings, tracing, environ)
+            fatal = [problem for problem in problems if problem.severity != "warning"]
+            if package is None or fatal:
+                raise FlowProblems([*fatal])
+            for problem in problems:
+                logger.warning("%s", problem)
+            yield Opened(package, tracing)
+    finally:
+        if provider is not None:
+            # A dead collector must not hold up the end: what it has not taken by then is lost.
+            last_spans = threading.Thread(target=provider.shutdown, daemon=True)
+            last_spans.start()
+            last_spans.join(_LAST_SPANS_S)
+
+
+def problems_of(flow: Path, settings: Settings, environ: MutableMapping[str, str]) -> list[Problem]:
+    """Return everything that is wrong with the flow in the folder `flow`, which runs none of its nodes."""
+    compat.install()
+    with _inside(flow) as place:
+        return _build(place, settings, Tracing(None), environ)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a flow is, the copy of it that is served if it includes other files, and where the command was given."""
+
+    flow: Path
+    assembled: Path | None
+    started_in: Path
+
+
+@contextmanager
+def _inside(flow: Path, data: Path | None = None) -> Iterator[_Place]:
+    """Make the flow's folder the current one, as promptflow does, and its files importable; write nothing into it.
+
+    A flow that includes files from elsewhere is copied with them, into the folder `data` if there is one.
+    """
+    started_in = Path.cwd()
+    if not flow.is_dir():
+        yield _Place(flow, None, started_in)  # which is told of when the flow is read
+        return
+    with _assembled(flow, data) as assembled:
+        folder = assembled or flow
+        os.chdir(folder)
+        sys.path.insert(0, str(folder))
+        sys.dont_write_bytecode = True
+        try:
+            yield _Place(flow, assembled, started_in)
+        finally:
+            sys.path.remove(str(folder))
+            os.chdir(started_in)
+
+
+@contextmanager
+def _assembled(folder: Path, data: Path | None) -> Iterator[Path | None]:
+    includes = includes_of(folder)
+    if not includes:
+        yield None
+        return
+    if data is not None:
+        data = data.absolute()  # the current folder will be another one
+        data.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="flow-", dir=data) as target:
+        assemble(folder, includes, Path(target))
+        yield Path(target)
+
+
+def _build(
+    place: _Place, settings: Settings, tracing: Tracing, environ: MutableMapping[str, str]
+) -> tuple[Package | None, list[Problem]]:
+    connections = None if settings.connections is None else place.started_in / settings.connections
+    return build_package(
+        place.flow,
+        environ,
+        tracing,
+        settings.threads,
+        connections=connections,
+        assembled=place.assembled,
+        set_variables=environ.update,
+        private_urls=settings.allow_private_urls == "on",
+    )

@@ -83,10 +83,12 @@ class _Check:
                 self._require(key, reference, "session variable", self._flow.variables)
             case "loop" if loop is not None:
                 self._require(key, reference, "loop variable", [variable.name for variable in loop.variables])
+            case "loop":
+                self._note(key, f"{reference} stands only inside a loop")
             case "item" if not any(node.type == "batch" for node in inside):
                 self._note(key, f"{reference} stands only inside a batch")
-            case "loop" | "index" if not inside:
-                self._note(key, f"{reference} stands only inside a loop{' or a batch' * (reference.source == 'index')}")
+            case "index" if not inside:
+                self._note(key, f"{reference} stands only inside a loop or a batch")
 
     def _require(self, key: Key, reference: Reference, what: str, known: Collection[str]) -> None:
         if reference.name not in known:

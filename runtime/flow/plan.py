@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.flow.model import Edge, Node, Reference
+from runtime.flow.model import Edge, Node, Reference, references_in
 from runtime.flow.references import Scope
 
 OUTPUT = "output"
@@ -62,11 +62,11 @@ class Graph:
 def _starters(node: Node) -> frozenset[str]:
     if node.type != OUTPUT:
         return frozenset()
-    return frozenset(
-        value.name
-        for value in node.inputs.values()
-        if isinstance(value, Reference) and value.source == "node" and not value.path
-    ) - {edge.node for edge in node.after}
+    references = [reference for reference in node.references() if reference.source == "node"]
+    conditions = references_in(node.activate.when) if node.activate else []
+    settled = {reference.name for reference in references if reference.path}
+    settled |= {reference.name for reference in conditions} | {edge.node for edge in node.after}
+    return frozenset(reference.name for reference in references) - settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,5 +159,5 @@ class Plan:
 
     def _is_taken(self, edge: Edge) -> bool:
         if edge.branch is not None:
-            return edge.branch in self._scope.taken.get(edge.node, ())
-        return edge.node not in self._scope.bypassed
+            return edge.branch in self._scope.taken_by(edge.node)
+        return not self._scope.is_bypassed(edge.node)

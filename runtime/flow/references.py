@@ -109,6 +109,12 @@ class Scope:
         """Return whether a node, of this scope or one around it, was bypassed."""
         return name in self.bypassed or (self.outer is not None and self.outer.is_bypassed(name))
 
+    def taken_by(self, name: str) -> Collection[str]:
+        """Return the branches that a node, of this scope or one around it, took."""
+        if name in self.taken or self.outer is None:
+            return self.taken.get(name, ())
+        return self.outer.taken_by(name)
+
     def resolve(self, value: Any) -> Any:
         """Return `value`, or what it refers to, also inside lists and mappings that hold references.
 

@@ -23,14 +23,21 @@ class BatchNode:
     async def run(self, inputs: Mapping[str, Any], context: Context) -> list[Any]:
         """Return the results. Raises NodeError for an input that is no list, and for an item if that is the policy."""
         items = self._items(inputs)
-        free = asyncio.Semaphore(self._parallel)
-        tasks = [asyncio.create_task(self._run_item(index, item, free, context)) for index, item in enumerate(items)]
+        free, stop = asyncio.Semaphore(self._parallel), asyncio.Event()
+        tasks = [
+            asyncio.create_task(self._run_item(index, item, free, stop, context)) for index, item in enumerate(items)
+        ]
         try:
-            results = await asyncio.gather(*tasks)
+            if tasks:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        failure = next((error for task in tasks if not task.cancelled() and (error := task.exception())), None)
+        if failure is not None:
+            raise failure
+        results = [task.result() for task in tasks]
         return [value for value, failed in results if not (failed and self._on_item_error == "drop")]
 
     def _items(self, inputs: Mapping[str, Any]) -> list[Any]:
@@ -44,11 +51,16 @@ class BatchNode:
         rows = zip(*(value or [] for value in lists), strict=False)
         return [dict(zip(self._over, row, strict=True)) for row, _ in zip(rows, range(count), strict=False)]
 
-    async def _run_item(self, index: int, item: Any, free: asyncio.Semaphore, context: Context) -> tuple[Any, bool]:
+    async def _run_item(
+        self, index: int, item: Any, free: asyncio.Semaphore, stop: asyncio.Event, context: Context
+    ) -> tuple[Any, bool]:
         async with free:
+            if stop.is_set():
+                return None, True
             try:
                 return await context.run_round(index, item, None), False
             except FlowpodError:
                 if self._on_item_error == "fail":
+                    stop.set()  # no further item begins
                     raise
                 return None, True

@@ -83,8 +83,9 @@ async def _in_threads(items: Iterator[Any], threads: Threads) -> AsyncIterator[A
         while (item := await threads.run(next, items, _END)) is not _END:
             yield item
     finally:
-        if isinstance(items, Generator):
-            with suppress(ValueError):  # it runs in a thread that was left behind
+        # One that runs is in a thread that was left behind.
+        if isinstance(items, Generator) and inspect.getgeneratorstate(items) != inspect.GEN_RUNNING:
+            with suppress(ValueError):
                 await threads.run(items.close)
 
 

@@ -185,7 +185,7 @@ class NodeRunner:
         starters = self._package.graph.starters.get(node.name, frozenset()) if not call.level.prefix else frozenset()
         for name, value in node.inputs.items():
             if isinstance(value, Reference) and value.source == "node":
-                if value.name in starters:
+                if value.name in starters and not value.path:
                     inputs[name] = self._taps[value.name].chunks()
                     continue
                 if scope.is_bypassed(value.name) and name in optional:
@@ -260,10 +260,7 @@ class NodeRunner:
             self.finish_reason = result.finish_reason
         whole: dict[str, Any] = {}
         if top:
-            try:
-                whole = self._outputs.of_node(node.name, result.value, scope)
-            except LookupError as error:
-                raise NodeError(error.args[0], code="invalid_reference") from None
+            whole = self._outputs.of_node(node.name, result.value, scope)
         await self._events.room()
         record(call.span, "output", result.value)
         if call.streamed and top:
@@ -283,7 +280,10 @@ class NodeRunner:
         fail(call.span, info.message, info.code or info.type, error)
         policy = node.on_error
         if policy is not None and policy.branch is None and not call.sent:
-            return await self._complete(call, Result(policy.default))
+            try:
+                return await self._complete(call, Result(policy.default))
+            except NodeError as second:  # an output refers to a part that the default does not have
+                info = _error_info(call.path, second, self._package.flow.folder)
         cause = f"({type(error).__name__}) {text_of(error).removeprefix(f'{type(error).__name__}: ')}"
         self._report(call.level, node, "Failed", begun=call.begun, error=info, cause=cause)
         if policy is not None and policy.branch is not None and not call.sent:

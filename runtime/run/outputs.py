@@ -57,7 +57,7 @@ class Outputs:
         """Put the outputs that depend on no node."""
         for name, missing in self._missing.items():
             if not missing:
-                self._put_whole(self.node_run_id(name), name, scope.resolve(self._flow.outputs[name].value))
+                self._put_whole(self.node_run_id(name), name, self._resolved(name, scope))
 
     def put_chunk(self, node: str, run_id: str, chunk: Chunk) -> None:
         """Put a piece of the outputs that `node` is a part of; raises NodeError when too much is held back."""
@@ -75,7 +75,7 @@ class Outputs:
     def of_node(self, node: str, value: Any, scope: Scope) -> dict[str, Any]:
         """Return the values of the outputs that are whole now that `node`, a node of the flow itself, has `value`.
 
-        Raises LookupError that names the output whose reference finds nothing.
+        Raises NodeError that names the output whose reference finds nothing.
         """
         scope.outputs[node] = value
         found = {}
@@ -84,7 +84,8 @@ class Outputs:
                 try:
                     found[name] = scope.resolve(self._flow.outputs[name].value)
                 except LookupError as error:
-                    raise LookupError(f"outputs.{name}: {error.args[0]}") from None
+                    del scope.outputs[node]  # it fails by this, and has no value
+                    raise NodeError(f"outputs.{name}: {error.args[0]}", code="invalid_reference") from None
         return found
 
     def close_stream(self, node: str, run_id: str) -> None:
@@ -118,8 +119,14 @@ class Outputs:
                 self._put_whole(run_id, name, None)
         for name, missing in self._missing.items():
             if missing == {node}:
-                self._put_whole(run_id, name, scope.resolve(self._flow.outputs[name].value))
+                self._put_whole(run_id, name, self._resolved(name, scope))
             missing.discard(node)
+
+    def _resolved(self, name: str, scope: Scope) -> Any:
+        try:
+            return scope.resolve(self._flow.outputs[name].value)
+        except LookupError as error:
+            raise NodeError(f"outputs.{name}: {error.args[0]}", code="invalid_reference") from None
 
     def _settle_part(self, stream: _Streamed, node: str) -> None:
         stream.settled.add(node)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from opentelemetry.trace import Span
 
-from runtime.errors import ErrorInfo, RunError
+from runtime.errors import ErrorInfo, FlowpodError, RunError
 from runtime.flow.references import Scope
 from runtime.history.service import HistoryService
 from runtime.history.store import Turn
@@ -133,9 +133,12 @@ class Run:
         return await self._runner.perform(self._package.graph, Level(self._scope, self._span))
 
     def _take_result(self, performing: "asyncio.Task[ErrorInfo | None]") -> None:
-        if not performing.cancelled() and (bug := performing.exception()) is not None:
-            logger.error("run %s: a bug in Flowpod", self.id, exc_info=bug)
-            self._stop("Failed", _bug(bug))
+        if not performing.cancelled() and (error := performing.exception()) is not None:
+            if isinstance(error, FlowpodError):  # an output refers to what is not there
+                self._stop("Failed", error.info)
+            else:
+                logger.error("run %s: a bug in Flowpod", self.id, exc_info=error)
+                self._stop("Failed", _bug(error))
         if self._status is None:
             self._error = None if performing.cancelled() else performing.result()
             self._status = "Completed" if self._error is None else "Failed"

@@ -235,9 +235,11 @@ def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:  # no
     connection.isolation_level = None
     cursor = connection.cursor()
     try:
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA journal_mode")
+        if cursor.fetchone() != ("wal",):  # the switch takes the whole file, and does not wait for others who have it
+            cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.close()
     except BaseException:  # a cancelled task too
         connection.close()  # nobody else would, and its thread would keep the process from ending

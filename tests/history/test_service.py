@@ -46,6 +46,19 @@ async def test_a_session_belongs_to_the_first_user_that_names_it(history_url: st
     assert caught.value.param == "Chat-Session-Id"
 
 
+async def test_many_instances_reach_a_new_database_together(history_url: str) -> None:
+    # The switch of a new SQLite file to its log does not wait for others, so an instance may have to try again.
+    stores = [Store(history_address(history_url), "svc") for _ in range(6)]
+    services = [HistoryService(store, write_timeout_s=5, single_turn_days=1) for store in stores]
+    await asyncio.gather(*(service.open() for service in services))
+    for service in services:
+        await until_reached(service)
+        assert await service.write(turn(run=f"r{id(service)}"))
+    assert (await services[0].read("s", None, 9)).turns == 6
+    for service in services:
+        await service.close()
+
+
 async def test_without_rounds_turns_are_only_counted(history_url: str) -> None:
     async with opened(history_url) as service:
         await service.write(turn(run="r1"))

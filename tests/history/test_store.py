@@ -112,14 +112,6 @@ async def test_services_share_a_database_and_nothing_else(history_url: str) -> N
         assert await two.session("s") is None
 
 
-async def test_many_instances_create_the_tables_at_once(history_url: str) -> None:
-    stores = [Store(history_address(history_url), "svc") for _ in range(6)]
-    await asyncio.gather(*(store.create_tables() for store in stores))
-    for store in stores:
-        assert await store.session("s") is None
-        await store.close()
-
-
 async def test_single_turns_under_assigned_ids_are_deleted_when_old(history_url: str) -> None:
     old = NOW - timedelta(days=2)
     async with opened(history_url) as store:

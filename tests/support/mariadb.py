@@ -28,14 +28,19 @@ class MariaDB:
         self._user = [f"--user={pwd.getpwuid(os.getuid()).pw_name}"]
         install = [shutil.which("mariadb-install-db") or "mariadb-install-db", "--no-defaults"]
         options = [f"--datadir={folder / 'data'}", "--auth-root-authentication-method=normal", "--skip-test-db"]
-        subprocess.run([*install, *options, *self._user], check=True, capture_output=True)
+        self._options = [*self._user, "--innodb-use-native-aio=0", f"--tmpdir={folder}"]
+        done = subprocess.run([*install, *options, *self._options], capture_output=True, text=True)
+        if done.returncode:  # several servers that start at once can be short of memory for a moment
+            shutil.rmtree(folder / "data", ignore_errors=True)
+            done = subprocess.run([*install, *options, *self._options], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self) -> None:
         command = [shutil.which("mariadbd") or "mariadbd", "--no-defaults", f"--datadir={self._folder / 'data'}"]
         options = [f"--port={self.port}", "--bind-address=127.0.0.1", f"--socket={self._folder / 's'}"]
         log = (self._folder / "log").open("ab")
         with log:
-            self._process = subprocess.Popen([*command, *options, *self._user], stdout=log, stderr=log)
+            self._process = subprocess.Popen([*command, *options, *self._options], stdout=log, stderr=log)
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             try:

@@ -124,7 +124,7 @@ class NodeRunner:
         if not level.prefix:
             self._outputs.skip(node.name, level.scope)
 
-    async def run(self, level: Level, node: Node, begun: float) -> Ended:
+    async def run(self, level: Level, node: Node) -> Ended:
         """Run a node to its end. Only the task's own cancellation is raised; failures are returned as data."""
         waits = self._package.code[node.name].waits_for_nodes
         async with nullcontext() if waits else self._slots:

@@ -52,7 +52,7 @@ class Performer:
         self,
         graph: Graph,
         scope: Scope,
-        run_node: Callable[[Node, float], Coroutine[Any, Any, Ended]],
+        run_node: Callable[[Node], Coroutine[Any, Any, Ended]],
         report: Reports,
         skipped: Callable[[Node], None],
     ) -> None:
@@ -82,8 +82,8 @@ class Performer:
         for step in self._plan.ready():
             node = step.node
             if step.action == "start":
-                begun = self._begun[node.name] = time.perf_counter()
-                task = asyncio.create_task(self._run_node(node, begun))
+                self._begun[node.name] = time.perf_counter()
+                task = asyncio.create_task(self._run_node(node))
                 self._tasks[node.name] = task
                 task.add_done_callback(partial(self._node_done, node.name))
             elif step.action == "bypass":

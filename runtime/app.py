@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from runtime.api.complete import Complete
+from runtime.api.cors import with_cors
 from runtime.api.errors import on_bug, on_flowpod_error, on_http_exception
 from runtime.api.health import Readyz, healthz
 from runtime.api.middleware import RequestHeaders, TokenAuth
@@ -89,7 +90,7 @@ def create_service(
 def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) -> ASGIApp:
     """Return the application that serves `service` to callers with one of `tokens`, or to all when there are none."""
     let_runs_end_streams()
-    api = ApiSettings(settings.max_body_bytes, settings.heartbeat_s)
+    api = ApiSettings(settings.max_body_bytes, settings.heartbeat_s, settings.openwebui_sessions == "on")
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
@@ -122,4 +123,4 @@ def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) 
         lifespan=lifespan,
     )
     # Outside of Starlette, whose own outermost layer answers bugs: those answers have a request id too.
-    return RequestHeaders(app, service)
+    return RequestHeaders(with_cors(app, settings.cors_origins), service)

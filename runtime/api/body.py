@@ -55,6 +55,16 @@ def read_caller(request: Request) -> Caller:
     return Caller(session_id, given is None, user_id, request.state.request_id, trace_context)
 
 
+def is_session_id(text: str) -> bool:
+    """Return whether `text` may name a session."""
+    return _SESSION_ID.fullmatch(text) is not None
+
+
+def is_user_id(value: Any) -> bool:
+    """Return whether a value that a client gives may name a user."""
+    return isinstance(value, str) and 0 < len(value) <= _USER_ID_LENGTH
+
+
 async def read_bytes(request: Request, limit: int) -> bytes:
     """Return the body; raises BodyTooLarge when it has more than `limit` bytes."""
     message = f"the body is over the limit of {limit} bytes (FLOWPOD_MAX_BODY_BYTES)"

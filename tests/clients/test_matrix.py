@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.flows import SESSION, write_flow
+from tests.support.chat_flow import write_full_chat_flow
+from tests.support.flows import SESSION
 from tests.support.model_server import Call, ModelServer
 from tests.support.needs import need
 from tests.support.serving import ROOT, environment, serving
@@ -21,43 +22,6 @@ from tests.support.serving import ROOT, environment, serving
 REMEDY = "make test-clients installs it"
 PYTHON = ROOT / ".venv" / "clients"
 NODE = ROOT / "tests" / "clients" / "node"
-
-FLOW = """
-inputs:
-  question: {type: string, is_chat_input: true}
-  chat_history: {type: list, default: [], is_chat_history: true}
-  picture: {type: image, default: null}
-  city: {type: string, default: nowhere}
-outputs:
-  answer: {type: string, reference: "${reply.output}", is_chat_output: true}
-nodes:
-- name: reply
-  type: llm
-  source: {path: reply.jinja2}
-  connection: model
-  overrides: [temperature, max_tokens]
-  inputs:
-    model: told
-    question: ${inputs.question}
-    chat_history: ${inputs.chat_history}
-    picture: ${inputs.picture}
-    city: ${inputs.city}
-"""
-PROMPT = """
-# system:
-They live in {{ city }}.
-{% for turn in chat_history %}
-# user:
-{{ turn.inputs.question }}
-# assistant:
-{{ turn.outputs.answer }}
-{% endfor %}
-# user:
-{{ question }}
-{% if picture %}
-{{ picture }}
-{% endif %}
-"""
 
 CHECKS = {"check_text", "check_vision", "check_tools"}
 """What Chatbox asks when its user checks a provider."""
@@ -99,8 +63,7 @@ def test_a_client_in_every_scenario(
     tmp_path: Path, model_server: ModelServer, client: str, subtests: pytest.Subtests
 ) -> None:
     script, tag = command(client), str(uuid.uuid4())
-    connections = f"model: {{type: open_ai, base_url: '{model_server.url}', max_retries: 0}}"
-    flow = write_flow(tmp_path / "flow", FLOW, {"reply.jinja2": PROMPT, "connections.yaml": connections})
+    flow = write_full_chat_flow(tmp_path / "flow", model_server.url)
     with serving(flow, tmp_path, FLOWPOD_TOKENS="secret") as served:
         done = subprocess.run(
             [*script, f"{served.url}/v1", "secret", tag, SESSION],

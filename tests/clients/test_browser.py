@@ -19,13 +19,13 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from tests.support.chat_flow import write_full_chat_flow
+from tests.support.clients import NODE, node_for
 from tests.support.flows import SESSION
 from tests.support.model_server import ModelServer
-from tests.support.needs import need
 from tests.support.serving import ROOT, in_thread, serving
 
 CLIENTS = ROOT / "tests" / "clients"
-OPENAI = CLIENTS / "node" / "node_modules" / "openai"
+OPENAI = NODE / "node_modules" / "openai"
 WORDS = 4
 TIMEOUT_S = 60
 FLAGS = (
@@ -74,8 +74,7 @@ def browsing(url: str, profile: Path) -> Iterator[None]:
 @pytest.mark.needs("chromium")
 @pytest.mark.parametrize("allowed", [True, False])
 def test_a_page_calls_where_its_origin_is_allowed(tmp_path: Path, model_server: ModelServer, allowed: bool) -> None:
-    if not OPENAI.exists():
-        need(str(OPENAI), "make test-clients installs it")
+    node_for("openai")
     key, reports = str(uuid.uuid4()), queue.Queue[Any]()
     flow = write_full_chat_flow(tmp_path / "flow", model_server.url)
     with page(lambda: model_server.step(key), reports) as origin:

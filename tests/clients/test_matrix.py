@@ -14,14 +14,10 @@ from typing import Any
 import pytest
 
 from tests.support.chat_flow import write_full_chat_flow
+from tests.support.clients import NODE, node_for, python_for
 from tests.support.flows import SESSION
 from tests.support.model_server import Call, ModelServer
-from tests.support.needs import need
 from tests.support.serving import ROOT, environment, serving
-
-REMEDY = "make test-clients installs it"
-PYTHON = ROOT / ".venv" / "clients"
-NODE = ROOT / "tests" / "clients" / "node"
 
 CHECKS = {"check_text", "check_vision", "check_tools"}
 """What Chatbox asks when its user checks a provider."""
@@ -49,13 +45,8 @@ SHOWS_REASONING = {"openai_python", "openai_node", "ai_sdk"}
 def command(client: str) -> list[str]:
     """Return the command of a client's script; skips the test where the client is not installed."""
     if client in ("openai_node", "ai_sdk"):
-        need("node")
-        if not (NODE / "node_modules" / ".done").exists():
-            need(str(NODE / "node_modules"), REMEDY)
-        return ["node", str(NODE / f"{client}.mjs")]
-    python = str(PYTHON / client / "bin" / "python")
-    need(python, REMEDY)
-    return [python, "-m", f"tests.clients.{client}.client"]
+        return [node_for(client), str(NODE / f"{client}.mjs")]
+    return [python_for(client), "-m", f"tests.clients.{client}.client"]
 
 
 @pytest.mark.parametrize("client", MORE)

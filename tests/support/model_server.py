@@ -260,6 +260,8 @@ def _answered(body: dict[str, Any], text: str) -> dict[str, Any]:
     if "prompt" in body:
         return {"text": text}
     message: dict[str, Any] = {"role": "assistant", "content": text}
+    if body["model"] == "reasoning":
+        message |= {"content": "forty-two", "reasoning_content": "let me think"}
     if body.get("tools"):
         called = {"name": body["tools"][0]["function"]["name"], "arguments": "{}"}
         message |= {"content": None, "tool_calls": [{"id": "c1", "type": "function", "function": called}]}

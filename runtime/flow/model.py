@@ -25,6 +25,9 @@ ValueType = Literal[
 FILE_TYPES = ("File", "file")
 """LangStudio's name of the type, and the one in promptflow's lower case."""
 
+MAX_ROUNDS = 1000
+"""How many past turns a flow or a request may ask for."""
+
 SystemVariable = Literal["session_id", "user_id", "run_id", "turn", "instructions"]
 """What `${sys.NAME}` gives: facts of the request that no input carries."""
 
@@ -114,6 +117,14 @@ class Variable:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryRules:
+    """How much of a conversation goes into the chat history: the last `rounds` turns, of about `tokens` at most."""
+
+    rounds: int = 20
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One node. `inputs` maps local names to literals or references; `index` is its place in its list.
 
@@ -199,6 +210,7 @@ class Flow:
     chat_input: str | None = None
     chat_history: str | None = None
     chat_output: str | None = None
+    history: HistoryRules = HistoryRules()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The variables that the flow's code finds in the process's environment."""
 

@@ -18,6 +18,7 @@ class RunRequest:
 
     `assigned` says that the caller named no session and `session_id` was made up; `keep_assigned` whether a turn is
     stored even then. `headers` carry the caller's trace context. `streaming`: the caller reads outputs as they come.
+    `history_rounds` is how many past turns the caller wants in place of what the flow says.
     """
 
     inputs: Mapping[str, Any]
@@ -29,6 +30,7 @@ class RunRequest:
     instructions: str = ""
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    history_rounds: int | None = None
 
 
 def flow_inputs(flow: Flow, given: Mapping[str, Any], *, private_urls: bool = False) -> dict[str, Any]:

@@ -23,12 +23,12 @@ AnyRow = Row[*tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A stored session; `turns` is the number of its last turn, failed ones counted too."""
+    """A stored session; `last_turn` is the number of its newest turn, failed ones counted too."""
 
     session_id: str
     user_id: str | None
     title: str | None
-    turns: int
+    last_turn: int
     created_at: datetime
     updated_at: datetime
 

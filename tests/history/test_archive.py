@@ -109,7 +109,7 @@ async def test_a_session_that_is_deleted_while_it_is_used_stays_whole(history_ur
         await one.add_turn(turn(run="last"))
         numbers = [found.turn for found in await archive.turns("s", 0, 99)]
         session = await archive.session(None, "s")
-        assert numbers == list(range(1, session.turns + 1))
+        assert numbers == list(range(1, session.last_turn + 1))
 
 
 async def test_all_sessions_of_a_user_are_deleted(history_url: str) -> None:

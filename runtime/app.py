@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sqlalchemy.engine import URL
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from runtime.api.chat import Chats
 from runtime.api.complete import Complete
 from runtime.api.cors import with_cors
 from runtime.api.errors import on_bug, on_flowpod_error, on_http_exception
@@ -24,8 +24,9 @@ from runtime.api.settings import ApiSettings
 from runtime.api.simple import Simple
 from runtime.api.sse import let_runs_end_streams
 from runtime.errors import FlowpodError
+from runtime.history.address import Address, history_address
+from runtime.history.database import Database
 from runtime.history.service import HistoryService
-from runtime.history.store import Store, history_address
 from runtime.run.files import Files
 from runtime.run.package import Package
 from runtime.run.run import Limits
@@ -55,18 +56,18 @@ def data_dir(settings: Settings, service: str, flow: Path) -> Path:
     return (flow.resolve().parent if here.is_relative_to(flow.resolve()) else here) / ".flowpod" / service
 
 
-def history_of(settings: Settings, data: Path) -> URL | None:
-    """Return the address of the chat history's database; None when it is switched off.
+def history_of(settings: Settings, data: Path) -> Address | None:
+    """Return the chat history's database; None when it is switched off.
 
-    Raises InvalidRequest for an address that is none.
+    Raises InvalidRequest for an address that is none, or a file with its password that cannot be read.
     """
     if settings.history == "off":
         return None
-    return history_address(settings.history or f"sqlite:///{data / HISTORY_FILE}")
+    return history_address(settings.history or f"sqlite:///{data / HISTORY_FILE}", settings.valid_history_password())
 
 
 def create_service(
-    package: Package, settings: Settings, name: str, history: URL | None, tracing: Tracing
+    package: Package, settings: Settings, name: str, history: Address | None, tracing: Tracing
 ) -> FlowService:
     """Return the service that runs the package, with its chat history in the database `history`.
 
@@ -75,11 +76,12 @@ def create_service(
     conversations = None
     if history is not None and package.flow.is_chat:
         conversations = HistoryService(
-            Store(history, name),
+            Database(history, name),
             write_timeout_s=settings.history_write_timeout_s,
             single_turn_days=settings.single_turn_days,
+            days=settings.history_days,
         )
-    limits = Limits(settings.max_runs, settings.run_timeout_s, settings.history_rounds, settings.max_output_chars)
+    limits = Limits(settings.max_runs, settings.run_timeout_s, settings.max_output_chars)
     # A flow's nodes import this name themselves: it is there once the process has installed `compat`, and not before.
     from langstudio.types import File
 
@@ -111,6 +113,7 @@ def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) 
             Route("/swagger.json", Swagger(service).answer, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/version", version, methods=["GET"]),
+            *Chats(service, api).routes(),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", Readyz(service).answer, methods=["GET"]),
         ],

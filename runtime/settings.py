@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from runtime.errors import InvalidRequest
@@ -44,9 +44,16 @@ class Settings(BaseSettings):
     history: str | None = Field(
         None,
         description="Where the chat history is kept: `sqlite:///path/file.db`, `mysql://user:password@host/database`, "
-        "or `off`. `chat_history.db` in the data folder by default.",
+        "or `off`. `chat_history.db` in the data folder by default. MySQL takes `?ssl_mode=` "
+        "and, with files, `ssl_ca=`, `ssl_cert=` and `ssl_key=`.",
     )
-    history_rounds: int = Field(20, ge=0, description="How many past turns a chat flow gets as its chat history.")
+    history_password: SecretStr | None = Field(
+        None, description="The password of the chat history's database, instead of one in `FLOWPOD_HISTORY`."
+    )
+    history_password_file: Path | None = Field(None, description="A file with that password, as secrets are mounted.")
+    history_days: float | None = Field(
+        None, gt=0, description="When a session that nobody used is deleted, in days. Never by default."
+    )
     openwebui_sessions: Literal["on", "off"] = Field(
         "off",
         description="`on` keeps the history of Open WebUI's chats, by the `X-OpenWebUI-Chat-Id` that it sends.",
@@ -124,17 +131,29 @@ class Settings(BaseSettings):
         """
         if self.tokens_file is None:
             return self.tokens
-        try:
-            lines = self.tokens_file.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            reason = f"{PREFIX}TOKENS_FILE: {self.tokens_file} cannot be read: {error.strerror}"
-            raise InvalidRequest(reason) from error
-        except UnicodeDecodeError as error:
-            raise InvalidRequest(f"{PREFIX}TOKENS_FILE: {self.tokens_file} is not UTF-8 text") from error
+        lines = _text_of(self.tokens_file, "TOKENS_FILE").splitlines()
         tokens = tuple(line.strip() for line in lines if line.strip())
         if not tokens:
             raise InvalidRequest(f"{PREFIX}TOKENS_FILE: {self.tokens_file} holds no token")
         return self.tokens + tokens
+
+    def valid_history_password(self) -> str | None:
+        """Return the password of the chat history's database, if a setting of its own gives one.
+
+        Raises InvalidRequest when its file cannot be read.
+        """
+        if self.history_password_file is not None:
+            return _text_of(self.history_password_file, "HISTORY_PASSWORD_FILE").rstrip("\r\n")
+        return None if self.history_password is None else self.history_password.get_secret_value()
+
+
+def _text_of(path: Path, setting: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"{PREFIX}{setting}: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{PREFIX}{setting}: {path} is not UTF-8 text") from error
 
 
 def read_settings() -> Settings:

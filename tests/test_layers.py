@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "nodes": ("telemetry",),
     "history": (),
     "run": ("flow", "nodes", "history", "telemetry"),
-    "api": ("run.events", "run.request", "run.run", "run.service", "history.service"),
+    "api": ("run.events", "run.request", "run.run", "run.service", "history.service", "history.archive"),
     "compat": ("nodes.base",),
 }
 EVERYONE = ("errors", "jsonable", "logs", "__version__")
@@ -39,7 +39,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "starlette": ("api", "app", "server"),
     "sse_starlette": ("api.sse",),
     "uvicorn": ("server",),
-    "sqlalchemy": ("history", "app"),
+    "sqlalchemy": ("history",),
     "aiosqlite": ("history",),
     "aiomysql": ("history",),
 }

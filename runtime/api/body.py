@@ -40,6 +40,15 @@ def read_caller(request: Request) -> Caller:
     if given is not None and not _SESSION_ID.fullmatch(given):
         message = f"{SESSION_ID} must have 32 to 255 letters, digits, underscores, hyphens or colons"
         raise InvalidRequest(message, param=SESSION_ID, code="invalid_session_id")
+    user_id = read_user_id(request)
+    session_id = given or str(uuid.uuid4())
+    request.state.session_id = session_id
+    trace_context = {name: request.headers[name] for name in ("traceparent", "tracestate") if name in request.headers}
+    return Caller(session_id, given is None, user_id, request.state.request_id, trace_context)
+
+
+def read_user_id(request: Request) -> str | None:
+    """Return the user that the request names; raises InvalidRequest for an id that breaks its rule."""
     user_id = request.headers.get(USER_ID) or None
     if user_id is not None:
         try:
@@ -49,10 +58,7 @@ def read_caller(request: Request) -> Caller:
         if len(user_id) > _USER_ID_LENGTH:
             message = f"{USER_ID} may have at most {_USER_ID_LENGTH} characters"
             raise InvalidRequest(message, param=USER_ID, code="invalid_user_id")
-    session_id = given or str(uuid.uuid4())
-    request.state.session_id = session_id
-    trace_context = {name: request.headers[name] for name in ("traceparent", "tracestate") if name in request.headers}
-    return Caller(session_id, given is None, user_id, request.state.request_id, trace_context)
+    return user_id
 
 
 def is_session_id(text: str) -> bool:
@@ -112,6 +118,11 @@ def read_model(kind: type[Body], content: dict[str, Any]) -> Body:
         field = ".".join(str(part) for part in detail["loc"])
         what = "is required" if detail["type"] == "missing" else detail["msg"][0].lower() + detail["msg"][1:]
         raise InvalidRequest(f"{field}: {what}", param=field) from None
+
+
+def read_query(kind: type[Body], request: Request) -> Body:
+    """Return the query as `kind`; raises InvalidRequest that names the first parameter that is wrong."""
+    return read_model(kind, dict(request.query_params))
 
 
 def _name_of(value: Any) -> str:

@@ -1,7 +1,6 @@
 """Complete mode, `POST /run`: the run's four events (LangStudio, "Complete mode")."""
 
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -14,7 +13,7 @@ from runtime.api.fold import Outcome, fold
 from runtime.api.settings import ApiSettings
 from runtime.api.sse import event_stream
 from runtime.errors import ErrorInfo
-from runtime.jsonable import dumps
+from runtime.jsonable import dumps, timestamp
 from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
 from runtime.run.request import RunRequest
 from runtime.run.run import Run
@@ -103,7 +102,7 @@ class Encoder:
         head = {
             "event": type(event).__name__,
             "run_id": event.run_id,
-            "timestamp": _timestamp(event.timestamp),
+            "timestamp": timestamp(event.timestamp),
         }
         return b"data: " + dumps(head | facts) + b"\n\n"
 
@@ -114,7 +113,7 @@ class Encoder:
         return {
             **error,
             "run_id": run.id,
-            "timestamp": _timestamp(end.timestamp),
+            "timestamp": timestamp(end.timestamp),
             **_end(end),
             "node_run_infos": [
                 self._node_run_info(node) for node in outcome.nodes.values() if node.node not in self._excluded
@@ -167,7 +166,3 @@ def _flow_run_info(run_id: str, status: str, error: ErrorInfo | None, trace_id: 
 
 def _error(error: ErrorInfo | None) -> dict[str, Any] | None:
     return None if error is None else asdict(error)
-
-
-def _timestamp(time: datetime) -> str:
-    return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

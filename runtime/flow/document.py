@@ -15,7 +15,7 @@ from runtime.flow.control import (
     TemplatePart,
     VariablePart,
 )
-from runtime.flow.model import Override, ValueType
+from runtime.flow.model import MAX_ROUNDS, Override, ValueType
 from runtime.flow.parts import CommonPart, Part, Text, empty_if_none
 
 NODE_TAG = "code"
@@ -42,6 +42,15 @@ class OutputPart(Part):
     description: Text = ""
     is_chat_output: bool = Field(False, description="This output is the answer of a conversation.")
     evaluation_only: bool = False
+
+
+class HistoryPart(Part):
+    """How much of a conversation goes into the chat history of the next turn."""
+
+    rounds: int = Field(20, ge=0, le=MAX_ROUNDS, description="The last turns, at most.")
+    tokens: int | None = Field(
+        None, ge=1, description="Of them the newest that fit; four bytes of UTF-8 count as a token."
+    )
 
 
 class SourcePart(Part):
@@ -116,6 +125,7 @@ class FlowDocument(Part):
     variables: Annotated[dict[str, VariablePart], BeforeValidator(empty_if_none)] = Field(
         default_factory=dict, description="Session variables: kept with the conversation, read as ${session.NAME}."
     )
+    history: HistoryPart = Field(default_factory=HistoryPart)
     nodes: list[AnyNode] = Field(min_length=1)
     node_variants: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
     environment: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)

@@ -10,7 +10,7 @@ from runtime.flow.connections import load_connections
 from runtime.flow.document import FlowDocument, InputPart, NodePart
 from runtime.flow.environment import variables_of
 from runtime.flow.includes import missing_includes
-from runtime.flow.model import Flow, Input, Node, Output, Variable
+from runtime.flow.model import Flow, HistoryRules, Input, Node, Output, Variable
 from runtime.flow.node_reader import NodeReader, names_in
 from runtime.flow.source import Source
 from runtime.flow.values import coerce
@@ -58,6 +58,7 @@ def load_flow(
         chat_history=chat_history,
         chat_images=chat_images,
         chat_output=chat_output,
+        history=HistoryRules(document.history.rounds, document.history.tokens),
         environment=variables_of(document.environment_variables, connections, environ, source),
     )
     check_flow(flow, source)
@@ -143,6 +144,8 @@ class _Reader:
         document, missing = self._document, self._source.add
         if document.language == "csharp":
             missing(("language",), "C# flows are not supported")
+        if "history" in document.model_fields_set and not any(_is_history(*item) for item in document.inputs.items()):
+            missing(("history",), "no input of the flow is a chat history (is_chat_history: true)")
 
 
 def _is_history(name: str, part: InputPart) -> bool:

@@ -28,6 +28,9 @@ FILE_TYPES = ("File", "file")
 Override = Literal["temperature", "top_p", "max_tokens", "max_completion_tokens", "seed"]
 """The parameters of a model that a node may leave to the request."""
 
+MAX_ROUNDS = 1000
+"""How many past turns a flow or a request may ask for."""
+
 SystemVariable = Literal["session_id", "user_id", "run_id", "turn", "instructions"]
 """What `${sys.NAME}` gives: facts of the request that no input carries."""
 
@@ -114,6 +117,14 @@ class Variable:
     name: str
     type: ValueType
     default: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRules:
+    """How much of a conversation goes into the chat history: the last `rounds` turns, of about `tokens` at most."""
+
+    rounds: int = 20
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +215,7 @@ class Flow:
     chat_history: str | None = None
     chat_images: str | None = None
     chat_output: str | None = None
+    history: HistoryRules = HistoryRules()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The variables that the flow's code finds in the process's environment."""
 

@@ -18,6 +18,7 @@ class RunRequest:
 
     `assigned` says that `session_id` is no session to go on with, made up as a rule; `keep_assigned` whether a turn is
     stored even then. `headers` carry the caller's trace context. `streaming`: the caller reads outputs as they come.
+    `history_rounds` is how many past turns the caller wants in place of what the flow says.
     `overrides` are parameters for the models, of which each node takes those that it leaves to the request.
     """
 
@@ -30,6 +31,7 @@ class RunRequest:
     instructions: str = ""
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    history_rounds: int | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 

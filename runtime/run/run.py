@@ -12,6 +12,7 @@ from runtime.errors import ErrorInfo, FlowpodError, RunError
 from runtime.flow.references import Scope
 from runtime.history.service import HistoryService
 from runtime.history.store import Turn
+from runtime.jsonable import as_text
 from runtime.run.events import EventChannel, RunStarted, RunStatus, RunTerminated
 from runtime.run.node import Level, NodeRunner
 from runtime.run.outputs import Outputs
@@ -31,7 +32,6 @@ class Limits:
 
     max_runs: int = 1000
     run_timeout_s: float = 570.0
-    history_rounds: int = 20
     max_output: int = 8 * 1024 * 1024
     nodes_at_once: int = 16
 
@@ -166,6 +166,7 @@ class Run:
                 started_at=self._started_at,
                 finished_at=datetime.now(UTC),
                 variables=self._variables.written if self._status == "Completed" else {},
+                question=as_text(inputs.get(self._package.flow.chat_input or "")),
             )
         )
         return not in_time

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from runtime.app import create_app, create_service
 from runtime.errors import Problem
-from runtime.history.store import history_address
+from runtime.history.address import history_address
 from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
 from runtime.run.package import Package, build_package
 from runtime.run.request import RunRequest
@@ -33,11 +33,12 @@ def write_flow(folder: Path, dag: str, files: Mapping[str, str] | None = None) -
     return folder
 
 
-def write_chat_flow(folder: Path, base_url: str, model: str = "echo", connection: str = "") -> Path:
-    """Write a chat flow of one LLM node; `connection` is more lines of its connection."""
+def write_chat_flow(folder: Path, base_url: str, model: str = "echo", connection: str = "", more: str = "") -> Path:
+    """Write a chat flow of one LLM node; `connection` is more keys of its connection, `more` a line of its file."""
     return write_flow(
         folder,
         f"""
+        {more}
         inputs:
           question: {{type: string, is_chat_input: true}}
           chat_history: {{type: list, default: [], is_chat_history: true}}

@@ -19,6 +19,7 @@ from runtime.api.errors import on_bug, on_flowpod_error, on_http_exception
 from runtime.api.health import Readyz, healthz
 from runtime.api.middleware import RequestHeaders, TokenAuth
 from runtime.api.openai import ChatCompletions, Models
+from runtime.api.openapi import OpenApi
 from runtime.api.promptflow import Feedback, Score, Swagger, health, version
 from runtime.api.settings import ApiSettings
 from runtime.api.simple import Simple
@@ -89,10 +90,29 @@ def create_service(
     return FlowService(name, package, conversations, tracing, limits, files)
 
 
+def routes_of(service: FlowService, settings: Settings) -> list[Route]:
+    """Return every endpoint of the service."""
+    api = ApiSettings(settings.max_body_bytes, settings.heartbeat_s, settings.openwebui_sessions == "on")
+    return [
+        Route("/", Simple(service, api).answer, methods=["POST"]),
+        Route("/run", Complete(service, api).answer, methods=["POST"]),
+        Route("/v1/chat/completions", ChatCompletions(service, api).answer, methods=["POST"]),
+        Route("/v1/models", Models(service).answer, methods=["GET"]),
+        Route("/score", Score(service, api).answer, methods=["POST"]),
+        Route("/feedback", Feedback(service, api).answer, methods=["POST"]),
+        Route("/swagger.json", Swagger(service).answer, methods=["GET"]),
+        Route("/health", health, methods=["GET"]),
+        Route("/version", version, methods=["GET"]),
+        *Chats(service, api).routes(),
+        *(OpenApi(service).routes() if settings.docs == "on" else []),
+        Route("/healthz", healthz, methods=["GET"]),
+        Route("/readyz", Readyz(service).answer, methods=["GET"]),
+    ]
+
+
 def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) -> ASGIApp:
     """Return the application that serves `service` to callers with one of `tokens`, or to all when there are none."""
     let_runs_end_streams()
-    api = ApiSettings(settings.max_body_bytes, settings.heartbeat_s, settings.openwebui_sessions == "on")
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
@@ -103,20 +123,7 @@ def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) 
         await service.close()
 
     app = Starlette(
-        routes=[
-            Route("/", Simple(service, api).answer, methods=["POST"]),
-            Route("/run", Complete(service, api).answer, methods=["POST"]),
-            Route("/v1/chat/completions", ChatCompletions(service, api).answer, methods=["POST"]),
-            Route("/v1/models", Models(service).answer, methods=["GET"]),
-            Route("/score", Score(service, api).answer, methods=["POST"]),
-            Route("/feedback", Feedback(service, api).answer, methods=["POST"]),
-            Route("/swagger.json", Swagger(service).answer, methods=["GET"]),
-            Route("/health", health, methods=["GET"]),
-            Route("/version", version, methods=["GET"]),
-            *Chats(service, api).routes(),
-            Route("/healthz", healthz, methods=["GET"]),
-            Route("/readyz", Readyz(service).answer, methods=["GET"]),
-        ],
+        routes=routes_of(service, settings),
         middleware=[Middleware(TokenAuth, tokens=tokens)],
         exception_handlers={
             FlowpodError: on_flowpod_error,

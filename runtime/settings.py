@@ -85,6 +85,9 @@ class Settings(BaseSettings):
         "off",
         description="`on` lets a request name files and images by URLs of loopback, link-local and private addresses.",
     )
+    docs: Literal["on", "off"] = Field(
+        "on", description="`off` serves neither `/openapi.json` nor `/docs`, which anybody may read."
+    )
     heartbeat_s: float = Field(
         15,
         gt=0,

@@ -155,7 +155,7 @@ def test_all_layers_have_modules() -> None:
         ),
         ("api.simple", "from runtime.run import package", "api.simple:1: api may not import runtime.run.package"),
         ("api.simple", "import sse_starlette.sse", "api.simple:1: sse_starlette may be imported in api.sse only"),
-        ("api.body", "import sqlalchemy", "api.body:1: sqlalchemy may be imported in history, app only"),
+        ("api.body", "import sqlalchemy", "api.body:1: sqlalchemy may be imported in history only"),
         (
             "compat.marker",
             "from runtime.nodes.python import PythonNode",

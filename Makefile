@@ -41,6 +41,10 @@ docs: $(VENV)/.dev ## write docs/settings.md from the settings class
 bench: $(VENV)/.dev ## measure what the engine costs a run
 	$(BIN)/python -m tests.bench.engine
 
+.PHONY: soak
+soak: $(VENV)/.dev ## hold 100 conversations for a minute on each database while it goes away (needs mariadbd)
+	$(BIN)/python -m tests.bench.soak
+
 .PHONY: test-deps
 test-deps: ## install the external programs that tests use (Debian, as root)
 	apt-get update

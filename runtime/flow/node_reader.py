@@ -68,7 +68,7 @@ class NodeReader:
                 self._check_file(key, part)
             if part.overrides and part.type != "llm":
                 self._source.add(
-                    (*key, "overrides"), f"node {part.name!r} calls no model; only llm nodes have this key"
+                    (*key, "overrides"), f"node {part.name!r}: only llm nodes leave parameters to a request"
                 )
         activate = None
         if part.activate is not None:

@@ -41,6 +41,10 @@ docs: $(VENV)/.dev ## write docs/settings.md from the settings class
 bench: $(VENV)/.dev ## measure what the engine costs a run
 	$(BIN)/python -m tests.bench.engine
 
+.PHONY: bench-history
+bench-history: $(VENV)/.dev ## measure the chat history among a million rows (needs mariadbd)
+	$(BIN)/python -m tests.bench.history
+
 .PHONY: soak
 soak: $(VENV)/.dev ## hold 100 conversations for a minute on each database while it goes away (needs mariadbd)
 	$(BIN)/python -m tests.bench.soak

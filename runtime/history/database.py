@@ -52,6 +52,8 @@ class Database:
                 pool_pre_ping=True,
                 pool_recycle=1800,
             )
+            if address.arguments["ssl"] is not None:
+                event.listen(self._writer.sync_engine, "connect", _check_tls)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -136,6 +138,16 @@ def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:  # no
     except BaseException:  # a cancelled task too
         connection.close()  # nobody else would, and its thread would keep the process from ending
         raise
+
+
+def _check_tls(connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ARG001
+    # The driver goes on in the clear where the server offers no TLS, or somebody between has taken the offer away.
+    cursor = connection.cursor()
+    cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
+    _, cipher = cursor.fetchone()
+    cursor.close()
+    if not cipher:
+        raise OperationalError("connect", None, ConnectionError("FLOWPOD_HISTORY asks for TLS and the server has none"))
 
 
 def _begin_immediate(connection: Connection) -> None:

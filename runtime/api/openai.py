@@ -97,17 +97,8 @@ class ChatCompletions:
         # One question alone continues the stored session; a client that sends more brings the history itself.
         if flow.chat_history is not None and (conversation.user_turns > 1 or caller.assigned) and conversation.pairs:
             inputs[flow.chat_history] = conversation.pairs
-        return RunRequest(
-            inputs=inputs,
-            session_id=caller.session_id,
-            assigned=caller.assigned,
-            keep_assigned=False,
-            user_id=caller.user_id,
-            streaming=streaming,
-            instructions=conversation.instructions,
-            request_id=caller.request_id,
-            headers=caller.headers,
-        )
+        instructions = conversation.instructions
+        return caller.request(inputs, streaming=streaming, keep_assigned=False, instructions=instructions)
 
 
 class Models:

@@ -22,7 +22,6 @@ from runtime.api.swagger import swagger_document
 from runtime.errors import ErrorInfo, FlowpodError, InvalidRequest, NotAcceptable, Unavailable
 from runtime.jsonable import dumps
 from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
-from runtime.run.request import RunRequest
 from runtime.run.run import Run
 from runtime.run.service import FlowService
 
@@ -94,17 +93,7 @@ class Score:
         # Refused before anything runs where the flow alone says so; where it depends on the run, once that is seen.
         always = [name for name, certain in self._streams.items() if certain]
         form = accept.choose(always if len(always) > 1 else list(self._streams)[:1])
-        run = await self._service.start(
-            RunRequest(
-                inputs=inputs,
-                session_id=caller.session_id,
-                assigned=caller.assigned,
-                user_id=caller.user_id,
-                streaming=form == "stream",
-                request_id=caller.request_id,
-                headers=caller.headers,
-            )
-        )
+        run = await self._service.start(caller.request(inputs, streaming=form == "stream"))
         if form == "stream":
             begun = await look_ahead(run, request, self._settled)
             if begun.end is None or begun.end.error is None:

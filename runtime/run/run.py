@@ -130,7 +130,10 @@ class Run:
 
     async def _perform(self) -> ErrorInfo | None:
         self._outputs.put_constant(self._scope)
-        return await self._runner.perform(self._package.graph, Level(self._scope, self._span))
+        error = await self._runner.perform(self._package.graph, Level(self._scope, self._span))
+        if error is None:
+            self._outputs.put_late(self._scope)
+        return error
 
     def _take_result(self, performing: "asyncio.Task[ErrorInfo | None]") -> None:
         if not performing.cancelled() and (error := performing.exception()) is not None:

@@ -135,7 +135,8 @@ def _build_node(node: Node, flow: Flow, resources: Resources, source: Source) ->
     try:
         built = KINDS[node.type](node, resources)
     except SpecProblem as error:
-        source.add((*node.key, *error.key.split(".")), f"node {node.name!r}: {error.message}")
+        parts = (int(part) if part.isdecimal() else part for part in error.key.split("."))
+        source.add((*node.key, *parts), f"node {node.name!r}: {error.message}")
         return None
     if isinstance(built, LLMNode | PromptNode | TemplateNode):
         for name in sorted(built.variables - set(node.inputs)):

@@ -93,7 +93,9 @@ def build_package(
     set_variables(flow.environment)
     flow = _with_default_images(flow, source)
     models = Models(flow.connections)
-    resources = Resources(flow.folder, models, Threads(threads), tracing, flow.connections, private_urls)
+    resources = Resources(
+        flow.folder, models, Threads(threads), tracing, Threads(threads), flow.connections, private_urls
+    )
     code = {
         node.name: built
         for node in all_nodes(list(flow.nodes.values()))

@@ -98,7 +98,7 @@ class Score:
             begun = await look_ahead(run, request, self._settled)
             if begun.end is None or begun.end.error is None:
                 return await self._stream_or_json(run, request, begun, accept)
-        return self._json(await fold(run, request))
+        return await self._json(run, await fold(run, request))
 
     def _inputs(self, content: bytes, caller: Caller) -> dict[str, Any]:
         """Return the flow's inputs; others are passed over.
@@ -136,14 +136,20 @@ class Score:
             run.leave()
             raise
         if form == "json":
-            return self._json(await fold(run, request))
+            return await self._json(run, await fold(run, request))
         others = {name: begun.outputs[name] for name in self._outputs if name in begun.outputs and name != streaming[0]}
+        try:
+            others = dict(await run.with_fetched_images(others))
+        except BaseException:
+            run.leave()
+            raise
         return event_stream(run, ScoreStream(streaming[0], others).encode, self._settings.heartbeat_s)
 
-    def _json(self, outcome: Outcome) -> Response:
+    async def _json(self, run: Run, outcome: Outcome) -> Response:
         error = outcome.terminated.error
         if error is None:
-            return JsonResponse({name: outcome.outputs[name] for name in self._outputs if name in outcome.outputs})
+            outputs = {name: outcome.outputs[name] for name in self._outputs if name in outcome.outputs}
+            return JsonResponse(await run.with_fetched_images(outputs))
         node = outcome.nodes.get(error.param or "")
         body = run_error(error, node.cause if node else "")
         return JsonResponse(body, 400 if body["error"]["code"] == "UserError" else RUN_FAILED)

@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from opentelemetry.trace import Span
 
-from runtime.errors import ErrorInfo, FlowpodError, RunError
+from runtime.errors import ErrorInfo, FlowpodError, InvalidRequest, NodeError, RunError
 from runtime.flow.references import Scope
 from runtime.history.service import HistoryService
 from runtime.history.store import Turn
 from runtime.jsonable import as_text
+from runtime.nodes.image_loading import with_fetched_images
 from runtime.run.events import EventChannel, RunStarted, RunStatus, RunTerminated
 from runtime.run.node import Level, NodeRunner
 from runtime.run.outputs import Outputs
@@ -100,6 +102,17 @@ class Run:
         """Wait for the run's end."""
         assert self._task is not None
         await asyncio.wait({self._task})
+
+    async def with_fetched_images(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return `values` with the content of each image that the request named by a URL in its place.
+
+        Raises InvalidRequest for one that cannot be fetched.
+        """
+        private_urls = self._package.resources.private_urls
+        try:
+            return await with_fetched_images(values, self._scope.inputs, private_urls=private_urls)
+        except NodeError as error:
+            raise InvalidRequest(error.message, code=error.code) from error
 
     def leave(self) -> None:
         """Let the reader go: before the end this cancels the run, after it nothing happens."""

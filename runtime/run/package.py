@@ -102,7 +102,7 @@ def build_package(
         if node.type in _WITHOUT_FILE or node.source == "package" or _has_file(flow.folder, node.path)
         if (built := _build_node(node, flow, resources, source)) is not None
     }
-    files = [node.path for node in flow.nodes.values() if node.path.endswith(".py")]
+    files = [node.path for node in all_nodes(list(flow.nodes.values())) if node.path.endswith(".py")]
     problems = source.problems + others + late_imports(flow.folder, files)
     if any(problem.severity == "error" for problem in problems):
         return None, problems

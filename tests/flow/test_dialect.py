@@ -143,6 +143,23 @@ async def test_aggregation_is_left_out_with_all_that_needs_it(tmp_path: Path) ->
     assert told(events) == ["started", "row Running", "row Completed", "one whole 2 Finished", "terminated Completed"]
 
 
+def test_aggregation_inside_a_batch_or_a_loop_is_refused(tmp_path: Path) -> None:
+    dag = """
+    nodes:
+    - name: each
+      type: batch
+      inputs: {items: [1]}
+      nodes:
+      - name: again
+        type: loop
+        max_rounds: 1
+        nodes: [{name: n, type: python, source: {path: a.py}, aggregation: true}]
+    """
+    assert load(tmp_path, dag)[1] == [
+        "flow.dag.yaml:9: nodes[0].nodes[0].nodes[0].aggregation: aggregation nodes stand in the flow itself only"
+    ]
+
+
 def test_flow_of_aggregation_alone_has_nothing_to_serve(tmp_path: Path) -> None:
     _, problems = load(tmp_path, "nodes: [{name: n, type: python, source: {path: a.py}, aggregation: true}]")
     assert problems[-1] == (

@@ -108,11 +108,12 @@ class NodeRunner:
         cause: str = "",
     ) -> None:
         path, now = level.prefix + node.name, time.perf_counter()
+        begun = self._begun.pop(path, None)
         if status == "Running":
-            self._begun[path] = now
-        elif status == "Canceled" and path not in self._begun:
+            self._begun[path] = begun = now
+        elif status == "Canceled" and begun is None:
             return  # it waited for its turn, and nobody knows of it
-        duration = now - self._begun.get(path, now)
+        duration = 0.0 if begun is None else now - begun
         told = (node.description, node.display_name, cause)
         self._events.put(NodeUpdated(self._run_id, path, status, duration, error, output, *told))
 

@@ -246,3 +246,26 @@ def test_a_pattern_of_the_flow_that_is_none_is_named_at_load(tmp_path: Path) -> 
 
 def test_a_pattern_that_is_one_is_no_problem(tmp_path: Path) -> None:
     assert problems_of(write_flow(tmp_path, PATTERN.format(route="'a|b'", again="''"))) == []
+
+
+async def test_a_node_of_a_loop_that_is_tried_again_is_told_of_anew(tmp_path: Path) -> None:
+    flow = write_flow(
+        tmp_path,
+        """
+        nodes:
+        - name: again
+          type: loop
+          max_rounds: 1
+          retry: {max: 1}
+          nodes:
+          - {name: first, type: python, source: {path: first.py}}
+          - {name: slow, type: template, template: x, activate: {when: "${first.output}", is: true}}
+          - {name: broken, type: template, template: "{{ 1 / 0 }}", activate: {when: "${first.output}", is: true}, after: [slow]}
+        """,
+        {"first.py": "calls = []\n\ndef invoke():\n    calls.append(1)\n    return len(calls) == 1\n"},
+    )
+    async with service_of(flow) as service:
+        events = await events_of(service, {})
+    slow = [event for event in events if isinstance(event, NodeUpdated) and event.node == "again[0].slow"]
+    assert [event.status for event in slow] == ["Running", "Completed", "Bypassed"]
+    assert slow[-1].duration == 0.0

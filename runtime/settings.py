@@ -72,7 +72,11 @@ class Settings(BaseSettings):
         gt=0,
         description="How long a run may take, in seconds. OpenAI clients give up, and ask again, at 600.",
     )
-    threads: int = Field(64, ge=1, description="Threads for synchronous Python nodes, in each process.")
+    threads: int = Field(
+        64,
+        ge=1,
+        description="Threads for synchronous Python nodes in each process, and as many for templates with loops.",
+    )
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1, description="The largest request body; a larger one gets 413.")
     max_output_chars: int = Field(
         8 * 1024 * 1024, ge=1, description="How long the text that a node streams may get, in characters."

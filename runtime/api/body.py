@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from runtime.api.middleware import SESSION_ID
 from runtime.errors import BodyTooLarge, InvalidRequest
+from runtime.run.request import RunRequest
 
 USER_ID = "Chat-User-Id"
 
@@ -29,6 +30,29 @@ class Caller:
     user_id: str | None
     request_id: str
     headers: Mapping[str, str]
+
+    def request(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        streaming: bool,
+        keep_assigned: bool = True,
+        instructions: str = "",
+        overrides: Mapping[str, Any] | None = None,
+    ) -> RunRequest:
+        """Return what this caller asks of the service."""
+        return RunRequest(
+            inputs=inputs,
+            session_id=self.session_id,
+            streaming=streaming,
+            assigned=self.assigned,
+            keep_assigned=keep_assigned,
+            user_id=self.user_id,
+            instructions=instructions,
+            request_id=self.request_id,
+            headers=self.headers,
+            overrides=overrides or {},
+        )
 
 
 def read_caller(request: Request) -> Caller:

@@ -15,7 +15,6 @@ from runtime.api.sse import event_stream
 from runtime.errors import ErrorInfo
 from runtime.jsonable import dumps, timestamp
 from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
-from runtime.run.request import RunRequest
 from runtime.run.run import Run
 from runtime.run.service import FlowService
 
@@ -53,17 +52,7 @@ class Complete:
         caller = read_caller(request)
         body = read_model(RunBody, await read_object(request, self._settings.max_body_bytes))
         streaming = _wants_stream(request) if body.stream is None else body.stream
-        run = await self._service.start(
-            RunRequest(
-                inputs=body.inputs or {},
-                session_id=caller.session_id,
-                assigned=caller.assigned,
-                user_id=caller.user_id,
-                streaming=streaming,
-                request_id=caller.request_id,
-                headers=caller.headers,
-            )
-        )
+        run = await self._service.start(caller.request(body.inputs or {}, streaming=streaming))
         encoder = Encoder(body.response_config or ResponseConfig())
         if streaming:
             return event_stream(run, encoder.encode, self._settings.heartbeat_s)

@@ -109,16 +109,11 @@ def _run_request(roles: ChatRoles, body: ChatBody, caller: Caller, streaming: bo
     if roles.question in further:
         param = f"inputs.{roles.question}"
         raise InvalidRequest(f"{param}: the flow's chat input is the last message; leave it out here", param=param)
-    return RunRequest(
-        inputs={**inputs, **further},
-        session_id=caller.session_id,
-        assigned=caller.assigned,
-        keep_assigned=False,
-        user_id=caller.user_id,
+    return caller.request(
+        {**inputs, **further},
         streaming=streaming,
+        keep_assigned=False,
         instructions=conversation.instructions,
-        request_id=caller.request_id,
-        headers=caller.headers,
         overrides=body.overrides,
     )
 

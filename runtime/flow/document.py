@@ -147,6 +147,7 @@ class _VariantNodePart(BaseModel):
 def flow_json_schema() -> dict[str, Any]:
     """Return the JSON Schema of `flow.dag.yaml`, for editors."""
     schema = FlowDocument.model_json_schema(by_alias=True)
-    nodes = schema["properties"]["nodes"]
-    nodes["items"] = {"anyOf": [nodes["items"], _VariantNodePart.model_json_schema()]}
+    for part in (schema, *(schema["$defs"][kind.__name__] for kind in (BatchPart, LoopPart))):
+        nodes = part["properties"]["nodes"]
+        nodes["items"] = {"anyOf": [nodes["items"], _VariantNodePart.model_json_schema()]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

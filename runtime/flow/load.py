@@ -1,18 +1,20 @@
 """From a folder to a Flow: the file is read, and everything in it is checked that needs no code to run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from runtime.errors import FlowProblems, Problem
 from runtime.flow.aggregation import without_aggregation
 from runtime.flow.check import check_flow
 from runtime.flow.connections import load_connections
+from runtime.flow.control import BatchPart, LoopPart
 from runtime.flow.document import FlowDocument, InputPart, NodePart
 from runtime.flow.environment import variables_of
 from runtime.flow.includes import missing_includes
 from runtime.flow.model import Flow, HistoryRules, Input, Node, Output, Variable
 from runtime.flow.node_reader import NodeReader, names_in
-from runtime.flow.source import Source
+from runtime.flow.parts import CommonPart
+from runtime.flow.source import Key, Source
 from runtime.flow.values import coerce
 from runtime.flow.variants import with_default_variants
 
@@ -146,6 +148,18 @@ class _Reader:
             missing(("language",), "C# flows are not supported")
         if "history" in document.model_fields_set and not any(_is_history(*item) for item in document.inputs.items()):
             missing(("history",), "no input of the flow is a chat history (is_chat_history: true)")
+        for key, part in _parts_inside(("nodes",), document.nodes):
+            if isinstance(part, NodePart) and part.aggregation:
+                missing((*key, "aggregation"), "aggregation nodes stand in the flow itself only")
+
+
+def _parts_inside(key: Key, parts: Sequence[CommonPart]) -> Iterator[tuple[Key, CommonPart]]:
+    """Yield the nodes inside batches and loops, each with where it stands."""
+    for index, part in enumerate(parts):
+        if isinstance(part, BatchPart | LoopPart):
+            inner = (*key, index, "nodes")
+            yield from (((*inner, place), one) for place, one in enumerate(part.nodes))
+            yield from _parts_inside(inner, part.nodes)
 
 
 def _is_history(name: str, part: InputPart) -> bool:

@@ -13,7 +13,7 @@ from runtime.nodes.images import PromptImages
 from runtime.nodes.messages import split_messages
 from runtime.nodes.parameters import rules_for
 from runtime.nodes.prompt import read_template
-from runtime.nodes.templates import render_marked, unmarked
+from runtime.nodes.templates import unmarked
 from runtime.telemetry.tracing import fail, outgoing_headers, record
 
 _LIMITS = {"max_tokens", "max_completion_tokens"}
@@ -34,7 +34,9 @@ class LLMNode:
         self._rules = rules_for(spec.api, self._chat_model.connection_type)
         # promptflow's tools for Azure and for vision print a list an item a line; its OpenAI tool prints Python's repr.
         self._lists_as_lines = spec.api == "vision" or self._chat_model.connection_type == "azure_open_ai"
-        self._template, self.variables = read_template(spec, resources)
+        self._template = read_template(spec, resources)
+        self.variables = self._template.variables
+        self._renderers = resources.renderers
         if taken := sorted(self.variables & self._rules.reserved):
             text = f"{spec.path} uses {', '.join(taken)} as a variable, which is the name of a parameter; rename it"
             raise SpecProblem("source.path", text)
@@ -68,10 +70,11 @@ class LLMNode:
         """
         parameters = {"model": self.model, **self._rules.parameters(inputs, self.variables)}
         if self._plain:
-            text = unmarked(render_marked(self._template, inputs))
+            text = unmarked(await self._template.render_apart(self._renderers, inputs))
             return self._answer(text, parameters, context.streaming)
         images = PromptImages(parameters.pop("detail", "auto"))
-        marked = render_marked(self._template, images.printed(inputs, lists_as_lines=self._lists_as_lines))
+        values = images.printed(inputs, lists_as_lines=self._lists_as_lines)
+        marked = await self._template.render_apart(self._renderers, values)
         answer = self._answer(split_messages(marked, images.parts), parameters, context.streaming)
         if parameters.get("tools") or parameters.get("functions"):
             return [part async for part in answer][-1]

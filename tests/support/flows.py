@@ -73,6 +73,43 @@ def write_chat_flow(folder: Path, base_url: str, model: str = "echo", connection
     )
 
 
+def stubborn_flow(folder: Path) -> Path:
+    """Write a flow that begins a task which refuses to be cancelled; with `wait` its node waits for it."""
+    return write_flow(
+        folder,
+        """
+        inputs:
+          wait: {type: bool}
+        outputs:
+          out: {type: string, reference: "${stubborn.output}"}
+        nodes:
+        - {name: stubborn, type: python, source: {path: stubborn.py}, inputs: {wait: "${inputs.wait}"}}
+        """,
+        {
+            "stubborn.py": """
+            import asyncio
+            from promptflow.core import tool
+
+            tasks = []
+
+            async def stay():
+                while True:
+                    try:
+                        await asyncio.sleep(60)
+                    except asyncio.CancelledError:
+                        pass
+
+            @tool
+            async def stubborn(wait: bool):
+                if wait:
+                    await stay()
+                tasks.append(asyncio.create_task(stay()))
+                return "done"
+            """
+        },
+    )
+
+
 def build(
     folder: Path, environ: Mapping[str, str] | None = None, tracing: Tracing | None = None, private_urls: bool = False
 ) -> Package:

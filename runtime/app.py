@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from runtime.api.chat import Chats
 from runtime.api.complete import Complete
+from runtime.api.cors import with_cors
 from runtime.api.errors import on_bug, on_flowpod_error, on_http_exception
 from runtime.api.health import Readyz, healthz
 from runtime.api.middleware import RequestHeaders, TokenAuth
@@ -91,7 +92,7 @@ def create_service(
 
 def routes_of(service: FlowService, settings: Settings) -> list[Route]:
     """Return every endpoint of the service."""
-    api = ApiSettings(settings.max_body_bytes, settings.heartbeat_s)
+    api = ApiSettings(settings.max_body_bytes, settings.heartbeat_s, settings.openwebui_sessions == "on")
     return [
         Route("/", Simple(service, api).answer, methods=["POST"]),
         Route("/run", Complete(service, api).answer, methods=["POST"]),
@@ -132,4 +133,4 @@ def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) 
         lifespan=lifespan,
     )
     # Outside of Starlette, whose own outermost layer answers bugs: those answers have a request id too.
-    return RequestHeaders(app, service)
+    return RequestHeaders(with_cors(app, settings.cors_origins), service)

@@ -1,5 +1,6 @@
 """The settings: one class, read once from the environment by the command line."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from runtime.errors import InvalidRequest
 
 PREFIX = "FLOWPOD_"
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
 class Settings(BaseSettings):
@@ -52,6 +54,10 @@ class Settings(BaseSettings):
     history_days: float | None = Field(
         None, gt=0, description="When a session that nobody used is deleted, in days. Never by default."
     )
+    openwebui_sessions: Literal["on", "off"] = Field(
+        "off",
+        description="`on` keeps the history of Open WebUI's chats, by the `X-OpenWebUI-Chat-Id` that it sends.",
+    )
     history_write_timeout_s: float = Field(
         2, gt=0, description="How long the end of a run waits for its turn to be stored, in seconds."
     )
@@ -92,6 +98,11 @@ class Settings(BaseSettings):
         description="A stream that is silent this long gets a comment, in seconds, so that proxies keep it.",
     )
     tracing: Literal["on", "off"] = Field("on", description="`off` makes no spans and leaves `otel_trace_id` empty.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins, separated by commas, whose pages may call this service from a browser, such as "
+        "`https://chat.example.com`; `*` allows every page. None by default.",
+    )
     root_path: str = Field("", description="The path prefix under which a proxy serves this service.")
     drain_delay_s: float = Field(
         5,
@@ -108,7 +119,14 @@ class Settings(BaseSettings):
             raise ValueError(f"folders must be absolute, unlike {', '.join(relative)}")
         return value
 
-    @field_validator("tokens", "file_mounts", mode="before")
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [origin for origin in value if not _ORIGIN.fullmatch(origin)]:
+            raise ValueError(f"an origin is a scheme, a host and perhaps a port, without a path: {', '.join(wrong)}")
+        return value
+
+    @field_validator("tokens", "file_mounts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -103,6 +103,18 @@ def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert [line.partition(":")[0] for line in lines] == ["FLOWPOD_AUTH", "FLOWPOD_THREADS", "FLOWPOD_GRACE_S"]
 
 
+def test_origins_are_split_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    origins = "https://a.example, http://localhost:3000,app://chat,null"
+    assert read(monkeypatch, {"FLOWPOD_CORS_ORIGINS": origins}).cors_origins == tuple(
+        origins.replace(" ", "").split(",")
+    )
+    assert read(monkeypatch, {"FLOWPOD_CORS_ORIGINS": "*"}).cors_origins == ("*",)
+    with pytest.raises(
+        InvalidRequest, match=r"^FLOWPOD_CORS_ORIGINS: .*without a path: https://a.example/, b.example$"
+    ):
+        read(monkeypatch, {"FLOWPOD_CORS_ORIGINS": "https://a.example/,b.example,http://c.example"})
+
+
 def test_unknown_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read(monkeypatch, {"FLOWPOD_FUTURE": "1"}) == Settings()
 

@@ -32,7 +32,13 @@ class Caller:
     headers: Mapping[str, str]
 
     def request(
-        self, inputs: Mapping[str, Any], *, streaming: bool, keep_assigned: bool = True, instructions: str = ""
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        streaming: bool,
+        keep_assigned: bool = True,
+        instructions: str = "",
+        overrides: Mapping[str, Any] | None = None,
     ) -> RunRequest:
         """Return what this caller asks of the service."""
         return RunRequest(
@@ -45,6 +51,7 @@ class Caller:
             instructions=instructions,
             request_id=self.request_id,
             headers=self.headers,
+            overrides=overrides or {},
         )
 
 
@@ -76,6 +83,16 @@ def read_user_id(request: Request) -> str | None:
             message = f"{USER_ID} may have at most {_USER_ID_LENGTH} characters"
             raise InvalidRequest(message, param=USER_ID, code="invalid_user_id")
     return user_id
+
+
+def is_session_id(text: str) -> bool:
+    """Return whether `text` may name a session."""
+    return _SESSION_ID.fullmatch(text) is not None
+
+
+def is_user_id(value: Any) -> bool:
+    """Return whether a value that a client gives may name a user."""
+    return isinstance(value, str) and 0 < len(value) <= _USER_ID_LENGTH
 
 
 async def read_bytes(request: Request, limit: int) -> bytes:

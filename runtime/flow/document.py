@@ -15,7 +15,7 @@ from runtime.flow.control import (
     TemplatePart,
     VariablePart,
 )
-from runtime.flow.model import MAX_ROUNDS, ValueType
+from runtime.flow.model import MAX_ROUNDS, Override, ValueType
 from runtime.flow.parts import CommonPart, Part, Text, empty_if_none
 
 NODE_TAG = "code"
@@ -31,6 +31,7 @@ class InputPart(Part):
     enum: list[Any] | None = Field(None, description="The values that a form offers.")
     is_chat_input: bool = Field(False, description="This input is the user's message of a conversation.")
     is_chat_history: bool | None = Field(None, description="This input gets the past turns of the conversation.")
+    is_chat_images: bool = Field(False, description="This input, a list, gets the images of the user's message.")
 
 
 class OutputPart(Part):
@@ -68,6 +69,9 @@ class NodePart(CommonPart):
     connection: Text = Field("", description="llm: the name of a connection.")
     provider: Text = ""
     api: Literal["chat", "completion"] = Field("chat", description="llm: which API of the model is called.")
+    overrides: list[Override] = Field(
+        default_factory=list, description="llm: parameters of the model that a request may set."
+    )
     module: Text = ""
     aggregation: bool = False
     use_variants: bool = False

@@ -46,7 +46,7 @@ def load_flow(
     for index, text in missing_includes(folder, document.additional_includes or ()):
         source.add(("additional_includes", index), f"there is no file or folder {text!r}, seen from the flow's folder")
     reader = _Reader(source, document, assembled or folder)
-    chat_input, chat_history, chat_output = reader.chat_roles()
+    chat_input, chat_history, chat_images, chat_output = reader.chat_roles()
     flow = Flow(
         folder=(assembled or folder).resolve(),
         inputs=reader.inputs(),
@@ -58,6 +58,7 @@ def load_flow(
         description=document.description,
         chat_input=chat_input,
         chat_history=chat_history,
+        chat_images=chat_images,
         chat_output=chat_output,
         history=HistoryRules(document.history.rounds, document.history.tokens),
         environment=variables_of(document.environment_variables, connections, environ, source),
@@ -118,18 +119,22 @@ class _Reader:
     def nodes(self) -> dict[str, Node]:
         return {node.name: node for node in self._node_reader.nodes(("nodes",), self._document.nodes)}
 
-    def chat_roles(self) -> tuple[str | None, str | None, str | None]:
-        """Return the names of the chat input, the chat history and the chat output."""
+    def chat_roles(self) -> tuple[str | None, str | None, str | None, str | None]:
+        """Return the names of the chat input, the chat history, the images' input and the chat output."""
         inputs, outputs = self._document.inputs, self._document.outputs
         chat_input = self._only("inputs", [name for name, part in inputs.items() if part.is_chat_input])
         chat_history = self._only("inputs", [name for name, part in inputs.items() if _is_history(name, part)])
+        chat_images = self._only("inputs", [name for name, part in inputs.items() if part.is_chat_images])
+        if chat_images is not None and inputs[chat_images].type != "list":
+            text = "an input with is_chat_images: true is of type list; one of type image needs no such key"
+            self._source.add(("inputs", chat_images, "type"), text)
         chat_output = self._only("outputs", [name for name, part in outputs.items() if part.is_chat_output])
         if chat_input is not None and chat_output is None and len(outputs) == 1:
             chat_output = next(iter(outputs))
         if chat_input is not None and chat_output is None:
             text = f"the flow has the chat input {chat_input!r}, but no output says is_chat_output: true"
             self._source.add(("outputs",), text)
-        return chat_input, chat_history, chat_output
+        return chat_input, chat_history, chat_images, chat_output
 
     def _only(self, section: str, names: list[str]) -> str | None:
         if len(names) > 1:

@@ -40,6 +40,7 @@ class _ModelSpec:
     type: str = "llm"
     source: str = "code"
     tool: str = ""
+    overrides: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

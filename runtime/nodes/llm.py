@@ -16,6 +16,7 @@ from runtime.nodes.prompt import read_template
 from runtime.nodes.templates import unmarked
 from runtime.telemetry.tracing import fail, outgoing_headers, record
 
+_LIMITS = {"max_tokens", "max_completion_tokens"}
 _PROVIDERS = {"azure_open_ai": "azure.ai.openai", "serverless": "azure.ai.inference"}
 
 
@@ -39,6 +40,7 @@ class LLMNode:
         if taken := sorted(self.variables & self._rules.reserved):
             text = f"{spec.path} uses {', '.join(taken)} as a variable, which is the name of a parameter; rename it"
             raise SpecProblem("source.path", text)
+        self._check_overrides(spec)
         try:
             self._rules.parameters(spec.literals, self.variables)
         except NodeError as error:
@@ -53,6 +55,13 @@ class LLMNode:
             raise SpecProblem(
                 f"inputs.{self._rules.model_names[0]}", "neither the node nor its connection names a model"
             )
+
+    def _check_overrides(self, spec: NodeSpec) -> None:
+        for name in spec.overrides:
+            if not self._rules.takes(name, self.variables):
+                raise SpecProblem("overrides", f"{name} is no parameter of this node's call")
+        if spec.overrides and {*spec.inputs, *spec.overrides} >= _LIMITS:
+            raise SpecProblem("overrides", f"a call has one of {' and '.join(sorted(_LIMITS))}, not both")
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:
         """Return the answer as a stream; it is one chunk when nobody reads it as it comes.

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,6 +70,7 @@ class NodeRunner:
         run_id: str,
         *,
         streaming: bool,
+        overrides: Mapping[str, Any],
         max_output: int,
         limit: int,
     ) -> None:
@@ -80,6 +81,7 @@ class NodeRunner:
         self._variables = variables
         self._run_id = run_id
         self._streaming = streaming
+        self._overrides = overrides
         self._max_output = max_output
         self._slots = asyncio.Semaphore(limit)
         self._taps = {name: Tap() for name in package.wiring.tapped}
@@ -192,6 +194,7 @@ class NodeRunner:
                 inputs[name] = scope.resolve(value)
             except LookupError as error:
                 raise NodeError(f"inputs.{name}: {error.args[0]}", code="invalid_reference") from None
+        inputs.update({name: self._overrides[name] for name in node.overrides if name in self._overrides})
         return inputs
 
     def _context(self, call: _Call) -> Context:

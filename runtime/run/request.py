@@ -16,9 +16,10 @@ from runtime.run.files import Files
 class RunRequest:
     """One call of the flow, the same for every protocol.
 
-    `assigned` says that the caller named no session and `session_id` was made up; `keep_assigned` whether a turn is
+    `assigned` says that `session_id` is no session to go on with, made up as a rule; `keep_assigned` whether a turn is
     stored even then. `headers` carry the caller's trace context. `streaming`: the caller reads outputs as they come.
     `history_rounds` is how many past turns the caller wants in place of what the flow says.
+    `overrides` are parameters for the models, of which each node takes those that it leaves to the request.
     """
 
     inputs: Mapping[str, Any]
@@ -31,6 +32,7 @@ class RunRequest:
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     history_rounds: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 def flow_inputs(flow: Flow, given: Mapping[str, Any], *, private_urls: bool = False) -> dict[str, Any]:

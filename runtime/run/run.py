@@ -84,6 +84,7 @@ class Run:
             self._variables,
             self.id,
             streaming=request.streaming,
+            overrides=request.overrides,
             max_output=limits.max_output,
             limit=limits.nodes_at_once,
         )

@@ -12,24 +12,30 @@ from starlette.requests import ClientDisconnect, Request
 
 from runtime.api.middleware import SESSION_ID
 from runtime.errors import BodyTooLarge, InvalidRequest
-from runtime.run.request import RunRequest
+from runtime.run.request import MAX_ROUNDS, RunRequest
 
 USER_ID = "Chat-User-Id"
+HISTORY_ROUNDS = "Chat-History-Rounds"
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_:-]{32,255}")
 _USER_ID_LENGTH = 255
+_ROUNDS_DIGITS = 9  # what Python reads quickly, and more than anybody needs
 Body = TypeVar("Body", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a request's headers say: the session (`assigned` when it named none), the user, and its trace."""
+    """What a request's headers say: the session (`assigned` when it named none), the user, and its trace.
+
+    `history_rounds` is how many past turns it wants, None where the flow says so.
+    """
 
     session_id: str
     assigned: bool
     user_id: str | None
     request_id: str
     headers: Mapping[str, str]
+    history_rounds: int | None = None
 
     def request(
         self,
@@ -51,6 +57,7 @@ class Caller:
             instructions=instructions,
             request_id=self.request_id,
             headers=self.headers,
+            history_rounds=self.history_rounds,
             overrides=overrides or {},
         )
 
@@ -68,7 +75,8 @@ def read_caller(request: Request) -> Caller:
     session_id = given or str(uuid.uuid4())
     request.state.session_id = session_id
     trace_context = {name: request.headers[name] for name in ("traceparent", "tracestate") if name in request.headers}
-    return Caller(session_id, given is None, user_id, request.state.request_id, trace_context)
+    rounds = _history_rounds(request)
+    return Caller(session_id, given is None, user_id, request.state.request_id, trace_context, rounds)
 
 
 def read_user_id(request: Request) -> str | None:
@@ -83,6 +91,16 @@ def read_user_id(request: Request) -> str | None:
             message = f"{USER_ID} may have at most {_USER_ID_LENGTH} characters"
             raise InvalidRequest(message, param=USER_ID, code="invalid_user_id")
     return user_id
+
+
+def _history_rounds(request: Request) -> int | None:
+    given = request.headers.get(HISTORY_ROUNDS)
+    if given is None:
+        return None
+    if not (given.isdecimal() and len(given) <= _ROUNDS_DIGITS and int(given) <= MAX_ROUNDS):
+        message = f"{HISTORY_ROUNDS} must be a number from 0 to {MAX_ROUNDS}"
+        raise InvalidRequest(message, param=HISTORY_ROUNDS, code="invalid_history_rounds")
+    return int(given)
 
 
 def is_session_id(text: str) -> bool:

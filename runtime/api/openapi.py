@@ -89,7 +89,7 @@ def openapi_document(service: FlowService) -> dict[str, Any]:
             "<description>": flow.description,
             "<inputs>": example_of(inputs, service),
             "<score>": example_of(score, service),
-            "<question>": "Hello",
+            "<chat>": _chat_example(example_of(inputs, service), flow.chat_input),
             "<inputs schema>": inputs,
             "<outputs schema>": outputs_schema(service, for_evaluation=True),
             "<variables schema>": {"type": "object", "properties": variables},
@@ -99,6 +99,12 @@ def openapi_document(service: FlowService) -> dict[str, Any]:
     absent += [] if service.history is not None else ["/chat/"]
     document["paths"] = {path: item for path, item in document["paths"].items() if not path.startswith(tuple(absent))}
     return document
+
+
+def _chat_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
+    question = inputs.pop(chat_input or "", "Hello")
+    body = {"model": "default", "messages": [{"role": "user", "content": question}]}
+    return body | ({"inputs": inputs} if inputs else {})
 
 
 def _filled(node: Any, values: Mapping[str, Any]) -> Any:

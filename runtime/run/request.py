@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.errors import InvalidRequest
-from runtime.flow.model import FILE_TYPES, Flow
+from runtime.flow.model import FILE_TYPES, MAX_ROUNDS, Flow
 from runtime.flow.values import coerce
 from runtime.nodes.images import ImageRules
 from runtime.run.files import Files
+
+__all__ = ["MAX_ROUNDS", "RunRequest", "flow_inputs", "with_files"]
 
 
 @dataclass(frozen=True, slots=True)

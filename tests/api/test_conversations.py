@@ -130,6 +130,27 @@ async def test_only_the_last_rounds_go_into_the_prompt(tmp_path: Path, model_ser
     assert sent_for(model_server, last) == [one, f"You said: {one}", two, f"You said: {two}", last]
 
 
+async def test_a_request_says_how_many_rounds_it_wants(tmp_path: Path, model_server: ModelServer) -> None:
+    questions = [new(str(number)) for number in range(3)]
+    none, all_of_them = new("none"), new("all")
+    flow = write_chat_flow(tmp_path / "flow", model_server.url, more="history: {rounds: 1}")
+    async with client_of(flow, data=tmp_path) as client:
+        for question in questions:
+            await client.post("/", json={"question": question}, headers=session(SESSION))
+        for question, rounds in ((none, "0"), (all_of_them, "1000")):
+            headers = session(SESSION) | {"Chat-History-Rounds": rounds}
+            body = {"messages": [{"role": "user", "content": question}]}
+            await client.post(CHAT, json=body, headers=headers)
+        wrong = [
+            await client.post("/", json={"question": "x"}, headers={"Chat-History-Rounds": rounds})
+            for rounds in ("-1", "1001", "many", "", "9" * 5000)
+        ]
+    assert sent_for(model_server, questions[2]) == [questions[1], f"You said: {questions[1]}", questions[2]]
+    assert sent_for(model_server, none) == [none]
+    assert len(sent_for(model_server, all_of_them)) == 9
+    assert {(r.status_code, r.json()["error"]["param"]) for r in wrong} == {(400, "Chat-History-Rounds")}
+
+
 async def test_the_newest_turns_that_fit_go_into_the_prompt(tmp_path: Path, model_server: ModelServer) -> None:
     one, two, three = (f"{name}-{uuid.uuid4()}" for name in ("one", "two", "three"))
     # A turn is {"question":"..."}{"answer":"You said: ..."}: 84 to 92 bytes and twice the name.

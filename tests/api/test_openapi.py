@@ -18,7 +18,7 @@ inputs:
   days: {type: int, default: 3}
   key: {type: secret, default: hunter2}
   chat_history: {type: list, is_chat_history: true}
-  tags: {type: list, default: []}
+  picture: {type: image}
 outputs:
   answer: {type: string, reference: "${reply.output}", is_chat_output: true}
   facts: {type: object, reference: {days: "${inputs.days}"}}
@@ -92,7 +92,7 @@ async def test_the_flows_own_inputs_and_outputs_are_schemas(tmp_path: Path) -> N
     document = await document_of(tmp_path, data=tmp_path)
     schemas = document["components"]["schemas"]
     assert document["info"]["title"] == "Weather <b>bot</b>"
-    assert schemas["Inputs"]["required"] == ["city"]
+    assert schemas["Inputs"]["required"] == ["city", "picture"]
     assert schemas["Inputs"]["properties"]["city"] == {"type": "string", "description": "Where?"}
     assert schemas["Inputs"]["properties"]["days"] == {"type": "integer", "default": 3}
     assert list(schemas["Outputs"]["properties"]) == ["answer", "facts"]

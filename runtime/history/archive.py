@@ -14,7 +14,7 @@ from runtime.errors import NotFound
 from runtime.history.database import Database, as_stored
 from runtime.history.deletion import delete_sessions
 from runtime.history.reach import Reach
-from runtime.history.store import Store, fitting
+from runtime.history.store import fitting, write_variables
 
 _STEP = 100
 _PAGE_BYTES = 8 * 1024 * 1024
@@ -67,7 +67,6 @@ class Archive:
     def __init__(self, database: Database, reach: Reach) -> None:
         self._database = database
         self._schema = database.schema
-        self._store = Store(database)
         self._reach = reach
 
     async def sessions(self, owner: str | None, after: tuple[datetime, str] | None, limit: int) -> list[Session]:
@@ -138,7 +137,7 @@ class Archive:
         async def write(connection: AsyncConnection) -> bool:
             if not (await connection.execute(touch)).rowcount:
                 return False
-            await self._store.write_variables(connection, session_id, values)
+            await write_variables(self._schema, connection, session_id, values)
             return True
 
         with self._reach.needed():

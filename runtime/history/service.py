@@ -9,11 +9,12 @@ from datetime import timedelta
 from typing import Any
 
 from runtime.errors import FlowpodError, NotFound
+from runtime.history.append import Append, Turn
 from runtime.history.archive import Archive
 from runtime.history.database import Database
 from runtime.history.reach import FAILURES, Reach, reason_of
 from runtime.history.retention import Retention
-from runtime.history.store import Store, Turn
+from runtime.history.store import Store
 from runtime.history.writer import Nobody, Observer, Writer
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class HistoryService:
         self.archive = Archive(database, self.reach)
         self._database = database
         self._store = Store(database)
-        self._writer = Writer(self._store, self.reach, observer or Nobody(), write_timeout_s)
+        self._writer = Writer(Append(database), self.reach, observer or Nobody(), write_timeout_s)
         self._retention = Retention(database, timedelta(days=single_turn_days), timedelta(days=days) if days else None)
         self._upkeep: tuple[asyncio.Task[None], ...] = ()
         self._look_soon = asyncio.Event()

@@ -3,17 +3,21 @@
 import asyncio
 import logging
 import time
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from runtime.history.append import Append, Turn
 from runtime.history.reach import FAILURES, Reach, reason_of
-from runtime.history.store import NotStored, Store, Turn
 
 logger = logging.getLogger(__name__)
 
 _FIRST_RETRY_S = 0.2
 _LAST_RETRY_S = 5.0
 _GIVE_UP_AFTER_S = 120.0
+_LONGEST_WAIT_S = 30.0  # even while the database is away, so that turns that have waited too long are let go
 _MAX_WAITING = 10_000
+_MOST_AT_ONCE = 64
 
 
 class Observer(Protocol):
@@ -42,82 +46,137 @@ class Nobody:
         """Pass over it."""
 
 
-class Writer:
-    """Writes turns in tasks of its own. `timeout_s` is how long a run waits for its turn to be stored."""
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A turn that is to be stored; `stored` says at last whether it was."""
 
-    def __init__(self, store: Store, reach: Reach, observer: Observer, timeout_s: float) -> None:
-        self._store = store
+    turn: Turn
+    stored: asyncio.Future[bool]
+    since: float = field(default_factory=time.monotonic)
+
+
+class Writer:
+    """Stores turns in a task of its own, all that wait in one transaction; a run waits `timeout_s` for its own."""
+
+    def __init__(self, append: Append, reach: Reach, observer: Observer, timeout_s: float) -> None:
+        self._append = append
         self._reach = reach
         self._observer = observer
         self._timeout_s = timeout_s
-        self._writes: set[asyncio.Task[bool]] = set()
+        self._waiting: deque[_Waiting] = deque()
+        self._arrived = asyncio.Event()
         self._closing = asyncio.Event()
+        self._most = _MOST_AT_ONCE
+        self._writing: asyncio.Task[None] | None = None
 
     async def write(self, turn: Turn) -> bool:
         """Store a turn. Returns whether it was stored in time; if not, the write goes on in the background."""
-        if len(self._writes) >= _MAX_WAITING:
-            self._give_up(turn, f"{_MAX_WAITING} others wait for the database")
+        waiting = _Waiting(turn, asyncio.get_running_loop().create_future())
+        if len(self._waiting) >= _MAX_WAITING:
+            self._give_up(waiting, f"{_MAX_WAITING} others wait for the database")
             return False
-        task = asyncio.create_task(self._write(turn))
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
-        if (await asyncio.wait({task}, timeout=self._timeout_s))[0]:
-            return task.result()
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._keep_writing())
+        self._waiting.append(waiting)
+        self._arrived.set()
+        if (await asyncio.wait({waiting.stored}, timeout=self._timeout_s))[0]:
+            return waiting.stored.result()
         self._observer.deferred()
         return False
 
     async def close(self) -> None:
         """Try what still waits once more, for as long as a run would, and give up the rest."""
         self._closing.set()
-        if self._writes:
-            _, late = await asyncio.wait(self._writes, timeout=self._timeout_s)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        self._arrived.set()
+        if self._writing is not None:
+            await asyncio.wait({self._writing}, timeout=self._timeout_s)
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
+        for waiting in self._waiting:
+            self._give_up(waiting, "the service ended before it could be stored")
 
-    async def _write(self, turn: Turn) -> bool:
-        begun, pause, reason = time.monotonic(), _FIRST_RETRY_S, ""
+    async def _keep_writing(self) -> None:
+        pause = _FIRST_RETRY_S
+        while self._waiting or not self._closing.is_set():
+            if not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            pause = _FIRST_RETRY_S if await self._write_some() else await self._paused(pause)
+
+    async def _write_some(self) -> bool:
+        """Store some of the turns that wait; return whether the database took them."""
+        batch = self._batch()
         try:
-            while time.monotonic() - begun < _GIVE_UP_AFTER_S:
-                try:
-                    await self._store.add_turn(turn)
-                except FAILURES as error:
-                    self._reach.failed(error)
-                    reason = reason_of(error)
-                else:
-                    self._reach.found()
-                    self._observer.written(time.monotonic() - begun)
-                    return True
-                logger.warning("run %s: its turn is not stored yet, trying again: %s", turn.run_id, reason)
-                await self._wait(pause)
-                pause = min(pause * 2, _LAST_RETRY_S)
-        except NotStored as error:
-            reason = error.message
-        except asyncio.CancelledError:
-            self._give_up(turn, f"the service ended before it could be stored: {reason}")
+            refused = await self._append.add([waiting.turn for waiting in batch])
+        except FAILURES as error:
+            self._reach.failed(error)
+            self._put_back(batch, reason_of(error))
+            return False
+        except BaseException:
+            self._waiting.extendleft(reversed(batch))
             raise
-        except Exception:
-            logger.exception("run %s: a bug in Flowpod", turn.run_id)
-        self._give_up(turn, reason)
-        return False
+        self._most = min(self._most * 2, _MOST_AT_ONCE)
+        self._reach.found()
+        for waiting in batch:
+            if reason := refused.get(waiting.turn.run_id):
+                self._give_up(waiting, reason)
+            else:
+                self._observer.written(time.monotonic() - waiting.since)
+                waiting.stored.set_result(True)
+        return True
 
-    async def _wait(self, pause_s: float) -> None:
-        """Wait until another try may succeed: for a while, and for a database that is lost until it is found."""
+    def _batch(self) -> list[_Waiting]:
+        """Take the turns that have waited longest, of each session one."""
+        batch: dict[str, _Waiting] = {}
+        others: list[_Waiting] = []
+        while self._waiting and len(batch) < self._most:
+            waiting = self._waiting.popleft()
+            if waiting.turn.session_id in batch:
+                others.append(waiting)
+            else:
+                batch[waiting.turn.session_id] = waiting
+        self._waiting.extendleft(reversed(others))
+        return list(batch.values())
+
+    def _put_back(self, batch: list[_Waiting], reason: str) -> None:
+        """Let turns wait that were not stored, and give up those that have waited too long.
+
+        Fewer are tried together from now on, and one that fails alone goes to the end: if it is the turn that the
+        database does not take, and not the database that is away, it holds up no other.
+        """
+        now, left = time.monotonic(), []
+        for waiting in batch:
+            if now - waiting.since > _GIVE_UP_AFTER_S:
+                self._give_up(waiting, reason)
+            else:
+                left.append(waiting)
+                logger.warning("run %s: its turn is not stored yet, trying again: %s", waiting.turn.run_id, reason)
+        self._most = max(1, len(batch) // 2)
+        if len(batch) == 1:
+            self._waiting.extend(left)
+        else:
+            self._waiting.extendleft(reversed(left))
+
+    async def _paused(self, pause_s: float) -> float:
+        """Wait until another try may succeed; return how long to wait after the next one that fails."""
         if self._closing.is_set():
             await asyncio.sleep(_FIRST_RETRY_S)
-            return
+            return _FIRST_RETRY_S
         tasks = {asyncio.create_task(self._found_again(pause_s)), asyncio.create_task(self._closing.wait())}
         try:
-            await asyncio.wait(tasks, timeout=_GIVE_UP_AFTER_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, timeout=_LONGEST_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        return min(pause_s * 2, _LAST_RETRY_S)
 
     async def _found_again(self, pause_s: float) -> bool:
         await asyncio.sleep(pause_s)
         return await self._reach.answers.wait()
 
-    def _give_up(self, turn: Turn, reason: str) -> None:
-        logger.error("run %s: its turn is lost, the chat history: %s", turn.run_id, reason)
+    def _give_up(self, waiting: _Waiting, reason: str) -> None:
+        logger.error("run %s: its turn is lost, the chat history: %s", waiting.turn.run_id, reason)
         self._observer.lost()
+        waiting.stored.set_result(False)

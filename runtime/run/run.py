@@ -11,8 +11,8 @@ from opentelemetry.trace import Span
 
 from runtime.errors import ErrorInfo, FlowpodError, InvalidRequest, NodeError, RunError
 from runtime.flow.references import Scope
+from runtime.history.append import Turn
 from runtime.history.service import HistoryService
-from runtime.history.store import Turn
 from runtime.jsonable import as_text
 from runtime.nodes.image_loading import with_fetched_images
 from runtime.run.events import EventChannel, RunStarted, RunStatus, RunTerminated

@@ -15,8 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from runtime.history.archive import Archive
 from runtime.history.database import Database
 from runtime.history.reach import Reach
-from runtime.history.store import Store
-from tests.support.history import opened, turn
+from tests.support.history import Sessions, opened, turn
 from tests.support.mariadb import running_mariadb
 
 ROWS, LONG, ROUNDS, TIMES = 1_000_000, 10_000, 20, 200
@@ -80,7 +79,7 @@ async def bench(name: str, url: str) -> None:
         await report(database, store)
 
 
-async def report(database: Database, store: Store) -> None:
+async def report(database: Database, store: Sessions) -> None:
     """Print the cost of what runs and the archive do."""
     archive = Archive(database, Reach())
     works: dict[str, Callable[[int], Awaitable[object]]] = {

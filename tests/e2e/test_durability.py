@@ -12,12 +12,16 @@ from tests.support.conversations import Talkers, missing_turns, write_talking_fl
 from tests.support.serving import serving
 
 
+def logs_in(folder: Path) -> str:
+    return "\n".join(log.read_text()[-9000:] for log in folder.rglob("serve.log"))
+
+
 @pytest.mark.parametrize("database", ["sqlite", pytest.param("mysql", marks=pytest.mark.needs("mariadbd"))])
 async def test_a_database_that_goes_away_for_a_while_loses_nothing(tmp_path: Path, database: str) -> None:
     soak = await (soak_mysql if database == "mysql" else soak_sqlite)(tmp_path, sessions=20, seconds=5)
     assert soak.missing == []
     assert soak.talk.count > 20
-    assert set(soak.talk.problems) <= {"503"}, "\n".join(log.read_text() for log in tmp_path.rglob("serve.log"))[-9000:]
+    assert set(soak.talk.problems) <= {"503"}, logs_in(tmp_path)
     if database == "sqlite":  # readers of a locked file are not held up, so turns end while it is
         assert soak.talk.deferred
 

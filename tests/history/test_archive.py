@@ -15,12 +15,11 @@ from runtime.history.archive import Archive, Session, StoredTurn
 from runtime.history.database import Database, as_stored
 from runtime.history.reach import Reach
 from runtime.history.retention import Retention
-from runtime.history.store import Store
-from tests.support.history import NOW, opened, turn
+from tests.support.history import NOW, Sessions, opened, turn
 
 
 @asynccontextmanager
-async def archive_of(url: str) -> AsyncIterator[tuple[Archive, Store]]:
+async def archive_of(url: str) -> AsyncIterator[tuple[Archive, Sessions]]:
     async with opened(url) as (database, store):
         yield Archive(database, answering()), store
 

@@ -10,8 +10,7 @@ from runtime.history.address import history_address
 from runtime.history.database import Database
 from runtime.history.migrations import MIGRATIONS, m001_initial
 from runtime.history.schema import Schema
-from runtime.history.store import Store
-from tests.support.history import turn
+from tests.support.history import Sessions, turn
 
 
 def m002_note(connection: Connection, schema: Schema) -> None:
@@ -26,7 +25,7 @@ async def test_each_step_is_taken_once(history_url: str) -> None:
         assert await database.migrate([*MIGRATIONS, m002_note]) == ["m002_note"]
         # An instance of the old version starts, and goes on, with the tables of the new one.
         assert await database.migrate() == []
-        await Store(database).add_turn(turn())
+        await Sessions(database).add_turn(turn())
     finally:
         await database.close()
 

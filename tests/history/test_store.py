@@ -6,9 +6,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
+from runtime.history.append import title_of
 from runtime.history.database import as_stored
-from runtime.history.store import NotStored, Past, title_of
-from tests.support.history import NOW, opened, pair, turn
+from runtime.history.store import Past
+from tests.support.history import NOW, NotStored, opened, pair, turn
 
 
 async def test_turns_come_back_oldest_first_and_limited(history_url: str) -> None:

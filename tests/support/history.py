@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runtime.history.address import history_address
+from runtime.history.append import Append, Turn
 from runtime.history.database import Database
-from runtime.history.store import Store, Turn
+from runtime.history.store import Store
 
 NOW = datetime(2026, 11, 22, 10, 0, 0, 123456, tzinfo=UTC)
 
@@ -34,12 +35,28 @@ def pair(run: str) -> dict[str, dict[str, str]]:
     return {"inputs": {"question": f"q {run}"}, "outputs": {"answer": f"a {run}"}}
 
 
+class NotStored(Exception):
+    """A turn that was refused, and why."""
+
+
+class Sessions(Store):
+    """The store, with turns that are added one by one."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._append = Append(database)
+
+    async def add_turn(self, turn: Turn) -> None:
+        for reason in (await self._append.add([turn])).values():
+            raise NotStored(reason)
+
+
 @asynccontextmanager
-async def opened(url: str, service: str = "svc") -> AsyncIterator[tuple[Database, Store]]:
+async def opened(url: str, service: str = "svc") -> AsyncIterator[tuple[Database, Sessions]]:
     """Open a database with its tables, and the store that runs use."""
     database = Database(history_address(url), service)
     await database.migrate()
     try:
-        yield database, Store(database)
+        yield database, Sessions(database)
     finally:
         await database.close()

@@ -39,7 +39,7 @@ RUN /app/flowpod/bin/flowpod pack "/context/${FLOW}" /packed
 FROM build AS packages
 COPY --from=packed /packed/requirements.txt /src/
 RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.crt mkdir -p /app/packages \
-    && /build/bin/pip --python /app/venv/bin/python install --quiet --prefix /app/packages \
+    && /build/bin/pip --python /app/venv/bin/python install --progress-bar off --prefix /app/packages \
         -c /src/constraints.txt -r /src/requirements.txt \
     && /app/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /app/packages
 

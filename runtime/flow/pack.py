@@ -72,7 +72,7 @@ def _lines(flow: Path, name: str, seen: frozenset[str]) -> Iterator[str]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FlowProblems([Problem(name, "", f"the flow's requirements cannot be read: {error}")]) from error
-    for line in re.sub(r"\\\n", " ", text).splitlines():
+    for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines():
         line = re.sub(r"(^|\s)#.*$", "", line).strip()
         if included := _INCLUDE.match(line):
             other = str(Path(name).parent / included[1])
@@ -88,7 +88,6 @@ def _without_includes(text: str) -> str:
     if isinstance(root, yaml.MappingNode):
         for key, value in root.value:
             if key.value == "additional_includes":
-                old = text[value.start_mark.index : value.end_mark.index]
-                lines = old.count("\n")
-                return text[: value.start_mark.index] + "[]" + "\n" * lines + text[value.end_mark.index :]
+                lines = text[key.end_mark.index : value.end_mark.index].count("\n")
+                return f"{text[: key.end_mark.index]}: []" + "\n" * lines + text[value.end_mark.index :]
     return text

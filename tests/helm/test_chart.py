@@ -26,7 +26,7 @@ from tests.support.serving import ROOT
 pytestmark = pytest.mark.needs("helm")
 
 MYSQL = "history.type=mysql,history.mysql.existingSecret=my-mysql"
-CUSTOM = ("HTTPRoute", "ServiceMonitor")  # whose schemas are not Kubernetes' own
+CUSTOM = ("HTTPRoute", "PrometheusRule", "ServiceMonitor")  # whose schemas are not Kubernetes' own
 
 
 def one(text: str, kind: str) -> dict[str, Any]:

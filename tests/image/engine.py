@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -63,6 +64,13 @@ class Engine:
     def loosely(self, image: str, *options: str, command: Sequence[str], entrypoint: str) -> str:
         """Run a command in a new container with the engine's own defaults, and return what it prints."""
         return self.call("run", "--rm", *self._run, "--entrypoint", entrypoint, *options, image, *command)
+
+    def shell(self, script: str, folder: Path) -> None:
+        """Run commands as a document shows them, with docker as this engine."""
+        options = " ".join(shlex.quote(option) for option in self._run)
+        script = script.replace("docker run ", f"docker run {options} ").replace("docker ", f"{self._command} ")
+        done = subprocess.run(["bash", "-ec", script], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def wait_for(self, text: str, container: str) -> None:
         """Wait until a container has logged `text`."""

@@ -4,6 +4,7 @@ import json
 import signal
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -11,18 +12,27 @@ import pytest
 
 from tests.image.conftest import built
 from tests.image.engine import Engine
+from tests.support.documents import blocks
 from tests.support.flows import SESSION, write_chat_flow
 from tests.support.model_server import ModelServer
+from tests.support.serving import ROOT
 
 TOKEN = {"Authorization": "Bearer t0ken"}
 
 
-@pytest.fixture
-def volume(engine: Engine) -> Iterator[str]:
-    """The options for a volume of the test's own."""
+@contextmanager
+def new_volume(engine: Engine) -> Iterator[str]:
+    """The option for a volume that is there until the block ends."""
     name = f"flowpod-test-{uuid.uuid4().hex}"
     yield f"--volume={name}:/langstudio/flow"
     engine.call("volume", "rm", "--force", name)
+
+
+@pytest.fixture
+def volume(engine: Engine) -> Iterator[str]:
+    """The option for a volume of the test's own."""
+    with new_volume(engine) as option:
+        yield option
 
 
 def environment(model_server: ModelServer, **settings: str) -> list[str]:
@@ -80,6 +90,22 @@ def test_sigterm_lets_a_stream_end(engine: Engine, context: Path, volume: str, m
             last = [json.loads(line.removeprefix("data: ")) for line in lines if line][-1]
         assert last["flow_run_info"]["status"] == "Completed"
         assert engine.call("wait", container) == "0\n"
+
+
+def test_a_history_is_backed_up_while_it_is_used_and_restored_as_the_page_says(
+    engine: Engine, image: str, volume: str, tmp_path: Path, model_server: ModelServer
+) -> None:
+    commands = [text for kind, text in blocks(ROOT / "docs" / "operating.md") if kind == "sh" and "backup.db" in text]
+    headers = {**TOKEN, "Chat-Session-Id": SESSION}
+    with engine.serving(image, volume, *environment(model_server)) as (container, url):
+        httpx.post(url, json={"question": "kept"}, headers=headers).raise_for_status()
+        engine.shell(commands[0].replace(" my-flow", f" {container}"), tmp_path)
+    with new_volume(engine) as other:
+        restore = commands[1].replace("-v my-flow-data:/langstudio/flow", other).replace(" my-flow ", f" {image} ")
+        engine.shell(restore, tmp_path)
+        with engine.serving(image, other, *environment(model_server)) as (_, url):
+            turns = httpx.get(f"{url}/chat/sessions/{SESSION}/turns", headers=TOKEN).json()["data"]
+    assert [turn["inputs"]["question"] for turn in turns] == ["kept"]
 
 
 @pytest.mark.parametrize("user", [None, "4242", "1000660000:0"])

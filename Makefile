@@ -56,12 +56,22 @@ bench-history: $(VENV)/.dev ## measure the chat history among a million rows (ne
 soak: $(VENV)/.dev ## hold 100 conversations for a minute on each database while it goes away (needs mariadbd)
 	$(BIN)/python -m tests.bench.soak
 
+.PHONY: sizing
+sizing: $(VENV)/.dev ## measure what an instance needs, and its image (after make test-image)
+	$(BIN)/python -m tests.bench.sizing
+	$(BIN)/python -m tests.bench.image
+
+.PHONY: rollout
+rollout: $(VENV)/.dev ## replace three instances behind nginx, three times, under load (needs mariadbd and nginx)
+	$(BIN)/python -m tests.bench.rolling
+
 .PHONY: test-deps
-test-deps: $(BIN)/helm ## install the external programs that tests use (Debian, as root)
+test-deps: ## install the external programs that tests use (Debian, as root)
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
 	    chromium curl debootstrap mariadb-server nginx podman runc
 	command -v npm || DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nodejs npm
+	$(MAKE) $(BIN)/helm
 
 PYTHON_CLIENTS := openai_python langchain llama_index
 NODE_CLIENTS := tests/clients/node

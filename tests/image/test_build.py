@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ def files(archive: Path) -> Iterator[tuple[str, bytes]]:
 def test_no_layer_holds_a_secret_a_cache_or_a_tool(engine: Engine, image: str, tmp_path: Path) -> None:
     engine.call("save", "--output", str(tmp_path / "image.tar"), image)
     own = [path.read_bytes() for path in engine.secrets]
+    own += [address for text in own for address in re.findall(rb"(?m)^[\w-]+ = (\S+://\S+)$", text)]
     names = []
     for name, content in files(tmp_path / "image.tar"):
         names.append(name)

@@ -29,7 +29,7 @@ RUN /build/bin/pip wheel --quiet --no-deps --no-build-isolation --no-index -w /s
     && /build/bin/pip --python /app/venv/bin/python install --quiet --no-deps --no-index --target /app/flowpod /src/wheels/*.whl \
     && /app/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /app/flowpod
 
-# The flow with the files it includes, and the list of packages it asks for.
+# The flow with the files it includes, the connections beside it, and the list of packages it asks for.
 FROM flowpod AS packed
 ARG FLOW=flow
 COPY . /context
@@ -62,13 +62,14 @@ COPY --from=packages /app/packages /app/packages
 ENV PATH=/app/flowpod/bin:/app/venv/bin:/app/packages/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     FLOWPOD_DATA_DIR=/langstudio/flow HOME=/langstudio/flow TMPDIR=/langstudio/flow
-COPY --from=packed /packed/flow /app/flow
 USER 10001:0
 WORKDIR /app
-RUN flowpod check /app/flow
 VOLUME /langstudio/flow
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["python", "-c", \
     "import http.client as http; c = http.HTTPConnection('127.0.0.1', 8080, timeout=2); c.request('GET', '/healthz'); exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["flowpod"]
 CMD ["serve", "/app/flow", "--host", "0.0.0.0", "--port", "8080"]
+# Last, so that an edited flow changes no more than this. A broken one does not become an image.
+COPY --from=packed /packed/ /app/
+RUN flowpod check /app/flow

@@ -41,7 +41,7 @@ def image(engine: Engine, context: Path) -> str:
 
 def built(engine: Engine, context: Path, flow: str) -> str:
     """Build an image of a flow under `flows`, and return its name."""
-    tag = f"localhost/flowpod-test:{flow}"
+    tag = f"localhost/flowpod-test:{flow.replace('/', '-')}"
     done = engine.build(context, tag, FLOW=f"flows/{flow}")
     assert done.returncode == 0, done.stdout
     return tag

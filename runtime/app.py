@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from asyncio import create_task
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,15 +14,18 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from runtime.api.access import AccessLog
 from runtime.api.complete import Complete
 from runtime.api.errors import on_bug, on_flowpod_error, on_http_exception
 from runtime.api.health import Readyz, healthz
+from runtime.api.metrics import MetricsPage
 from runtime.api.middleware import RequestHeaders, TokenAuth
 from runtime.api.openai import ChatCompletions, Models
 from runtime.api.promptflow import Feedback, Score, Swagger, health, version
 from runtime.api.settings import ApiSettings
 from runtime.api.simple import Simple
 from runtime.api.sse import let_runs_end_streams
+from runtime.api.traces import Traces
 from runtime.errors import FlowpodError
 from runtime.history.service import HistoryService
 from runtime.history.store import Store, history_address
@@ -30,6 +34,8 @@ from runtime.run.package import Package
 from runtime.run.run import Limits
 from runtime.run.service import FlowService
 from runtime.settings import Settings
+from runtime.telemetry.event_loop import watch_event_loop
+from runtime.telemetry.setup import Telemetry
 from runtime.telemetry.tracing import Tracing
 
 HISTORY_FILE = "chat_history.db"
@@ -78,6 +84,7 @@ def create_service(
             write_timeout_s=settings.history_write_timeout_s,
             single_turn_days=settings.single_turn_days,
         )
+    tracing.metrics.observe_abandoned_threads(lambda: package.resources.threads.abandoned)
     limits = Limits(settings.max_runs, settings.run_timeout_s, settings.history_rounds, settings.max_output_chars)
     # A flow's nodes import this name themselves: it is there once the process has installed `compat`, and not before.
     from langstudio.types import File
@@ -86,15 +93,22 @@ def create_service(
     return FlowService(name, package, conversations, tracing, limits, files)
 
 
-def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) -> ASGIApp:
-    """Return the application that serves `service` to callers with one of `tokens`, or to all when there are none."""
+def create_app(
+    service: FlowService, settings: Settings, tokens: Sequence[str], telemetry: Telemetry | None = None
+) -> ASGIApp:
+    """Return the application that serves `service` to callers with one of `tokens`, or to all when there are none.
+
+    With `telemetry` it shows its metrics, and the traces that are kept here.
+    """
     let_runs_end_streams()
     api = ApiSettings(settings.max_body_bytes, settings.heartbeat_s)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
         await service.open()
+        watch = create_task(watch_event_loop(service.metrics))
         yield
+        watch.cancel()
         # A server that drains has finished already; under any other one, runs end here.
         await service.finish(grace_s=0)
         await service.close()
@@ -112,6 +126,7 @@ def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) 
             Route("/version", version, methods=["GET"]),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", Readyz(service).answer, methods=["GET"]),
+            *_telemetry_routes(telemetry),
         ],
         middleware=[Middleware(TokenAuth, tokens=tokens)],
         exception_handlers={
@@ -122,4 +137,15 @@ def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) 
         lifespan=lifespan,
     )
     # Outside of Starlette, whose own outermost layer answers bugs: those answers have a request id too.
-    return RequestHeaders(app, service)
+    return RequestHeaders(AccessLog(app, service.metrics), service)
+
+
+def _telemetry_routes(telemetry: Telemetry | None) -> list[Route]:
+    if telemetry is None:
+        return []
+    traces = Traces(telemetry.recorder)
+    return [
+        Route("/traces", traces.listing, methods=["GET"]),
+        Route("/traces/{id}", traces.one, methods=["GET"]),
+        Route("/metrics", MetricsPage(telemetry.snapshots).answer, methods=["GET"]),
+    ]

@@ -63,6 +63,7 @@ class Complete:
                 streaming=streaming,
                 request_id=caller.request_id,
                 headers=caller.headers,
+                protocol="complete",
             )
         )
         encoder = Encoder(body.response_config or ResponseConfig())

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.api.errors import error_response
 from runtime.errors import Unauthorized
-from runtime.logs import REQUEST_ID
+from runtime.logs import REQUEST_ID, RUN_ID, TRACE_ID
 from runtime.run.service import FlowService
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -39,6 +39,8 @@ class RequestHeaders:
         own, client = (_valid(given.get(name, "")) for name in (REQUEST_ID_HEADER, CLIENT_REQUEST_ID))
         state["request_id"] = own or client or str(uuid.uuid4())
         REQUEST_ID.set(state["request_id"])
+        RUN_ID.set("")  # known once the request has started its run
+        TRACE_ID.set("")
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -68,7 +70,7 @@ class TokenAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection as ASGI has it."""
-        if scope["type"] != "http" or not self._tokens or _path(scope) in OPEN_PATHS or self._allows(scope):
+        if scope["type"] != "http" or not self._tokens or path_of(scope) in OPEN_PATHS or self._allows(scope):
             await self._app(scope, receive, send)
             return
         given = "Authorization" in Headers(scope=scope)
@@ -83,6 +85,6 @@ class TokenAuth:
         return sum(hmac.compare_digest(given, token) for token in self._tokens) > 0
 
 
-def _path(scope: Scope) -> str:
+def path_of(scope: Scope) -> str:
     """Return the path without the prefix under which a proxy serves us, which the server puts in front of it."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))

@@ -107,6 +107,7 @@ class ChatCompletions:
             instructions=conversation.instructions,
             request_id=caller.request_id,
             headers=caller.headers,
+            protocol="openai",
         )
 
 

@@ -103,6 +103,7 @@ class Score:
                 streaming=form == "stream",
                 request_id=caller.request_id,
                 headers=caller.headers,
+                protocol="score",
             )
         )
         if form == "stream":

@@ -35,6 +35,7 @@ class Simple:
                 streaming=streaming,
                 request_id=caller.request_id,
                 headers=caller.headers,
+                protocol="simple",
             )
         )
         if streaming:

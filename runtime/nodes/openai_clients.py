@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx2
-from openai import AsyncAzureOpenAI, AsyncOpenAI
+from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from runtime.nodes.base import Connection, SpecProblem
+from runtime.telemetry.model_call import CALL
 
 _CONNECT_TIMEOUT_S = 10
 _DEFAULT_BASE_URL = "https://api.openai.com/v1"
@@ -15,10 +16,11 @@ _NO_KEY = "none"  # the client insists on a key, servers that need none ignore i
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client, and how messages name it."""
+    """A client, how messages name it, and the host (and port) that it calls."""
 
     api: AsyncOpenAI
     where: str
+    address: str
 
 
 def client_of(connection: Connection) -> Client:
@@ -37,6 +39,7 @@ def client_of(connection: Connection) -> Client:
         raise SpecProblem("connection", text)
     timeout = httpx2.Timeout(float(fields["timeout_s"]), connect=_CONNECT_TIMEOUT_S)
     api_key, retries = str(fields["api_key"]) or _NO_KEY, int(fields["max_retries"])
+    http = DefaultAsyncHttpxClient(event_hooks={"request": [_note_retry]})
     api: AsyncOpenAI
     if connection.type == "azure_open_ai":
         api = AsyncAzureOpenAI(
@@ -45,6 +48,7 @@ def client_of(connection: Connection) -> Client:
             api_version=str(fields["api_version"]),
             timeout=timeout,
             max_retries=retries,
+            http_client=http,
         )
     else:
         if connection.type == "serverless" and not address.endswith("/v1"):
@@ -55,8 +59,17 @@ def client_of(connection: Connection) -> Client:
             organization=str(fields.get("organization", "")) or None,
             timeout=timeout,
             max_retries=retries,
+            http_client=http,
         )
-    return Client(api, f"connection {connection.name!r} ({_without_secrets(address)})")
+    host = urlsplit(address).netloc.rpartition("@")[2]
+    return Client(api, f"connection {connection.name!r} ({_without_secrets(address)})", host)
+
+
+async def _note_retry(request: httpx2.Request) -> None:
+    """Tell the call's span when the client sends a request again by itself, which it counts in this header."""
+    attempt, call = request.headers.get("x-stainless-retry-count", "0"), CALL.get()
+    if attempt != "0" and call is not None:
+        call.repeated(int(attempt))
 
 
 def _is_address(url: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from runtime.errors import FlowProblems, Problem
 from runtime.flow.check import all_nodes
+from runtime.flow.connections import secret_values
 from runtime.flow.imports import late_imports
 from runtime.flow.load import load_flow
 from runtime.flow.model import Flow, Node, Reference
@@ -90,6 +91,8 @@ def build_package(
         flow, source, others = load_flow(path, environ, connections, assembled)
     except FlowProblems as error:
         return None, list(error.problems)
+    for connection in flow.connections.values():
+        tracing.content.secrets.add(secret_values(connection))
     set_variables(flow.environment)
     flow = _with_default_images(flow, source)
     models = Models(flow.connections)

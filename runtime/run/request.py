@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from runtime.errors import InvalidRequest
 from runtime.flow.model import FILE_TYPES, Flow
 from runtime.flow.values import coerce
 from runtime.nodes.images import ImageRules
 from runtime.run.files import Files
+
+Protocol = Literal["simple", "complete", "openai", "score", "command"]
+"""What a run was asked for through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class RunRequest:
     instructions: str = ""
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    protocol: Protocol = "command"
 
 
 def flow_inputs(flow: Flow, given: Mapping[str, Any], *, private_urls: bool = False) -> dict[str, Any]:

@@ -64,7 +64,11 @@ class Served:
 def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
     """Return an environment with these settings alone, and data in `tmp_path`."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    return kept | {"FLOWPOD_DATA_DIR": str(tmp_path / "data"), "FLOWPOD_DRAIN_DELAY_S": "0"} | settings
+    return (
+        kept
+        | {"FLOWPOD_DATA_DIR": str(tmp_path / "data"), "FLOWPOD_DRAIN_DELAY_S": "0", "FLOWPOD_LOG_FORMAT": "text"}
+        | settings
+    )
 
 
 @contextmanager

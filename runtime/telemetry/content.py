@@ -1,0 +1,53 @@
+"""What spans may show of the values that pass through a run."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from runtime.jsonable import dumps
+
+_HIDDEN = "***"
+_LEAST_SECRET = 8  # a shorter one would hide common words and protect little
+
+
+class Secrets:
+    """Values that no span and no log line may hold, wherever they come from: tokens, and the keys of connections."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self._values: tuple[str, ...] = ()
+        self.add(values)
+
+    def add(self, values: Iterable[str]) -> None:
+        """Hide these values too, from now on."""
+        kept = {*self._values, *(value for value in values if len(value) >= _LEAST_SECRET)}
+        self._values = tuple(sorted(kept, key=len, reverse=True))  # one may be a part of another
+
+    def hide(self, text: str) -> str:
+        """Return `text` with every secret in it replaced."""
+        for value in self._values:
+            if value in text:
+                text = text.replace(value, _HIDDEN)
+        return text
+
+
+class Content:
+    """Turns inputs and outputs into text for spans: within a length, without secrets, or not at all."""
+
+    def __init__(self, secrets: Secrets | None = None, *, captured: bool = True, max_chars: int = 32768) -> None:
+        self.secrets = secrets or Secrets()
+        self.captured = captured
+        self._max_chars = max_chars
+
+    def text(self, text: str) -> str:
+        """Return `text` as it may be shown: without secrets, and cut where it is too long."""
+        return self._cut(self.secrets.hide(text))
+
+    def json(self, value: Any) -> tuple[str, bool]:
+        """Return `value` as JSON, and whether it is whole: a cut one is no JSON any more."""
+        text = self.secrets.hide(dumps(value).decode())
+        shown = self._cut(text)
+        return shown, shown is text
+
+    def _cut(self, text: str) -> str:
+        if len(text) <= self._max_chars:
+            return text
+        return f"{text[: self._max_chars]}... ({len(text)} characters)"

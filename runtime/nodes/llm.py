@@ -75,7 +75,7 @@ class LLMNode:
             str(parameters["model"]), provider, model.address, "text_completion" if plain else "chat"
         )
         CALL.set(call)
-        call.asked(prompt, parameters)
+        call.asked(prompt, parameters, stream=streaming)
         try:
             if isinstance(prompt, str):
                 answer = model.complete(prompt, parameters, stream=streaming, headers=call.headers())

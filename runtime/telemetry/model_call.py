@@ -49,12 +49,14 @@ class ModelCall:
         self._begun = time.perf_counter()
         self._error = "canceled"  # unless the call comes to an end
 
-    def asked(self, prompt: str | Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> None:
+    def asked(self, prompt: str | Sequence[Mapping[str, Any]], parameters: Mapping[str, Any], *, stream: bool) -> None:
         """Put the request on the span."""
         if not self.span.is_recording():
             return
         sent = {key: value for key, value in parameters.items() if key not in _NOT_PARAMETERS}
         self.span.set_attributes(_conventional(sent))
+        if stream:
+            self.span.set_attribute("gen_ai.request.stream", stream)
         if not self._content.captured:
             return
         if sent:

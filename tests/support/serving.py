@@ -99,7 +99,7 @@ def start_server(flow: Path, tmp_path: Path, *options: str, **settings: str) -> 
 def _address(process: subprocess.Popen[str], log: Path, start: int) -> str:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        if found := re.search(r"on (http://\S+)", log.read_text()[start:]):
+        if found := re.search(r"on (http://[\w.:]+)", log.read_text()[start:]):
             return found[1]
         assert process.poll() is None, f"the server ended:\n{log.read_text()}"
         time.sleep(0.02)

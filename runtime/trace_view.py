@@ -106,7 +106,7 @@ class TraceView:
         parts += facts.get("gen_ai.response.finish_reasons", [])
         return "  ".join(filter(None, parts))
 
-    def _details(self, span: Span, before: str, indent: int = 4) -> Iterator[str]:
+    def _details(self, span: Span, before: str, indent: int = 5) -> Iterator[str]:
         facts = span["attributes"]
         shown = {"in": _asked(facts), "out": str(facts.get("output.value", ""))}
         if self.full:
@@ -121,7 +121,7 @@ class TraceView:
                     f"{'retry':{indent}}", event["attributes"].get("exception.message") or text, before, _YELLOW
                 )
         if span["status"] == "ERROR":
-            yield from self._text(f"{'error':{indent}}", span["message"], before, _RED)
+            yield from self._text(f"{'error':{indent}}", span["message"], before, _RED, whole=True)
         if self.full:
             yield from self._everything(span, before)
 
@@ -134,11 +134,10 @@ class TraceView:
             if not name.startswith(hidden):
                 yield from self._text(name, str(value), before, _DIM)
 
-    def _text(self, label: str, text: str, before: str, colour: str) -> Iterator[str]:
+    def _text(self, label: str, text: str, before: str, colour: str, *, whole: bool = False) -> Iterator[str]:
         start = f"{before}{self._paint(label, colour)} "
-        room = _width(before) + len(label) + 1
-        if not self.full:
-            yield start + self._cut(" ".join(text.split()), room)
+        if not (self.full or whole):
+            yield start + self._cut(" ".join(text.split()), _width(before) + len(label) + 1)
             return
         for number, line in enumerate(text.splitlines()):
             yield (start if number == 0 else before + " " * (len(label) + 1)) + line

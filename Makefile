@@ -38,8 +38,9 @@ docs: $(VENV)/.dev ## write docs/settings.md from the settings class
 	$(BIN)/flowpod settings > docs/settings.md
 
 .PHONY: bench
-bench: $(VENV)/.dev ## measure what the engine costs a run
+bench: $(VENV)/.dev ## measure what the engine and telemetry cost a run
 	$(BIN)/python -m tests.bench.engine
+	$(BIN)/python -m tests.bench.telemetry
 
 .PHONY: test-deps
 test-deps: ## install the external programs that tests use (Debian, as root)

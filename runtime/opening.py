@@ -50,9 +50,19 @@ def opened_flow(
                 raise FlowProblems([*fatal])
             for problem in problems:
                 logger.warning("%s", problem)
+            if _uses_openai(place.assembled or flow):
+                from runtime.nodes.openai_calls import trace_openai_calls
+
+                trace_openai_calls()
             yield Opened(package, telemetry)
     finally:
         telemetry.shutdown()
+
+
+def _uses_openai(folder: Path) -> bool:
+    """Return whether the flow may call models by itself: the package takes half a second to import."""
+    files = (file for file in folder.rglob("*.py") if file.is_file())
+    return "openai" in sys.modules or any(b"openai" in file.read_bytes() for file in files)
 
 
 def problems_of(flow: Path, settings: Settings, environ: MutableMapping[str, str]) -> list[Problem]:

@@ -85,13 +85,14 @@ class ModelCall:
         self._metrics.model_began_to_answer(self._counted, seconds)
 
     def answered(self, value: Any, model: str, finish_reason: str, usage: tuple[int, int] | None) -> None:
-        """Put the answer on the span; `usage` has the tokens of the prompt and of the completion."""
+        """Put the answer on the span, if it has one; `usage` has the tokens of the prompt and of the completion."""
         self._error = ""
         if usage is not None:
             self._metrics.tokens_used(self._counted, *usage)
         if not self.span.is_recording():
             return
-        self.span.set_attribute("gen_ai.response.finish_reasons", [finish_reason])
+        if finish_reason:
+            self.span.set_attribute("gen_ai.response.finish_reasons", [finish_reason])
         if model:
             self.span.set_attributes({"gen_ai.response.model": model, "llm.model_name": model})
         if usage is not None:
@@ -104,7 +105,7 @@ class ModelCall:
                     "llm.token_count.total": sum(usage),
                 }
             )
-        if self._content.captured:
+        if self._content.captured and value is not None:
             self.span.set_attributes(output_message(value, finish_reason, self._content))
             text, mime = (self._content.text(value), "text/plain") if isinstance(value, str) else self._json(value)
             self.span.set_attributes({"output.value": text, "output.mime_type": mime})

@@ -6,6 +6,7 @@ Names and attributes are those of OpenTelemetry's GenAI conventions, with OpenIn
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from opentelemetry import baggage, trace
@@ -23,6 +24,9 @@ from runtime.telemetry.model_call import ModelCall
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _BAGGAGE = W3CBaggagePropagator()
+
+TRACING: ContextVar["Tracing | None"] = ContextVar("tracing", default=None)
+"""What traces the node that this task, or this thread, works for."""
 
 _OF_THE_RUN = ("session.id", "gen_ai.conversation.id", "user.id", "flowpod.run.id")
 """What the root span says of its run and every span below repeats: backends show and filter spans one by one."""
@@ -73,6 +77,7 @@ class Tracing:
                 **_session_of(parent),
             },
         )
+        TRACING.set(self)
         # Failures are recorded by `fail`, with the message that the caller sees too.
         with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             yield span
@@ -89,7 +94,7 @@ class Tracing:
                 "gen_ai.request.model": model,
                 "llm.model_name": model,
                 "llm.provider": provider,
-                "openinference.span.kind": "LLM",
+                "openinference.span.kind": "EMBEDDING" if operation == "embeddings" else "LLM",
                 **_session_of(trace.get_current_span()),
                 **({"server.address": host} if host else {}),
                 **({"server.port": int(port)} if port else {}),

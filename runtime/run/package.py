@@ -64,6 +64,11 @@ class Package:
         """Return the flow's inputs with secret ones hidden, as they are stored and traced."""
         return self.without_secrets(inputs, {name: Reference("inputs", name) for name in inputs})
 
+    def secret_inputs(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the values of the flow's secret inputs."""
+        found = (inputs[name] for name, declared in self.flow.inputs.items() if declared.type == "secret")
+        return tuple(value for value in found if isinstance(value, str))
+
     async def close(self) -> None:
         """Close what the nodes share."""
         await self.resources.models.close()

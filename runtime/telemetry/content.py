@@ -1,9 +1,13 @@
 """What spans may show of the values that pass through a run."""
 
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import Any
 
 from runtime.jsonable import dumps
+
+RUN_SECRETS: ContextVar[tuple[str, ...]] = ContextVar("run_secrets", default=())
+"""What the run that this task works for was given in inputs of type secret."""
 
 _HIDDEN = "***"
 _LEAST_SECRET = 8  # a shorter one would hide common words and protect little
@@ -22,9 +26,9 @@ class Secrets:
         self._values = tuple(sorted(kept, key=len, reverse=True))  # one may be a part of another
 
     def hide(self, text: str) -> str:
-        """Return `text` with every secret in it replaced."""
-        for value in self._values:
-            if value in text:
+        """Return `text` with every secret in it replaced, the run's own included."""
+        for value in (*self._values, *RUN_SECRETS.get()):
+            if len(value) >= _LEAST_SECRET and value in text:
                 text = text.replace(value, _HIDDEN)
         return text
 

@@ -3,17 +3,21 @@
 Each is imported only when it is named: the gRPC exporter alone takes 11 MB.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_QUEUE_SIZE
 from opentelemetry.sdk.metrics.export import MetricExporter
-from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from runtime.errors import InvalidRequest
+from runtime.telemetry.metrics import Metrics
 
 Signal = Literal["TRACES", "METRICS"]
 
 _KINDS = ("otlp", "console", "none")
+_MOST_QUEUED = "2048"
 _PROTOCOLS = ("grpc", "http/protobuf")
 
 
@@ -71,3 +75,52 @@ def _protocol(environ: Mapping[str, str], signal: Signal) -> str:
     if protocol not in _PROTOCOLS:
         raise InvalidRequest(f"{variable}: there is no protocol {protocol!r}; there are {', '.join(_PROTOCOLS)}")
     return protocol
+
+
+class CountedExport(BatchSpanProcessor):
+    """Exports spans in batches, in a thread of its own; those that are lost on the way are counted.
+
+    They are, when they come faster than the exporter takes them, and when it gives up on a batch.
+    """
+
+    def __init__(self, exporter: SpanExporter, name: str, metrics: Metrics, environ: Mapping[str, str]) -> None:
+        self._counted = _Counted(exporter, name, metrics)
+        self._most = int(environ.get(OTEL_BSP_MAX_QUEUE_SIZE) or _MOST_QUEUED)
+        self._ended = 0
+        super().__init__(self._counted, max_queue_size=self._most)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take a span that has ended."""
+        if span.context is None or not span.context.trace_flags.sampled:
+            return
+        if self._ended - self._counted.taken >= self._most:
+            self._counted.lose(1)
+            return
+        self._ended += 1
+        super().on_end(span)
+
+
+class _Counted(SpanExporter):
+    """An exporter that says how many spans it has `taken`, and counts those that it does not get rid of."""
+
+    def __init__(self, exporter: SpanExporter, name: str, metrics: Metrics) -> None:
+        self._exporter = exporter
+        self._name = name
+        self._metrics = metrics
+        self.taken = 0
+
+    def lose(self, count: int) -> None:
+        """Count spans that are lost."""
+        self._metrics.spans_dropped(count, self._name)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export as the exporter does."""
+        self.taken += len(spans)
+        result = self._exporter.export(spans)
+        if result is not SpanExportResult.SUCCESS:
+            self.lose(len(spans))
+        return result
+
+    def shutdown(self) -> None:
+        """Shut the exporter down."""
+        self._exporter.shutdown()

@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opentelemetry import metrics, trace
-from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED, OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT
+from opentelemetry.sdk.environment_variables import (
+    OTEL_SDK_DISABLED,
+    OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT,
+    OTEL_TRACES_SAMPLER,
+)
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from runtime import __version__
 from runtime.settings import Settings
 from runtime.telemetry.content import Content, Secrets
-from runtime.telemetry.exporters import exporter_names, metric_exporter, span_exporter
+from runtime.telemetry.exporters import CountedExport, exporter_names, metric_exporter, span_exporter
 from runtime.telemetry.metrics import SCOPE, Metrics
 from runtime.telemetry.recorder import TraceRecorder
 from runtime.telemetry.snapshots import Snapshots
@@ -75,11 +78,11 @@ def set_up_telemetry(
     counted = Metrics(meter_provider)
     if settings.tracing == "off" or environ.get(OTEL_SDK_DISABLED, "").lower() == "true":
         return Telemetry(Tracing(None, counted, content), snapshots, None, None, meter_provider)
-    exporters = [span_exporter(name, environ) for name in exporter_names(environ, "TRACES")]
+    exporters = exporter_names(environ, "TRACES")
     recorder = _recorder(settings, data, counted) if keeps_traces(settings, exporting=bool(exporters)) else None
-    provider = _tracer_provider(resource, environ, taken=bool(exporters) or recorder is not None)
-    for exporter in exporters:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+    provider = TracerProvider(_sampler(exporters, recorder, environ), resource, span_limits=_limits(environ))
+    for name in exporters:
+        provider.add_span_processor(CountedExport(span_exporter(name, environ), name, counted, environ))
     if recorder is not None:
         provider.add_span_processor(recorder)
     trace.set_tracer_provider(provider)
@@ -115,8 +118,13 @@ def _resource(service: str, environ: Mapping[str, str]) -> Resource:
     return Resource.create(own)
 
 
-def _tracer_provider(resource: Resource, environ: Mapping[str, str], *, taken: bool) -> TracerProvider:
-    if not taken:  # nobody takes the spans: they have ids, and hold nothing
-        return TracerProvider(resource=resource, sampler=ALWAYS_OFF)
-    limits = None if environ.get(OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT) else SpanLimits(max_span_attributes=_MOST_ATTRIBUTES)
-    return TracerProvider(resource=resource, span_limits=limits)
+def _sampler(exporters: list[str], recorder: TraceRecorder | None, environ: Mapping[str, str]) -> Sampler | None:
+    """Return which runs are traced; None leaves it to the standard variables and to the caller's `traceparent`."""
+    if not exporters and recorder is None:
+        return ALWAYS_OFF  # nobody takes the spans: they have ids, and hold nothing
+    # What is kept here costs nobody else anything, so that a proxy which samples a hundredth does not decide on it.
+    return None if exporters or environ.get(OTEL_TRACES_SAMPLER) else ALWAYS_ON
+
+
+def _limits(environ: Mapping[str, str]) -> SpanLimits | None:
+    return None if environ.get(OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT) else SpanLimits(max_span_attributes=_MOST_ATTRIBUTES)

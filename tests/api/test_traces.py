@@ -28,13 +28,20 @@ nodes:
   inputs: {model: echo, question: "${shout.output}"}
 """
 SHOUT = """
+from opentelemetry import trace
 from promptflow.core import tool
+from promptflow.tracing import trace as traced
+
+@traced
+def louder(text: str) -> str:
+    return text.upper()
 
 @tool
 def shout(text: str) -> str:
     if text == "fail":
         raise ValueError("cannot shout that")
-    return text.upper()
+    with trace.get_tracer("mine").start_as_current_span("own work"):
+        return louder(text)
 """
 
 
@@ -114,7 +121,9 @@ def test_a_trace_is_the_tree_of_its_spans(served: tuple[Served, Path], key: str)
     (root,) = run["spans"]
     assert root["name"] == "invoke_workflow flow"
     shout, reply = root["children"]
-    assert (shout["name"], shout["children"], shout["attributes"]["output.value"]) == ("shout", [], "你好")
+    assert (shout["name"], shout["attributes"]["output.value"]) == ("shout", "你好")
+    (own,) = shout["children"]
+    assert (own["name"], [below["name"] for below in own["children"]]) == ("own work", ["louder"])
     (call,) = reply["children"]
     assert (call["name"], call["kind"], call["status"]) == ("chat echo", "CLIENT", "UNSET")
     assert 0 < call["duration"] <= reply["duration"] <= root["duration"]
@@ -156,7 +165,7 @@ def test_a_trace_is_printed_as_a_tree(served: tuple[Served, Path]) -> None:
     assert lines[0].endswith("11+7 tokens")
     assert f"run      {run_id}" in lines
     assert any(line.startswith("├─ shout  python  ") for line in lines)
-    assert "│     out   你好" in lines
+    assert "│  │  out   你好" in lines
     assert any(line.startswith("└─ reply  llm  ") for line in lines)
     assert any(line.startswith("   └─ chat echo  ") and line.endswith("11+7 tokens  stop") for line in lines)
     assert "         in    user: 你好" in lines

@@ -3,12 +3,22 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from runtime.settings import Settings
+from runtime.telemetry.exporters import CountedExport
+from runtime.telemetry.metrics import Metrics
+from runtime.telemetry.setup import keeps_traces
+from runtime.telemetry.snapshots import Snapshots
 from tests.support.collector import Collector, attributes_of, running_collector
 from tests.support.flows import write_chat_flow
 from tests.support.model_server import ModelServer
@@ -122,6 +132,60 @@ print([name for name in sys.modules if name.startswith(("grpc", "opentelemetry.e
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "exporting", "expected"),
+    [
+        ({}, False, True),
+        ({}, True, False),
+        ({"history": "off"}, False, True),
+        ({"history": "mysql://user:password@host/database"}, False, False),
+        ({"history": "mysql://user:password@host/database", "trace_store": "on"}, True, True),
+        ({"trace_store": "off"}, False, False),
+    ],
+)
+def test_traces_are_kept_where_one_instance_keeps_its_own(
+    settings: dict[str, Any], exporting: bool, expected: bool
+) -> None:
+    assert keeps_traces(Settings(**settings), exporting=exporting) is expected
+
+
+def test_spans_that_nobody_takes_are_counted(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path, "one")
+    blocked, failing = threading.Event(), threading.Event()
+
+    class Refusing(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            failing.set()
+            blocked.wait(10)
+            return SpanExportResult.FAILURE
+
+    counted = Metrics(MeterProvider([snapshots.reader]))
+    environ = {"OTEL_BSP_MAX_QUEUE_SIZE": "512"}
+    provider = TracerProvider()
+    provider.add_span_processor(CountedExport(Refusing(), "otlp", counted, environ))
+    tracer = provider.get_tracer("test")
+    for _ in range(512):
+        tracer.start_span("fills the first batch").end()
+    assert failing.wait(10)
+    for _ in range(600):
+        tracer.start_span("and the queue, and more").end()
+    blocked.set()
+    provider.shutdown()
+    families = {family.name: family for family in snapshots.families()}
+    assert sum(families["flowpod.trace.dropped_spans"].values.values()) == 512 + 600  # none has got through
+
+
+def test_a_caller_that_does_not_sample_is_traced_here_all_the_same(tmp_path: Path, model_server: ModelServer) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+    headers = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}
+    with serving(flow, tmp_path) as served:
+        httpx.post(f"{served.url}/", json={"question": "hi"}, headers=headers)
+        assert httpx.get(f"{served.url}/traces/{'ab' * 16}").status_code == 200
+    with serving(flow, tmp_path, OTEL_TRACES_SAMPLER="always_off") as served:
+        run = httpx.post(f"{served.url}/run", json={"inputs": {"question": "hi"}, "stream": False}).json()["run_id"]
+        assert httpx.get(f"{served.url}/traces/{run}").status_code == 404
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])

@@ -1,4 +1,4 @@
-"""Tokens, and the keys of connections, are in no span, no stored trace and no log line, whatever a flow does with them."""
+"""Tokens, and the keys of connections and secret inputs, are in no span, no stored trace and no log line, whatever a flow does with them."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.support.model_server import ModelServer
 from tests.support.serving import serving
 from tests.telemetry.test_tracing import recording
 
-KEY, TOKEN, PIN = "sk-very-secret-key", "token-of-a-caller", "pin-9876-5432"
+KEY, TOKEN, PIN, PASSWORD = "sk-very-secret-key", "token-of-a-caller", "pin-9876-5432", "hunter2-hunter2"
 
 DAG = """
 inputs:
@@ -36,10 +36,10 @@ from promptflow.core import tool
 
 @tool
 def leak(own: CustomConnection, asked: str, password: str) -> str:
-    print("printed", own.secrets["pin"])
+    print("printed", own.secrets["pin"], password)
     if asked.endswith("fail"):
         raise RuntimeError("failed with " + own.secrets["pin"])
-    return "pin " + own.secrets["pin"]
+    return "pin " + own.secrets["pin"] + " for " + password
 """
 
 
@@ -63,12 +63,12 @@ async def test_no_span_has_a_secret(tmp_path: Path, model_server: ModelServer) -
     tracing, exporter = recording()
     async with client_of(flow, tokens=(TOKEN,), tracing=tracing) as client:
         for question in ("hi", "fail"):
-            body = {"question": question, "password": "hunter2-hunter2"}
+            body = {"question": question, "password": PASSWORD}
             await client.post("/", json=body, headers={"Authorization": f"Bearer {TOKEN}"})
     assert len(exporter.get_finished_spans()) == 8
     shown = "".join(span.to_json() for span in exporter.get_finished_spans())
     assert "failed with ***" in shown
-    for secret in (KEY, TOKEN, PIN, "hunter2-hunter2"):
+    for secret in (KEY, TOKEN, PIN, PASSWORD):
         assert secret not in shown
 
 
@@ -77,7 +77,8 @@ def test_no_log_line_and_no_stored_trace_has_a_secret(tmp_path: Path, model_serv
     headers = {"Authorization": f"Bearer {TOKEN}"}
     with serving(flow, tmp_path, FLOWPOD_TOKENS=TOKEN, FLOWPOD_LOG_LEVEL="debug", FLOWPOD_LOG_FORMAT="json") as served:
         for question in ("hi", "fail"):
-            httpx.post(f"{served.url}/", json={"question": question}, headers=headers)
+            body = {"question": question, "password": PASSWORD}
+            httpx.post(f"{served.url}/", json=body, headers=headers)
         listed = httpx.get(f"{served.url}/traces", headers=headers).json()["data"]
         traces = [httpx.get(f"{served.url}/traces/{run['run_id']}", headers=headers).text for run in listed]
         assert httpx.get(f"{served.url}/traces").status_code == 401
@@ -87,5 +88,5 @@ def test_no_log_line_and_no_stored_trace_has_a_secret(tmp_path: Path, model_serv
     assert "failed with ***" in served.log
     assert len(traces) == 2
     shown = served.log + json.dumps(listed) + "".join(traces)
-    for secret in (KEY, TOKEN, PIN):
+    for secret in (KEY, TOKEN, PIN, PASSWORD):
         assert secret not in shown

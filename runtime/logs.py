@@ -24,7 +24,9 @@ TRACE_ID: ContextVar[str] = ContextVar("trace_id", default="")
 FIELDS = "fields"
 """The key of `extra` under which a log record brings fields of its own, a mapping, for JSON lines."""
 
+_flow = logging.getLogger("flow")  # what nodes print
 _NOISY_LOGGERS = ("uvicorn.error", "httpx2", "httpcore2", "openai", "asyncio", "sse_starlette", "aiosqlite")
+_ID_SHOWN = 8  # characters of a run's id: enough to name it to `flowpod trace`
 _MOST_CHARS = 16384  # of a line that a node prints
 
 
@@ -51,10 +53,11 @@ class _TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
-        place = f"{record.levelname} {record.name} [{REQUEST_ID.get()}]"
+        node = getattr(record, FIELDS, {}).get("node")
+        place = f"{record.levelname} {record.name}{f'.{node}' if node else ''} [{REQUEST_ID.get()}]"
         message = record.getMessage()
         if RUN_ID.get() and RUN_ID.get() not in message:
-            message = f"{message} (run {RUN_ID.get()})"
+            message = f"{message} (run {RUN_ID.get()[:_ID_SHOWN]})"
         lines = [f"{when},{record.msecs:03.0f} {place} {message}"]
         if record.exc_info:
             lines.append(self.formatException(record.exc_info))
@@ -113,7 +116,7 @@ class _Prints:
     def _log(self, stream: str, line: str) -> None:
         if line.strip():
             extra = {FIELDS: {"node": self._node, "stream": stream}}
-            logging.getLogger(f"flow.{self._node}").info("%s", line[:_MOST_CHARS], extra=extra)
+            _flow.info("%s", line[:_MOST_CHARS], extra=extra)
 
 
 _PRINTS: ContextVar[_Prints | None] = ContextVar("prints", default=None)

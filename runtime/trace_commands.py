@@ -63,7 +63,8 @@ def _traces(options: argparse.Namespace, *, colours: bool) -> int:
 
 def _trace(options: argparse.Namespace, *, colours: bool) -> int:
     store = _store(options.data)
-    name = options.id or next((stored.summary.run_id for stored in store.newest(Filters(), 1)), "")
+    newest = (stored.summary for stored in store.newest(Filters(), 1))
+    name = options.id or next((run.run_id or run.trace_id for run in newest), "")
     found = store.find(name)
     if not found:
         raise InvalidRequest(f"{store.path} has no trace, run, request or session {name!r}")

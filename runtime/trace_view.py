@@ -96,7 +96,8 @@ class TraceView:
 
     def _headline(self, span: Span) -> str:
         facts = span["attributes"]
-        parts = [self._paint(span["name"], _RED if span["status"] == "ERROR" else _BOLD)]
+        name = facts.get("flowpod.node.path", span["name"])  # it tells rounds apart
+        parts = [self._paint(name, _RED if span["status"] == "ERROR" else _BOLD)]
         if kind := facts.get("flowpod.node.type"):
             parts.append(self._paint(kind, _DIM))
         parts.append(_seconds(span["end_ns"] - span["start_ns"]))

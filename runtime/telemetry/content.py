@@ -10,27 +10,41 @@ RUN_SECRETS: ContextVar[tuple[str, ...]] = ContextVar("run_secrets", default=())
 """What the run that this task works for was given in inputs of type secret."""
 
 _HIDDEN = "***"
-_LEAST_SECRET = 8  # a shorter one would hide common words and protect little
+_LEAST_SECRET = 8
 
 
 class Secrets:
-    """Values that no span and no log line may hold, wherever they come from: tokens, and the keys of connections."""
+    """Values that no span and no log line may hold, wherever they come from: tokens, and the keys of connections.
+
+    Short ones are not hidden: they would take common words with them.
+    """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        self._values: tuple[str, ...] = ()
+        self.values: tuple[str, ...] = ()
         self.add(values)
 
     def add(self, values: Iterable[str]) -> None:
         """Hide these values too, from now on."""
-        kept = {*self._values, *(value for value in values if len(value) >= _LEAST_SECRET)}
-        self._values = tuple(sorted(kept, key=len, reverse=True))  # one may be a part of another
+        added = [value for value in values if len(value) >= _LEAST_SECRET]
+        kept = {*self.values, *added, *map(_escaped, added)}
+        self.values = tuple(sorted(kept, key=len, reverse=True))  # one may be a part of another
 
     def hide(self, text: str) -> str:
         """Return `text` with every secret in it replaced, the run's own included."""
-        for value in (*self._values, *RUN_SECRETS.get()):
-            if len(value) >= _LEAST_SECRET and value in text:
+        for value in (*self.values, *RUN_SECRETS.get()):
+            if value in text:
                 text = text.replace(value, _HIDDEN)
         return text
+
+
+def secrets_of_a_run(values: Iterable[str]) -> tuple[str, ...]:
+    """Return what RUN_SECRETS is set to for these values."""
+    return Secrets(values).values
+
+
+def _escaped(value: str) -> str:
+    """Return `value` as it stands inside JSON text."""
+    return dumps(value).decode()[1:-1]
 
 
 class Content:

@@ -56,6 +56,7 @@ def test_known_secrets_are_hidden() -> None:
     secrets = Secrets(["abcdefgh", "abcdefgh-and-more", "short"])
     assert secrets.hide("x abcdefgh-and-more abcdefgh short") == "x *** *** short"
     assert Content(secrets).json({"key": "abcdefgh"}) == ('{"key":"***"}', True)
+    assert Content(Secrets(['quote"d\\secret'])).json(['quote"d\\secret']) == ('["***"]', True)
 
 
 async def test_no_span_has_a_secret(tmp_path: Path, model_server: ModelServer) -> None:

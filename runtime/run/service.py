@@ -15,7 +15,7 @@ from runtime.run.files import Files
 from runtime.run.package import Package
 from runtime.run.request import RunRequest, flow_inputs, with_files
 from runtime.run.run import Filing, Limits, Run
-from runtime.telemetry.content import RUN_SECRETS, secrets_of_a_run
+from runtime.telemetry.content import RUN_SECRETS, Secrets
 from runtime.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class FlowService:
         if request.user_id is not None:
             facts["user.id"] = request.user_id
         span = self._tracing.start_run(self.name, request.headers, facts)
-        RUN_SECRETS.set(secrets_of_a_run(self._package.secret_inputs(inputs)))
+        RUN_SECRETS.set(Secrets(self._package.secret_inputs(inputs)).values)
         RUN_ID.set(run_id)
         TRACE_ID.set(self._tracing.trace_id(span))
         kept = self.history if request.keep_assigned or not request.assigned else None

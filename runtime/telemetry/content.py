@@ -37,11 +37,6 @@ class Secrets:
         return text
 
 
-def secrets_of_a_run(values: Iterable[str]) -> tuple[str, ...]:
-    """Return what RUN_SECRETS is set to for these values."""
-    return Secrets(values).values
-
-
 def _escaped(value: str) -> str:
     """Return `value` as it stands inside JSON text."""
     return dumps(value).decode()[1:-1]

@@ -12,7 +12,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from runtime.errors import InvalidRequest
+from runtime.telemetry.content import Secrets
 from runtime.telemetry.metrics import Metrics
+from runtime.telemetry.redaction import redacted
 
 Signal = Literal["TRACES", "METRICS"]
 
@@ -83,8 +85,10 @@ class CountedExport(BatchSpanProcessor):
     They are, when they come faster than the exporter takes them, and when it gives up on a batch.
     """
 
-    def __init__(self, exporter: SpanExporter, name: str, metrics: Metrics, environ: Mapping[str, str]) -> None:
-        self._counted = _Counted(exporter, name, metrics)
+    def __init__(
+        self, exporter: SpanExporter, name: str, metrics: Metrics, secrets: Secrets, environ: Mapping[str, str]
+    ) -> None:
+        self._counted = _Counted(exporter, name, metrics, secrets)
         self._most = int(environ.get(OTEL_BSP_MAX_QUEUE_SIZE) or _MOST_QUEUED)
         self._ended = 0
         super().__init__(self._counted, max_queue_size=self._most)
@@ -103,8 +107,9 @@ class CountedExport(BatchSpanProcessor):
 class _Counted(SpanExporter):
     """An exporter that says how many spans it has `taken`, and counts those that it does not get rid of."""
 
-    def __init__(self, exporter: SpanExporter, name: str, metrics: Metrics) -> None:
+    def __init__(self, exporter: SpanExporter, name: str, metrics: Metrics, secrets: Secrets) -> None:
         self._exporter = exporter
+        self._secrets = secrets
         self._name = name
         self._metrics = metrics
         self.taken = 0
@@ -114,9 +119,9 @@ class _Counted(SpanExporter):
         self._metrics.spans_dropped(count, self._name)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export as the exporter does."""
+        """Export as the exporter does, without secrets."""
         self.taken += len(spans)
-        result = self._exporter.export(spans)
+        result = self._exporter.export([redacted(span, self._secrets) for span in spans])
         if result is not SpanExportResult.SUCCESS:
             self.lose(len(spans))
         return result

@@ -79,10 +79,12 @@ def set_up_telemetry(
     if settings.tracing == "off" or environ.get(OTEL_SDK_DISABLED, "").lower() == "true":
         return Telemetry(Tracing(None, counted, content), snapshots, None, None, meter_provider)
     exporters = exporter_names(environ, "TRACES")
-    recorder = _recorder(settings, data, counted) if keeps_traces(settings, exporting=bool(exporters)) else None
+    recorder = (
+        _recorder(settings, data, counted, secrets) if keeps_traces(settings, exporting=bool(exporters)) else None
+    )
     provider = TracerProvider(_sampler(exporters, recorder, environ), resource, span_limits=_limits(environ))
     for name in exporters:
-        provider.add_span_processor(CountedExport(span_exporter(name, environ), name, counted, environ))
+        provider.add_span_processor(CountedExport(span_exporter(name, environ), name, counted, secrets, environ))
     if recorder is not None:
         provider.add_span_processor(recorder)
     trace.set_tracer_provider(provider)
@@ -100,9 +102,9 @@ def keeps_traces(settings: Settings, *, exporting: bool) -> bool:
     return settings.trace_store == "on"
 
 
-def _recorder(settings: Settings, data: Path, counted: Metrics) -> TraceRecorder:
+def _recorder(settings: Settings, data: Path, counted: Metrics, secrets: Secrets) -> TraceRecorder:
     max_bytes, max_age_s = settings.trace_store_max_mb * _MEGABYTE, settings.trace_store_days * _DAY_S
-    return TraceRecorder(TraceStore(data / FILE, max_bytes=max_bytes, max_age_s=max_age_s), counted)
+    return TraceRecorder(TraceStore(data / FILE, max_bytes=max_bytes, max_age_s=max_age_s), counted, secrets)
 
 
 def tracing_of(provider: TracerProvider, counted: Metrics | None = None, content: Content | None = None) -> Tracing:

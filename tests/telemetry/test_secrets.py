@@ -31,12 +31,17 @@ nodes:
   inputs: {own: own, asked: "${ask.output}", password: "${inputs.password}"}
 """
 LEAK = """
+from opentelemetry import trace
 from promptflow.connections import CustomConnection
 from promptflow.core import tool
 
 @tool
 def leak(own: CustomConnection, asked: str, password: str) -> str:
     print("printed", own.secrets["pin"], password)
+    if asked.endswith("own"):
+        trace.get_current_span().set_attribute("mine", own.secrets["pin"])
+        with trace.get_tracer("mine").start_as_current_span("own work", attributes={"all": ["x", own.secrets["pin"]]}):
+            raise RuntimeError("own failure with " + own.secrets["pin"])
     if asked.endswith("fail"):
         raise RuntimeError("failed with " + own.secrets["pin"])
     return "pin " + own.secrets["pin"] + " for " + password
@@ -77,7 +82,7 @@ def test_no_log_line_and_no_stored_trace_has_a_secret(tmp_path: Path, model_serv
     flow = leaking_flow(tmp_path / "flow", model_server.url)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     with serving(flow, tmp_path, FLOWPOD_TOKENS=TOKEN, FLOWPOD_LOG_LEVEL="debug", FLOWPOD_LOG_FORMAT="json") as served:
-        for question in ("hi", "fail"):
+        for question in ("hi", "fail", "own"):
             body = {"question": question, "password": PASSWORD}
             httpx.post(f"{served.url}/", json=body, headers=headers)
         listed = httpx.get(f"{served.url}/traces", headers=headers).json()["data"]
@@ -87,7 +92,8 @@ def test_no_log_line_and_no_stored_trace_has_a_secret(tmp_path: Path, model_serv
         served.stop()
     assert "printed ***" in served.log
     assert "failed with ***" in served.log
-    assert len(traces) == 2
+    assert len(traces) == 3
+    assert any("own failure with ***" in text and '"mine":"***"' in text for text in traces)
     shown = served.log + json.dumps(listed) + "".join(traces)
     for secret in (KEY, TOKEN, PIN, PASSWORD):
         assert secret not in shown

@@ -42,23 +42,52 @@ bench: $(VENV)/.dev ## measure what the engine and telemetry cost a run
 	$(BIN)/python -m tests.bench.engine
 	$(BIN)/python -m tests.bench.telemetry
 
+.PHONY: bench-history
+bench-history: $(VENV)/.dev ## measure the chat history among a million rows (needs mariadbd)
+	$(BIN)/python -m tests.bench.history
+
+.PHONY: soak
+soak: $(VENV)/.dev ## hold 100 conversations for a minute on each database while it goes away (needs mariadbd)
+	$(BIN)/python -m tests.bench.soak
+
 .PHONY: test-deps
 test-deps: ## install the external programs that tests use (Debian, as root)
 	apt-get update
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends curl mariadb-server
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium curl mariadb-server nginx
+	command -v npm || DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nodejs npm
+
+PYTHON_CLIENTS := openai_python langchain llama_index
+NODE_CLIENTS := tests/clients/node
+
+.PHONY: test-clients
+test-clients: $(PYTHON_CLIENTS:%=$(VENV)/clients/%/.done) $(NODE_CLIENTS)/node_modules/.done ## install the clients that tests drive
+
+$(VENV)/clients/%/.done: tests/clients/%/requirements.lock | $(VENV)/.dev
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
+	$(BIN)/uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $<
+	touch $@
+
+$(NODE_CLIENTS)/node_modules/.done: $(NODE_CLIENTS)/package-lock.json
+	npm --prefix $(NODE_CLIENTS) ci --silent
+	touch $@
 
 .PHONY: lock
-lock: $(VENV)/.dev ## refresh the lock files from pyproject.toml
+lock: $(VENV)/.dev ## refresh the lock files
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    --group build -o requirements-build.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    -c requirements.lock pyproject.toml --group dev -o requirements-dev.lock
+	for client in $(PYTHON_CLIENTS); do \
+	    $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	        tests/clients/$$client/requirements.in -o tests/clients/$$client/requirements.lock; done
+	npm --prefix $(NODE_CLIENTS) install --package-lock-only --silent
+	node $(NODE_CLIENTS)/strip_lock.mjs
 
 .PHONY: clean
 clean: ## remove the environment and every cache
-	rm -rf $(VENV) .flowpod .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules .flowpod .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:

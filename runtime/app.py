@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sqlalchemy.engine import URL
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -15,20 +14,24 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from runtime.api.access import AccessLog
+from runtime.api.chat import Chats
 from runtime.api.complete import Complete
+from runtime.api.cors import with_cors
 from runtime.api.errors import on_bug, on_flowpod_error, on_http_exception
 from runtime.api.health import Readyz, healthz
 from runtime.api.metrics import MetricsPage
 from runtime.api.middleware import RequestHeaders, TokenAuth
 from runtime.api.openai import ChatCompletions, Models
+from runtime.api.openapi import OpenApi
 from runtime.api.promptflow import Feedback, Score, Swagger, health, version
 from runtime.api.settings import ApiSettings
 from runtime.api.simple import Simple
 from runtime.api.sse import let_runs_end_streams
 from runtime.api.traces import Traces
 from runtime.errors import FlowpodError
+from runtime.history.address import Address, history_address
+from runtime.history.database import Database
 from runtime.history.service import HistoryService
-from runtime.history.store import Store, history_address
 from runtime.run.files import Files
 from runtime.run.package import Package
 from runtime.run.run import Limits
@@ -60,18 +63,18 @@ def data_dir(settings: Settings, service: str, flow: Path) -> Path:
     return (flow.resolve().parent if here.is_relative_to(flow.resolve()) else here) / ".flowpod" / service
 
 
-def history_of(settings: Settings, data: Path) -> URL | None:
-    """Return the address of the chat history's database; None when it is switched off.
+def history_of(settings: Settings, data: Path) -> Address | None:
+    """Return the chat history's database; None when it is switched off.
 
-    Raises InvalidRequest for an address that is none.
+    Raises InvalidRequest for an address that is none, or a file with its password that cannot be read.
     """
     if settings.history == "off":
         return None
-    return history_address(settings.history or f"sqlite:///{data / HISTORY_FILE}")
+    return history_address(settings.history or f"sqlite:///{data / HISTORY_FILE}", settings.valid_history_password())
 
 
 def create_service(
-    package: Package, settings: Settings, name: str, history: URL | None, tracing: Tracing
+    package: Package, settings: Settings, name: str, history: Address | None, tracing: Tracing
 ) -> FlowService:
     """Return the service that runs the package, with its chat history in the database `history`.
 
@@ -80,12 +83,14 @@ def create_service(
     conversations = None
     if history is not None and package.flow.is_chat:
         conversations = HistoryService(
-            Store(history, name),
+            Database(history, name),
             write_timeout_s=settings.history_write_timeout_s,
             single_turn_days=settings.single_turn_days,
+            days=settings.history_days,
+            observer=tracing.metrics.history,
         )
     tracing.metrics.observe_abandoned_threads(lambda: package.resources.threads.abandoned)
-    limits = Limits(settings.max_runs, settings.run_timeout_s, settings.history_rounds, settings.max_output_chars)
+    limits = Limits(settings.max_runs, settings.run_timeout_s, settings.max_output_chars)
     # A flow's nodes import this name themselves: it is there once the process has installed `compat`, and not before.
     from langstudio.types import File
 
@@ -93,15 +98,33 @@ def create_service(
     return FlowService(name, package, conversations, tracing, limits, files)
 
 
+def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | None = None) -> list[Route]:
+    """Return every endpoint of the service; without `telemetry` there are no traces and no metrics to show."""
+    api = ApiSettings(settings.max_body_bytes, settings.heartbeat_s, settings.openwebui_sessions == "on")
+    return [
+        Route("/", Simple(service, api).answer, methods=["POST"]),
+        Route("/run", Complete(service, api).answer, methods=["POST"]),
+        Route("/v1/chat/completions", ChatCompletions(service, api).answer, methods=["POST"]),
+        Route("/v1/models", Models(service).answer, methods=["GET"]),
+        Route("/score", Score(service, api).answer, methods=["POST"]),
+        Route("/feedback", Feedback(service, api).answer, methods=["POST"]),
+        Route("/swagger.json", Swagger(service).answer, methods=["GET"]),
+        Route("/health", health, methods=["GET"]),
+        Route("/version", version, methods=["GET"]),
+        *Chats(service, api).routes(),
+        *Traces(telemetry.recorder if telemetry else None).routes(),
+        Route("/metrics", MetricsPage(telemetry.snapshots.families if telemetry else list).answer, methods=["GET"]),
+        *(OpenApi(service).routes() if settings.docs == "on" else []),
+        Route("/healthz", healthz, methods=["GET"]),
+        Route("/readyz", Readyz(service).answer, methods=["GET"]),
+    ]
+
+
 def create_app(
     service: FlowService, settings: Settings, tokens: Sequence[str], telemetry: Telemetry | None = None
 ) -> ASGIApp:
-    """Return the application that serves `service` to callers with one of `tokens`, or to all when there are none.
-
-    With `telemetry` it shows its metrics, and the traces that are kept here.
-    """
+    """Return the application that serves `service` to callers with one of `tokens`, or to all when there are none."""
     let_runs_end_streams()
-    api = ApiSettings(settings.max_body_bytes, settings.heartbeat_s)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
@@ -114,20 +137,7 @@ def create_app(
         await service.close()
 
     app = Starlette(
-        routes=[
-            Route("/", Simple(service, api).answer, methods=["POST"]),
-            Route("/run", Complete(service, api).answer, methods=["POST"]),
-            Route("/v1/chat/completions", ChatCompletions(service, api).answer, methods=["POST"]),
-            Route("/v1/models", Models(service).answer, methods=["GET"]),
-            Route("/score", Score(service, api).answer, methods=["POST"]),
-            Route("/feedback", Feedback(service, api).answer, methods=["POST"]),
-            Route("/swagger.json", Swagger(service).answer, methods=["GET"]),
-            Route("/health", health, methods=["GET"]),
-            Route("/version", version, methods=["GET"]),
-            Route("/healthz", healthz, methods=["GET"]),
-            Route("/readyz", Readyz(service).answer, methods=["GET"]),
-            *_telemetry_routes(telemetry),
-        ],
+        routes=routes_of(service, settings, telemetry),
         middleware=[Middleware(TokenAuth, tokens=tokens)],
         exception_handlers={
             FlowpodError: on_flowpod_error,
@@ -137,15 +147,4 @@ def create_app(
         lifespan=lifespan,
     )
     # Outside of Starlette, whose own outermost layer answers bugs: those answers have a request id too.
-    return RequestHeaders(AccessLog(app, service.metrics), service)
-
-
-def _telemetry_routes(telemetry: Telemetry | None) -> list[Route]:
-    if telemetry is None:
-        return []
-    traces = Traces(telemetry.recorder)
-    return [
-        Route("/traces", traces.listing, methods=["GET"]),
-        Route("/traces/{id}", traces.one, methods=["GET"]),
-        Route("/metrics", MetricsPage(telemetry.snapshots).answer, methods=["GET"]),
-    ]
+    return RequestHeaders(AccessLog(with_cors(app, settings.cors_origins), service.metrics), service)

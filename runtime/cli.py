@@ -10,8 +10,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 from runtime import __version__
 from runtime.app import create_app, create_service, data_dir, history_of, service_name
@@ -27,6 +28,10 @@ from runtime.trace_commands import add_trace_commands
 from runtime.workers import Workers, worker_command
 
 logger = logging.getLogger("runtime")
+
+_LAST_TASKS_S = 2.0
+
+T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,8 +128,8 @@ def _serve(options: argparse.Namespace) -> int:
     flow = _folder(options.flow)
     service = service_name(settings, flow)
     history = history_of(settings, data_dir(settings, service, flow))
-    if history is not None and history.password:
-        secrets.add([str(history.password)])
+    if history is not None and history.url.password:
+        secrets.add([str(history.url.password)])
     if options.workers > 1:
         with opened_flow(flow, settings, os.environ, secrets) as opened:
             opened.telemetry.snapshots.clear()  # a flow with problems is told of once, here, and not by every worker
@@ -139,12 +144,30 @@ def _serve(options: argparse.Namespace) -> int:
         flow_service = create_service(opened.package, settings, service, history, opened.telemetry.tracing)
         listener = listen(options.host, options.port) if options.fd is None else socket.socket(fileno=options.fd)
         with listener:
-            app = create_app(flow_service, settings, tokens, opened.telemetry)
-            Server(app, flow_service, settings).run(sockets=[listener])
-    # Threads of nodes that never return would keep the interpreter from ending.
+            server = Server(create_app(flow_service, settings, tokens, opened.telemetry), flow_service, settings)
+            runner = asyncio.Runner(loop_factory=server.config.get_loop_factory())
+            runner.run(_to_the_end(server.serve(sockets=[listener])))
+    return _leave(0)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do `work`, then cancel the tasks that a flow's code has left, and give them a moment."""
+    try:
+        return await work
+    finally:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_LAST_TASKS_S)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process at once: Python would wait for threads, and a loop that is closed for tasks, that never end."""
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(0)
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _end_with_parent() -> None:
@@ -176,10 +199,15 @@ def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     inputs = dict(_input(text) for text in options.inputs)
     flow = _folder(options.flow)
-    with opened_flow(flow, settings, os.environ, Secrets()) as opened:
-        name = service_name(settings, flow)
-        service = create_service(opened.package, settings, name, None, opened.telemetry.tracing)
-        return asyncio.run(run_once(service, inputs))
+    runner = asyncio.Runner()
+    try:
+        with opened_flow(flow, settings, os.environ, Secrets()) as opened:
+            name = service_name(settings, flow)
+            service = create_service(opened.package, settings, name, None, opened.telemetry.tracing)
+            status = runner.run(_to_the_end(run_once(service, inputs)))
+    except KeyboardInterrupt:
+        status = 130
+    return _leave(status)
 
 
 def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Set
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -25,6 +26,11 @@ def as_text(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else dumps(value).decode()
+
+
+def timestamp(time: datetime) -> str:
+    """Return a time in UTC as every protocol writes it: ISO 8601 with microseconds and a Z."""
+    return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def _default(value: Any) -> Any:

@@ -1,14 +1,16 @@
 """The settings: one class, read once from the environment by the command line."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from runtime.errors import InvalidRequest
 
 PREFIX = "FLOWPOD_"
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
 class Settings(BaseSettings):
@@ -42,9 +44,20 @@ class Settings(BaseSettings):
     history: str | None = Field(
         None,
         description="Where the chat history is kept: `sqlite:///path/file.db`, `mysql://user:password@host/database`, "
-        "or `off`. `chat_history.db` in the data folder by default.",
+        "or `off`. `chat_history.db` in the data folder by default. MySQL takes `?ssl_mode=` "
+        "and, with files, `ssl_ca=`, `ssl_cert=` and `ssl_key=`.",
     )
-    history_rounds: int = Field(20, ge=0, description="How many past turns a chat flow gets as its chat history.")
+    history_password: SecretStr | None = Field(
+        None, description="The password of the chat history's database, instead of one in `FLOWPOD_HISTORY`."
+    )
+    history_password_file: Path | None = Field(None, description="A file with that password, as secrets are mounted.")
+    history_days: float | None = Field(
+        None, gt=0, description="When a session that nobody used is deleted, in days. Never by default."
+    )
+    openwebui_sessions: Literal["on", "off"] = Field(
+        "off",
+        description="`on` keeps the history of Open WebUI's chats, by the `X-OpenWebUI-Chat-Id` that it sends.",
+    )
     history_write_timeout_s: float = Field(
         2, gt=0, description="How long the end of a run waits for its turn to be stored, in seconds."
     )
@@ -59,7 +72,11 @@ class Settings(BaseSettings):
         gt=0,
         description="How long a run may take, in seconds. OpenAI clients give up, and ask again, at 600.",
     )
-    threads: int = Field(64, ge=1, description="Threads for synchronous Python nodes, in each process.")
+    threads: int = Field(
+        64,
+        ge=1,
+        description="Threads for synchronous Python nodes in each process, and as many for templates with loops.",
+    )
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1, description="The largest request body; a larger one gets 413.")
     max_output_chars: int = Field(
         8 * 1024 * 1024, ge=1, description="How long the text that a node streams may get, in characters."
@@ -71,6 +88,9 @@ class Settings(BaseSettings):
     allow_private_urls: Literal["on", "off"] = Field(
         "off",
         description="`on` lets a request name files and images by URLs of loopback, link-local and private addresses.",
+    )
+    docs: Literal["on", "off"] = Field(
+        "on", description="`off` serves neither `/openapi.json` nor `/docs`, which anybody may read."
     )
     heartbeat_s: float = Field(
         15,
@@ -95,6 +115,11 @@ class Settings(BaseSettings):
         200, ge=1, description="How large `traces.db` may get, in MiB; the oldest traces are deleted."
     )
     trace_store_days: float = Field(7, gt=0, description="How long a trace is kept, in days.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins, separated by commas, whose pages may call this service from a browser, such as "
+        "`https://chat.example.com`; `*` allows every page. None by default.",
+    )
     root_path: str = Field("", description="The path prefix under which a proxy serves this service.")
     drain_delay_s: float = Field(
         5,
@@ -115,7 +140,14 @@ class Settings(BaseSettings):
             raise ValueError(f"folders must be absolute, unlike {', '.join(relative)}")
         return value
 
-    @field_validator("tokens", "file_mounts", mode="before")
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [origin for origin in value if not _ORIGIN.fullmatch(origin)]:
+            raise ValueError(f"an origin is a scheme, a host and perhaps a port, without a path: {', '.join(wrong)}")
+        return value
+
+    @field_validator("tokens", "file_mounts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -127,17 +159,29 @@ class Settings(BaseSettings):
         """
         if self.tokens_file is None:
             return self.tokens
-        try:
-            lines = self.tokens_file.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            reason = f"{PREFIX}TOKENS_FILE: {self.tokens_file} cannot be read: {error.strerror}"
-            raise InvalidRequest(reason) from error
-        except UnicodeDecodeError as error:
-            raise InvalidRequest(f"{PREFIX}TOKENS_FILE: {self.tokens_file} is not UTF-8 text") from error
+        lines = _text_of(self.tokens_file, "TOKENS_FILE").splitlines()
         tokens = tuple(line.strip() for line in lines if line.strip())
         if not tokens:
             raise InvalidRequest(f"{PREFIX}TOKENS_FILE: {self.tokens_file} holds no token")
         return self.tokens + tokens
+
+    def valid_history_password(self) -> str | None:
+        """Return the password of the chat history's database, if a setting of its own gives one.
+
+        Raises InvalidRequest when its file cannot be read.
+        """
+        if self.history_password_file is not None:
+            return _text_of(self.history_password_file, "HISTORY_PASSWORD_FILE").rstrip("\r\n")
+        return None if self.history_password is None else self.history_password.get_secret_value()
+
+
+def _text_of(path: Path, setting: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"{PREFIX}{setting}: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{PREFIX}{setting}: {path} is not UTF-8 text") from error
 
 
 def read_settings() -> Settings:

@@ -1,5 +1,3 @@
-import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,18 +7,14 @@ import pytest
 from runtime import compat
 from tests.support.mariadb import MariaDB, running_mariadb
 from tests.support.model_server import ModelServer, running_model_server
+from tests.support.needs import need
 
 compat.install()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
-        program = marker.args[0]
-        if shutil.which(program) is None:
-            reason = f"needs {program}, which is not on PATH (make test-deps installs it)"
-            if os.environ.get("FLOWPOD_NO_SKIP"):
-                pytest.fail(reason)
-            pytest.skip(reason)
+        need(marker.args[0])
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,16 @@
 """The command as users type it."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
 from runtime.flow.document import flow_json_schema
-from tests.support.flows import write_chat_flow, write_flow
+from tests.support.flows import stubborn_flow, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import ROOT, environment, run_command, serving
 
@@ -121,6 +124,23 @@ def test_run_of_a_failing_flow_says_why(tmp_path: Path, model_server: ModelServe
     assert "Failed: node 'reply': connection 'model'" in done.stderr
     assert "the model answered 400: refused with 400" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_run_does_not_wait_for_a_task_that_refuses_to_be_cancelled(tmp_path: Path) -> None:
+    done = run_command("run", str(stubborn_flow(tmp_path / "flow")), "wait=false", env=env_of(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+def test_an_interrupt_ends_a_run_that_refuses_to_be_cancelled(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "runtime", "run", str(stubborn_flow(tmp_path / "flow")), "wait=true"]
+    with subprocess.Popen(command, cwd=ROOT, env=env_of(tmp_path), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "stubborn: Running\n"
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(

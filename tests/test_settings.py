@@ -35,7 +35,7 @@ def read(monkeypatch: pytest.MonkeyPatch, environ: Mapping[str, str]) -> Setting
         ("FLOWPOD_SERVICE_NAME", "a" * 40, "a" * 40),
         ("FLOWPOD_DATA_DIR", "/data/x", Path("/data/x")),
         ("FLOWPOD_HISTORY", "mysql://user:pass@host/db", "mysql://user:pass@host/db"),
-        ("FLOWPOD_HISTORY_ROUNDS", "0", 0),
+        ("FLOWPOD_HISTORY_DAYS", "0.5", 0.5),
         ("FLOWPOD_MAX_RUNS", "7", 7),
         ("FLOWPOD_RUN_TIMEOUT_S", "0.5", 0.5),
         ("FLOWPOD_MAX_BODY_BYTES", "1024", 1024),
@@ -62,8 +62,8 @@ def test_variable_is_read(monkeypatch: pytest.MonkeyPatch, variable: str, text: 
         ("FLOWPOD_SERVICE_NAME", "1st"),
         ("FLOWPOD_SERVICE_NAME", "a" * 41),
         ("FLOWPOD_SERVICE_NAME", ""),
-        ("FLOWPOD_HISTORY_ROUNDS", "-1"),
-        ("FLOWPOD_HISTORY_ROUNDS", "many"),
+        ("FLOWPOD_HISTORY_DAYS", "0"),
+        ("FLOWPOD_HISTORY_DAYS", "many"),
         ("FLOWPOD_HISTORY_WRITE_TIMEOUT_S", "0"),
         ("FLOWPOD_SINGLE_TURN_DAYS", "0"),
         ("FLOWPOD_MAX_RUNS", "0"),
@@ -101,6 +101,18 @@ def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         read(monkeypatch, {"FLOWPOD_THREADS": "none", "FLOWPOD_AUTH": "maybe", "FLOWPOD_GRACE_S": "x"})
     lines = caught.value.message.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["FLOWPOD_AUTH", "FLOWPOD_THREADS", "FLOWPOD_GRACE_S"]
+
+
+def test_origins_are_split_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    origins = "https://a.example, http://localhost:3000,app://chat,null"
+    assert read(monkeypatch, {"FLOWPOD_CORS_ORIGINS": origins}).cors_origins == tuple(
+        origins.replace(" ", "").split(",")
+    )
+    assert read(monkeypatch, {"FLOWPOD_CORS_ORIGINS": "*"}).cors_origins == ("*",)
+    with pytest.raises(
+        InvalidRequest, match=r"^FLOWPOD_CORS_ORIGINS: .*without a path: https://a.example/, b.example$"
+    ):
+        read(monkeypatch, {"FLOWPOD_CORS_ORIGINS": "https://a.example/,b.example,http://c.example"})
 
 
 def test_unknown_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime.api.middleware import OPEN_PATHS, path_of
+from runtime.api.middleware import PROBES, path_of
 from runtime.logs import FIELDS
 from runtime.telemetry.metrics import Metrics
 
@@ -23,7 +23,7 @@ class AccessLog:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection as ASGI has it."""
-        if scope["type"] != "http" or path_of(scope) in OPEN_PATHS:
+        if scope["type"] != "http" or path_of(scope) in PROBES:
             await self._app(scope, receive, send)
             return
         answer = _Answer(self._metrics)

@@ -12,23 +12,56 @@ from starlette.requests import ClientDisconnect, Request
 
 from runtime.api.middleware import SESSION_ID
 from runtime.errors import BodyTooLarge, InvalidRequest
+from runtime.run.request import MAX_ROUNDS, Protocol, RunRequest
 
 USER_ID = "Chat-User-Id"
+HISTORY_ROUNDS = "Chat-History-Rounds"
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_:-]{32,255}")
 _USER_ID_LENGTH = 255
+_ROUNDS_DIGITS = 9  # what Python reads quickly, and more than anybody needs
 Body = TypeVar("Body", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a request's headers say: the session (`assigned` when it named none), the user, and its trace."""
+    """What a request's headers say: the session (`assigned` when it named none), the user, and its trace.
+
+    `history_rounds` is how many past turns it wants, None where the flow says so.
+    """
 
     session_id: str
     assigned: bool
     user_id: str | None
     request_id: str
     headers: Mapping[str, str]
+    history_rounds: int | None = None
+
+    def request(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        protocol: Protocol,
+        streaming: bool,
+        keep_assigned: bool = True,
+        instructions: str = "",
+        overrides: Mapping[str, Any] | None = None,
+    ) -> RunRequest:
+        """Return what this caller asks of the service."""
+        return RunRequest(
+            inputs=inputs,
+            session_id=self.session_id,
+            streaming=streaming,
+            assigned=self.assigned,
+            keep_assigned=keep_assigned,
+            user_id=self.user_id,
+            instructions=instructions,
+            request_id=self.request_id,
+            headers=self.headers,
+            protocol=protocol,
+            history_rounds=self.history_rounds,
+            overrides=overrides or {},
+        )
 
 
 def read_caller(request: Request) -> Caller:
@@ -40,6 +73,16 @@ def read_caller(request: Request) -> Caller:
     if given is not None and not _SESSION_ID.fullmatch(given):
         message = f"{SESSION_ID} must have 32 to 255 letters, digits, underscores, hyphens or colons"
         raise InvalidRequest(message, param=SESSION_ID, code="invalid_session_id")
+    user_id = read_user_id(request)
+    session_id = given or str(uuid.uuid4())
+    request.state.session_id = session_id
+    trace_context = {name: request.headers[name] for name in ("traceparent", "tracestate") if name in request.headers}
+    rounds = _history_rounds(request)
+    return Caller(session_id, given is None, user_id, request.state.request_id, trace_context, rounds)
+
+
+def read_user_id(request: Request) -> str | None:
+    """Return the user that the request names; raises InvalidRequest for an id that breaks its rule."""
     user_id = request.headers.get(USER_ID) or None
     if user_id is not None:
         try:
@@ -49,10 +92,27 @@ def read_caller(request: Request) -> Caller:
         if len(user_id) > _USER_ID_LENGTH:
             message = f"{USER_ID} may have at most {_USER_ID_LENGTH} characters"
             raise InvalidRequest(message, param=USER_ID, code="invalid_user_id")
-    session_id = given or str(uuid.uuid4())
-    request.state.session_id = session_id
-    trace_context = {name: request.headers[name] for name in ("traceparent", "tracestate") if name in request.headers}
-    return Caller(session_id, given is None, user_id, request.state.request_id, trace_context)
+    return user_id
+
+
+def _history_rounds(request: Request) -> int | None:
+    given = request.headers.get(HISTORY_ROUNDS)
+    if given is None:
+        return None
+    if not (given.isdecimal() and len(given) <= _ROUNDS_DIGITS and int(given) <= MAX_ROUNDS):
+        message = f"{HISTORY_ROUNDS} must be a number from 0 to {MAX_ROUNDS}"
+        raise InvalidRequest(message, param=HISTORY_ROUNDS, code="invalid_history_rounds")
+    return int(given)
+
+
+def is_session_id(text: str) -> bool:
+    """Return whether `text` may name a session."""
+    return _SESSION_ID.fullmatch(text) is not None
+
+
+def is_user_id(value: Any) -> bool:
+    """Return whether a value that a client gives may name a user."""
+    return isinstance(value, str) and 0 < len(value) <= _USER_ID_LENGTH
 
 
 async def read_bytes(request: Request, limit: int) -> bytes:
@@ -102,6 +162,11 @@ def read_model(kind: type[Body], content: dict[str, Any]) -> Body:
         field = ".".join(str(part) for part in detail["loc"])
         what = "is required" if detail["type"] == "missing" else detail["msg"][0].lower() + detail["msg"][1:]
         raise InvalidRequest(f"{field}: {what}", param=field) from None
+
+
+def read_query(kind: type[Body], request: Request) -> Body:
+    """Return the query as `kind`; raises InvalidRequest that names the first parameter that is wrong."""
+    return read_model(kind, dict(request.query_params))
 
 
 def _name_of(value: Any) -> str:

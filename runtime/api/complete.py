@@ -1,7 +1,6 @@
 """Complete mode, `POST /run`: the run's four events (LangStudio, "Complete mode")."""
 
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -14,9 +13,8 @@ from runtime.api.fold import Outcome, fold
 from runtime.api.settings import ApiSettings
 from runtime.api.sse import event_stream
 from runtime.errors import ErrorInfo
-from runtime.jsonable import dumps
+from runtime.jsonable import dumps, timestamp
 from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
-from runtime.run.request import RunRequest
 from runtime.run.run import Run
 from runtime.run.service import FlowService
 
@@ -54,18 +52,7 @@ class Complete:
         caller = read_caller(request)
         body = read_model(RunBody, await read_object(request, self._settings.max_body_bytes))
         streaming = _wants_stream(request) if body.stream is None else body.stream
-        run = await self._service.start(
-            RunRequest(
-                inputs=body.inputs or {},
-                session_id=caller.session_id,
-                assigned=caller.assigned,
-                user_id=caller.user_id,
-                streaming=streaming,
-                request_id=caller.request_id,
-                headers=caller.headers,
-                protocol="complete",
-            )
-        )
+        run = await self._service.start(caller.request(body.inputs or {}, protocol="complete", streaming=streaming))
         encoder = Encoder(body.response_config or ResponseConfig())
         if streaming:
             return event_stream(run, encoder.encode, self._settings.heartbeat_s)
@@ -104,7 +91,7 @@ class Encoder:
         head = {
             "event": type(event).__name__,
             "run_id": event.run_id,
-            "timestamp": _timestamp(event.timestamp),
+            "timestamp": timestamp(event.timestamp),
         }
         return b"data: " + dumps(head | facts) + b"\n\n"
 
@@ -115,7 +102,7 @@ class Encoder:
         return {
             **error,
             "run_id": run.id,
-            "timestamp": _timestamp(end.timestamp),
+            "timestamp": timestamp(end.timestamp),
             **_end(end),
             "node_run_infos": [
                 self._node_run_info(node) for node in outcome.nodes.values() if node.node not in self._excluded
@@ -168,7 +155,3 @@ def _flow_run_info(run_id: str, status: str, error: ErrorInfo | None, trace_id: 
 
 def _error(error: ErrorInfo | None) -> dict[str, Any] | None:
     return None if error is None else asdict(error)
-
-
-def _timestamp(time: datetime) -> str:
-    return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

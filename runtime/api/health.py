@@ -22,4 +22,6 @@ class Readyz:
         """Answer 200, or 503 with the reason."""
         if reason := self._service.not_ready:
             return JsonResponse({"status": "not ready", "reason": reason}, 503, {"Retry-After": "2"})
-        return JsonResponse({"status": "ready"})
+        # A loss after the start is only told: all instances have it, and all of them out of service helps nobody.
+        lost = {"history": "out of reach"} if self._service.history_lost else {}
+        return JsonResponse({"status": "ready", **lost})

@@ -17,7 +17,9 @@ REQUEST_ID_HEADER = "X-Request-Id"
 SESSION_ID = "Chat-Session-Id"
 CLIENT_REQUEST_ID = "x-ms-client-request-id"
 """promptflow's other name for the caller's id of a request; where it stands alone it is the request's id."""
-OPEN_PATHS = ("/healthz", "/readyz", "/health")
+OPENAPI, DOCS = "/openapi.json", "/docs"
+PROBES = ("/healthz", "/readyz", "/health")
+OPEN_PATHS = (*PROBES, OPENAPI, DOCS)
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 
@@ -70,7 +72,7 @@ class TokenAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection as ASGI has it."""
-        if scope["type"] != "http" or not self._tokens or path_of(scope) in OPEN_PATHS or self._allows(scope):
+        if scope["type"] != "http" or not self._tokens or _is_open(path_of(scope)) or self._allows(scope):
             await self._app(scope, receive, send)
             return
         given = "Authorization" in Headers(scope=scope)
@@ -83,6 +85,10 @@ class TokenAuth:
         given = (rest.strip() if scheme.lower() == "bearer" else value).encode("latin-1")
         # Every token is compared, so that the time taken does not tell which one was close.
         return sum(hmac.compare_digest(given, token) for token in self._tokens) > 0
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(f"{DOCS}/")
 
 
 def path_of(scope: Scope) -> str:

@@ -1,17 +1,18 @@
 """OpenAI's chat completions, `POST /v1/chat/completions` and `GET /v1/models`, for flows that hold conversations."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runtime.api.body import Caller, read_caller, read_model, read_object
+from runtime.api.body import Caller, read_model, read_object
 from runtime.api.errors import RUN_FAILED, JsonResponse, error_body
 from runtime.api.fold import Outcome, fold
+from runtime.api.openai_caller import read_chat_caller, with_user
+from runtime.api.openai_messages import ChatRoles, Message, is_side_request, read_conversation
 from runtime.api.settings import ApiSettings
 from runtime.api.sse import event_stream
 from runtime.errors import InvalidRequest, NotFound
@@ -24,25 +25,6 @@ _FINISH_REASONS = ("stop", "length", "content_filter")
 _DONE = b"data: [DONE]\n\n"
 
 
-def _text_of(content: Any) -> Any:
-    """Join the text parts of a message; other parts are passed over."""
-    if content is None:
-        return ""
-    if not isinstance(content, list):
-        return content
-    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
-    return "\n".join(str(part.get("text") or "") for part in parts)
-
-
-class Message(BaseModel):
-    """A message of a conversation; its content as text."""
-
-    model_config = ConfigDict(frozen=True)
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[str, BeforeValidator(_text_of)] = ""
-
-
 class StreamOptions(BaseModel):
     """What a stream has besides the answer."""
 
@@ -52,13 +34,36 @@ class StreamOptions(BaseModel):
 
 
 class ChatBody(BaseModel):
-    """The request's body. Any model name is taken; parameters of models are accepted and passed over."""
+    """The request's body. Any model name is taken, and whatever is not here is accepted and passed over.
+
+    `inputs` are further inputs of the flow by name, as `extra_body` of OpenAI's clients sends them.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     messages: tuple[Message, ...] = Field(min_length=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    inputs: dict[str, Any] | None = None
+    user: Any = None
+    temperature: FiniteFloat | None = None
+    top_p: FiniteFloat | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    seed: int | None = None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The parameters for the flow's models; OpenAI's two names of one limit both have its value."""
+        limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        given: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": limit,
+            "max_completion_tokens": limit,
+            "seed": self.seed,
+        }
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class ChatCompletions:
@@ -67,18 +72,20 @@ class ChatCompletions:
     def __init__(self, service: FlowService, settings: ApiSettings) -> None:
         self._service = service
         self._settings = settings
+        self._roles = ChatRoles.of(service)
 
     async def answer(self, request: Request) -> Response:
         """Answer with a stream of chunks or with one completion."""
-        chat_input = chat_input_of(self._service)
-        caller = read_caller(request)
+        if self._roles is None:
+            raise no_chat_flow()
+        caller = read_chat_caller(request, keep_chats=self._settings.openwebui_sessions)
         body = read_model(ChatBody, await read_object(request, self._settings.max_body_bytes))
+        caller = with_user(caller, body.user)
         streaming = bool(body.stream)
-        run = await self._service.start(self._run_request(body, caller, chat_input, streaming))
-        assert self._service.flow.chat_output is not None
+        run = await self._service.start(_run_request(self._roles, body, caller, streaming))
         completion = Completion(
             model=self._service.model,
-            output=self._service.flow.chat_output,
+            output=self._roles.answer,
             id=f"chatcmpl-{run.id.replace('-', '')}",
             include_usage=body.stream_options is not None and body.stream_options.include_usage is True,
         )
@@ -89,26 +96,27 @@ class ChatCompletions:
             return JsonResponse(error_body(outcome.terminated.error), RUN_FAILED)
         return JsonResponse(completion.body(outcome))
 
-    def _run_request(self, body: ChatBody, caller: Caller, chat_input: str, streaming: bool) -> RunRequest:
-        flow = self._service.flow
-        assert flow.chat_output is not None
-        conversation = read_conversation(body.messages, chat_input, flow.chat_output)
-        inputs: dict[str, Any] = {chat_input: conversation.question}
-        # One question alone continues the stored session; a client that sends more brings the history itself.
-        if flow.chat_history is not None and (conversation.user_turns > 1 or caller.assigned) and conversation.pairs:
-            inputs[flow.chat_history] = conversation.pairs
-        return RunRequest(
-            inputs=inputs,
-            session_id=caller.session_id,
-            assigned=caller.assigned,
-            keep_assigned=False,
-            user_id=caller.user_id,
-            streaming=streaming,
-            instructions=conversation.instructions,
-            request_id=caller.request_id,
-            headers=caller.headers,
-            protocol="openai",
-        )
+
+def _run_request(roles: ChatRoles, body: ChatBody, caller: Caller, streaming: bool) -> RunRequest:
+    if is_side_request(body.messages):
+        caller = replace(caller, assigned=True)  # it is no turn of the conversation, and does not go on with it
+    conversation = read_conversation(body.messages)
+    inputs = roles.inputs(conversation.question)
+    # One question alone continues the stored session; a client that sends more brings the history itself.
+    if roles.history is not None and (conversation.user_turns > 1 or caller.assigned) and conversation.earlier:
+        inputs[roles.history] = roles.pairs(conversation)
+    further = body.inputs or {}
+    if roles.question in further:
+        param = f"inputs.{roles.question}"
+        raise InvalidRequest(f"{param}: the flow's chat input is the last message; leave it out here", param=param)
+    return caller.request(
+        {**inputs, **further},
+        protocol="openai",
+        streaming=streaming,
+        keep_assigned=False,
+        instructions=conversation.instructions,
+        overrides=body.overrides,
+    )
 
 
 class Models:
@@ -120,59 +128,20 @@ class Models:
 
     async def answer(self, request: Request) -> Response:  # noqa: ARG002
         """List the models."""
-        chat_input_of(self._service)
+        if not self._service.flow.is_chat:
+            raise no_chat_flow()
         names = dict.fromkeys((self._service.name, "default"))
         models = [{"id": name, "object": "model", "created": self._created, "owned_by": "flowpod"} for name in names]
         return JsonResponse({"object": "list", "data": models})
 
 
-def chat_input_of(service: FlowService) -> str:
-    """Return the name of the flow's chat input; raises NotFound when the flow holds no conversations."""
-    flow = service.flow
-    if not flow.is_chat or flow.chat_input is None:
-        message = (
-            "this flow holds no conversations: none of its inputs says is_chat_input: true, so there is no "
-            "OpenAI-compatible API; use POST / or POST /run"
-        )
-        raise NotFound(message, code="not_a_chat_flow")
-    return flow.chat_input
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A list of messages as a flow takes it."""
-
-    question: str
-    pairs: list[dict[str, dict[str, str]]]
-    user_turns: int
-    instructions: str
-
-
-def read_conversation(messages: Sequence[Message], chat_input: str, chat_output: str) -> Conversation:
-    """Return the last question, what came before it in promptflow's pairs, and the system messages.
-
-    Messages of one side that follow each other are joined. Raises InvalidRequest when the last one is not the user's.
-    """
-    if messages[-1].role != "user":
-        message = f"the last message must be the user's, not the {messages[-1].role}'s"
-        raise InvalidRequest(message, param=f"messages.{len(messages) - 1}.role")
-    turns: list[tuple[str, list[str]]] = []
-    for item in messages:
-        if item.role in ("user", "assistant"):
-            if not turns or turns[-1][0] != item.role:
-                turns.append((item.role, []))
-            turns[-1][1].append(item.content)
-    texts = [(role, "\n".join(contents)) for role, contents in turns]
-    pairs = []
-    asked = ""
-    for role, text in texts[:-1]:
-        if role == "assistant":
-            pairs.append({"inputs": {chat_input: asked}, "outputs": {chat_output: text}})
-            asked = ""
-        else:
-            asked = text
-    instructions = "\n\n".join(item.content for item in messages if item.role in ("system", "developer"))
-    return Conversation(texts[-1][1], pairs, sum(role == "user" for role, _ in texts), instructions)
+def no_chat_flow() -> NotFound:
+    """Return the error for a flow that holds no conversations."""
+    message = (
+        "this flow holds no conversations: none of its inputs says is_chat_input: true, so there is no "
+        "OpenAI-compatible API; use POST / or POST /run"
+    )
+    return NotFound(message, code="not_a_chat_flow")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ from runtime.api.swagger import swagger_document
 from runtime.errors import ErrorInfo, FlowpodError, InvalidRequest, NotAcceptable, Unavailable
 from runtime.jsonable import dumps
 from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
-from runtime.run.request import RunRequest
 from runtime.run.run import Run
 from runtime.run.service import FlowService
 
@@ -94,23 +93,12 @@ class Score:
         # Refused before anything runs where the flow alone says so; where it depends on the run, once that is seen.
         always = [name for name, certain in self._streams.items() if certain]
         form = accept.choose(always if len(always) > 1 else list(self._streams)[:1])
-        run = await self._service.start(
-            RunRequest(
-                inputs=inputs,
-                session_id=caller.session_id,
-                assigned=caller.assigned,
-                user_id=caller.user_id,
-                streaming=form == "stream",
-                request_id=caller.request_id,
-                headers=caller.headers,
-                protocol="score",
-            )
-        )
+        run = await self._service.start(caller.request(inputs, protocol="score", streaming=form == "stream"))
         if form == "stream":
             begun = await look_ahead(run, request, self._settled)
             if begun.end is None or begun.end.error is None:
                 return await self._stream_or_json(run, request, begun, accept)
-        return self._json(await fold(run, request))
+        return await self._json(run, await fold(run, request))
 
     def _inputs(self, content: bytes, caller: Caller) -> dict[str, Any]:
         """Return the flow's inputs; others are passed over.
@@ -148,14 +136,20 @@ class Score:
             run.leave()
             raise
         if form == "json":
-            return self._json(await fold(run, request))
+            return await self._json(run, await fold(run, request))
         others = {name: begun.outputs[name] for name in self._outputs if name in begun.outputs and name != streaming[0]}
+        try:
+            others = dict(await run.with_fetched_images(others))
+        except BaseException:
+            run.leave()
+            raise
         return event_stream(run, ScoreStream(streaming[0], others).encode, self._settings.heartbeat_s)
 
-    def _json(self, outcome: Outcome) -> Response:
+    async def _json(self, run: Run, outcome: Outcome) -> Response:
         error = outcome.terminated.error
         if error is None:
-            return JsonResponse({name: outcome.outputs[name] for name in self._outputs if name in outcome.outputs})
+            outputs = {name: outcome.outputs[name] for name in self._outputs if name in outcome.outputs}
+            return JsonResponse(await run.with_fetched_images(outputs))
         node = outcome.nodes.get(error.param or "")
         body = run_error(error, node.cause if node else "")
         return JsonResponse(body, 400 if body["error"]["code"] == "UserError" else RUN_FAILED)

@@ -10,7 +10,6 @@ from runtime.api.settings import ApiSettings
 from runtime.api.sse import event_stream
 from runtime.jsonable import dumps
 from runtime.run.events import Event, RunOutput, RunTerminated
-from runtime.run.request import RunRequest
 from runtime.run.service import FlowService
 
 
@@ -26,18 +25,7 @@ class Simple:
         caller = read_caller(request)
         inputs = await read_object(request, self._settings.max_body_bytes)
         streaming = "text/event-stream" in request.headers.get("accept", "").lower()
-        run = await self._service.start(
-            RunRequest(
-                inputs=inputs,
-                session_id=caller.session_id,
-                assigned=caller.assigned,
-                user_id=caller.user_id,
-                streaming=streaming,
-                request_id=caller.request_id,
-                headers=caller.headers,
-                protocol="simple",
-            )
-        )
+        run = await self._service.start(caller.request(inputs, protocol="simple", streaming=streaming))
         if streaming:
             return event_stream(run, encode, self._settings.heartbeat_s)
         outcome = await fold(run, request)

@@ -3,47 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+from runtime.api.schemas import inputs_schema, outputs_schema
 from runtime.run.service import FlowService
 
-_FILE: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        name: {"type": "string"} for name in ("source_uri", "download_url", "file_id", "file_name", "file_type")
-    },
-    "required": ["source_uri"],
-}
-# promptflow, core/_serving/swagger.py; the types that it leaves out are text on the wire.
-_TYPES: Mapping[str, Mapping[str, Any]] = {
-    "int": {"type": "integer"},
-    "double": {"type": "number"},
-    "bool": {"type": "boolean"},
-    "list": {"type": "array", "items": {}},
-    "object": {"type": "object", "additionalProperties": {}},
-    "image": {"type": "object", "additionalProperties": {}},
-    "File": _FILE,
-    "file": _FILE,
-}
-_TEXT: Mapping[str, Any] = {"type": "string"}
 _ANY_OBJECT = {"type": "object", "additionalProperties": {}}
 
 
 def swagger_document(service: FlowService) -> dict[str, Any]:
     """Return the OpenAPI 3.0 document of a service's flow."""
-    flow = service.flow
-    outputs = {name: output for name, output in flow.outputs.items() if not output.evaluation_only}
-    inputs = {name: _described(one.type, one.description) for name, one in flow.inputs.items()}
-    for name, one in flow.inputs.items():
-        if one.has_default:
-            inputs[name]["default"] = one.default
-    answer = {
-        "type": "object",
-        "properties": {name: _described(one.type, one.description) for name, one in outputs.items()},
-    }
-    body: dict[str, Any] = {"type": "object", "properties": inputs}
-    if required := [name for name, one in flow.inputs.items() if not one.has_default]:
-        body["required"] = required
-    score = _operation(f"Run the flow {service.name}", body, bool(flow.inputs), answer)
-    score["responses"]["200"]["content"]["text/event-stream"] = {"schema": dict(_TEXT)}
+    body = inputs_schema(service, history_is_required=True)
+    answer = outputs_schema(service, for_evaluation=False)
+    score = _operation(f"Run the flow {service.name}", body, bool(service.flow.inputs), answer)
+    score["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
     score["responses"]["406"] = {"description": "Accept names no form in which the answer can be given"}
     feedback = _operation("Say what you think of an answer", _ANY_OBJECT, True, _ANY_OBJECT)
     feedback["parameters"] = [{"name": "flatten", "in": "query", "required": False, "schema": {"type": "boolean"}}]
@@ -65,10 +36,6 @@ def _chat_keys(service: FlowService) -> dict[str, str]:
         "x-chat-output": flow.chat_output,
     }
     return {key: value for key, value in keys.items() if value is not None}
-
-
-def _described(kind: str, description: str) -> dict[str, Any]:
-    return {**_TYPES.get(kind, _TEXT), **({"description": description} if description else {})}
 
 
 def _operation(summary: str, body: Mapping[str, Any], required: bool, answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Literal, TypeVar
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
-from runtime.api.body import read_model
+from runtime.api.body import read_query
 from runtime.api.errors import JsonResponse
 from runtime.api.pages import PageQuery, page, position_of
 from runtime.errors import NotFound, Unavailable
@@ -20,6 +21,7 @@ from runtime.telemetry.tree import summary_as_json, trace_as_json
 T = TypeVar("T")
 
 _FLUSH_MS = 1000
+_LONGEST_S = 1e9
 
 
 class TracesQuery(PageQuery):
@@ -28,8 +30,12 @@ class TracesQuery(PageQuery):
     session: str = Field("", description="Only runs of this session.")
     user: str = Field("", description="Only runs of this user.")
     status: Literal["", "Completed", "Failed", "Canceled"] = Field("", description="Only runs that ended so.")
-    min_duration: float | None = Field(None, ge=0, description="Only runs that took at least so long, in seconds.")
-    max_duration: float | None = Field(None, ge=0, description="Only runs that took at most so long, in seconds.")
+    min_duration: float | None = Field(
+        None, ge=0, le=_LONGEST_S, description="Only runs that took at least so long, in seconds."
+    )
+    max_duration: float | None = Field(
+        None, ge=0, le=_LONGEST_S, description="Only runs that took at most so long, in seconds."
+    )
     text: str = Field("", description="Only runs with this text in their input, output or error.")
 
 
@@ -39,9 +45,16 @@ class Traces:
     def __init__(self, recorder: TraceRecorder | None) -> None:
         self._recorder = recorder
 
+    def routes(self) -> list[Route]:
+        """Return the endpoints' paths."""
+        return [
+            Route("/traces", self.listing, methods=["GET"]),
+            Route("/traces/{id}", self.one, methods=["GET"]),
+        ]
+
     async def listing(self, request: Request) -> Response:
         """Answer a page of runs, the newest first."""
-        query = read_model(TracesQuery, dict(request.query_params))
+        query = read_query(TracesQuery, request)
         position = position_of(query.cursor, int)
         filters = Filters(query.session, query.user, query.status, query.min_duration, query.max_duration, query.text)
         before = None if position is None else position[0]

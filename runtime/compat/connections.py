@@ -9,6 +9,19 @@ from typing import Any, ClassVar
 
 from runtime.compat.values import Secret
 
+__all__ = [
+    "AzureAIServicesConnection",
+    "AzureContentSafetyConnection",
+    "AzureOpenAIConnection",
+    "CognitiveSearchConnection",
+    "CustomConnection",
+    "CustomStrongTypeConnection",
+    "FormRecognizerConnection",
+    "OpenAIConnection",
+    "SerpConnection",
+    "ServerlessConnection",
+]
+
 
 class _Setting:
     """An attribute that is kept in the connection's `configs` or `secrets`."""

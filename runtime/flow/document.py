@@ -15,7 +15,7 @@ from runtime.flow.control import (
     TemplatePart,
     VariablePart,
 )
-from runtime.flow.model import ValueType
+from runtime.flow.model import MAX_ROUNDS, Override, ValueType
 from runtime.flow.parts import CommonPart, Part, Text, empty_if_none
 
 NODE_TAG = "code"
@@ -31,6 +31,7 @@ class InputPart(Part):
     enum: list[Any] | None = Field(None, description="The values that a form offers.")
     is_chat_input: bool = Field(False, description="This input is the user's message of a conversation.")
     is_chat_history: bool | None = Field(None, description="This input gets the past turns of the conversation.")
+    is_chat_images: bool = Field(False, description="This input, a list, gets the images of the user's message.")
 
 
 class OutputPart(Part):
@@ -41,6 +42,15 @@ class OutputPart(Part):
     description: Text = ""
     is_chat_output: bool = Field(False, description="This output is the answer of a conversation.")
     evaluation_only: bool = False
+
+
+class HistoryPart(Part):
+    """How much of a conversation goes into the chat history of the next turn."""
+
+    rounds: int = Field(20, ge=0, le=MAX_ROUNDS, description="The last turns, at most.")
+    tokens: int | None = Field(
+        None, ge=1, description="Of them the newest that fit; four bytes of UTF-8 count as a token."
+    )
 
 
 class SourcePart(Part):
@@ -59,6 +69,9 @@ class NodePart(CommonPart):
     connection: Text = Field("", description="llm: the name of a connection.")
     provider: Text = ""
     api: Literal["chat", "completion"] = Field("chat", description="llm: which API of the model is called.")
+    overrides: list[Override] = Field(
+        default_factory=list, description="llm: parameters of the model that a request may set."
+    )
     module: Text = ""
     aggregation: bool = False
     use_variants: bool = False
@@ -112,6 +125,7 @@ class FlowDocument(Part):
     variables: Annotated[dict[str, VariablePart], BeforeValidator(empty_if_none)] = Field(
         default_factory=dict, description="Session variables: kept with the conversation, read as ${session.NAME}."
     )
+    history: HistoryPart = Field(default_factory=HistoryPart)
     nodes: list[AnyNode] = Field(min_length=1)
     node_variants: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
     environment: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
@@ -133,6 +147,7 @@ class _VariantNodePart(BaseModel):
 def flow_json_schema() -> dict[str, Any]:
     """Return the JSON Schema of `flow.dag.yaml`, for editors."""
     schema = FlowDocument.model_json_schema(by_alias=True)
-    nodes = schema["properties"]["nodes"]
-    nodes["items"] = {"anyOf": [nodes["items"], _VariantNodePart.model_json_schema()]}
+    for part in (schema, *(schema["$defs"][kind.__name__] for kind in (BatchPart, LoopPart))):
+        nodes = part["properties"]["nodes"]
+        nodes["items"] = {"anyOf": [nodes["items"], _VariantNodePart.model_json_schema()]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

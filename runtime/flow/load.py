@@ -1,18 +1,20 @@
 """From a folder to a Flow: the file is read, and everything in it is checked that needs no code to run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from runtime.errors import FlowProblems, Problem
 from runtime.flow.aggregation import without_aggregation
 from runtime.flow.check import check_flow
 from runtime.flow.connections import load_connections
+from runtime.flow.control import BatchPart, LoopPart
 from runtime.flow.document import FlowDocument, InputPart, NodePart
 from runtime.flow.environment import variables_of
 from runtime.flow.includes import missing_includes
-from runtime.flow.model import Flow, Input, Node, Output, Variable
+from runtime.flow.model import Flow, HistoryRules, Input, Node, Output, Variable
 from runtime.flow.node_reader import NodeReader, names_in
-from runtime.flow.source import Source
+from runtime.flow.parts import CommonPart
+from runtime.flow.source import Key, Source
 from runtime.flow.values import coerce
 from runtime.flow.variants import with_default_variants
 
@@ -44,7 +46,7 @@ def load_flow(
     for index, text in missing_includes(folder, document.additional_includes or ()):
         source.add(("additional_includes", index), f"there is no file or folder {text!r}, seen from the flow's folder")
     reader = _Reader(source, document, assembled or folder)
-    chat_input, chat_history, chat_output = reader.chat_roles()
+    chat_input, chat_history, chat_images, chat_output = reader.chat_roles()
     flow = Flow(
         folder=(assembled or folder).resolve(),
         inputs=reader.inputs(),
@@ -56,7 +58,9 @@ def load_flow(
         description=document.description,
         chat_input=chat_input,
         chat_history=chat_history,
+        chat_images=chat_images,
         chat_output=chat_output,
+        history=HistoryRules(document.history.rounds, document.history.tokens),
         environment=variables_of(document.environment_variables, connections, environ, source),
     )
     check_flow(flow, source)
@@ -115,18 +119,22 @@ class _Reader:
     def nodes(self) -> dict[str, Node]:
         return {node.name: node for node in self._node_reader.nodes(("nodes",), self._document.nodes)}
 
-    def chat_roles(self) -> tuple[str | None, str | None, str | None]:
-        """Return the names of the chat input, the chat history and the chat output."""
+    def chat_roles(self) -> tuple[str | None, str | None, str | None, str | None]:
+        """Return the names of the chat input, the chat history, the images' input and the chat output."""
         inputs, outputs = self._document.inputs, self._document.outputs
         chat_input = self._only("inputs", [name for name, part in inputs.items() if part.is_chat_input])
         chat_history = self._only("inputs", [name for name, part in inputs.items() if _is_history(name, part)])
+        chat_images = self._only("inputs", [name for name, part in inputs.items() if part.is_chat_images])
+        if chat_images is not None and inputs[chat_images].type != "list":
+            text = "an input with is_chat_images: true is of type list; one of type image needs no such key"
+            self._source.add(("inputs", chat_images, "type"), text)
         chat_output = self._only("outputs", [name for name, part in outputs.items() if part.is_chat_output])
         if chat_input is not None and chat_output is None and len(outputs) == 1:
             chat_output = next(iter(outputs))
         if chat_input is not None and chat_output is None:
             text = f"the flow has the chat input {chat_input!r}, but no output says is_chat_output: true"
             self._source.add(("outputs",), text)
-        return chat_input, chat_history, chat_output
+        return chat_input, chat_history, chat_images, chat_output
 
     def _only(self, section: str, names: list[str]) -> str | None:
         if len(names) > 1:
@@ -138,6 +146,20 @@ class _Reader:
         document, missing = self._document, self._source.add
         if document.language == "csharp":
             missing(("language",), "C# flows are not supported")
+        if "history" in document.model_fields_set and not any(_is_history(*item) for item in document.inputs.items()):
+            missing(("history",), "no input of the flow is a chat history (is_chat_history: true)")
+        for key, part in _parts_inside(("nodes",), document.nodes):
+            if isinstance(part, NodePart) and part.aggregation:
+                missing((*key, "aggregation"), "aggregation nodes stand in the flow itself only")
+
+
+def _parts_inside(key: Key, parts: Sequence[CommonPart]) -> Iterator[tuple[Key, CommonPart]]:
+    """Yield the nodes inside batches and loops, each with where it stands."""
+    for index, part in enumerate(parts):
+        if isinstance(part, BatchPart | LoopPart):
+            inner = (*key, index, "nodes")
+            yield from (((*inner, place), one) for place, one in enumerate(part.nodes))
+            yield from _parts_inside(inner, part.nodes)
 
 
 def _is_history(name: str, part: InputPart) -> bool:

@@ -25,6 +25,12 @@ ValueType = Literal[
 FILE_TYPES = ("File", "file")
 """LangStudio's name of the type, and the one in promptflow's lower case."""
 
+Override = Literal["temperature", "top_p", "max_tokens", "max_completion_tokens", "seed"]
+"""The parameters of a model that a node may leave to the request."""
+
+MAX_ROUNDS = 1000
+"""How many past turns a flow or a request may ask for."""
+
 SystemVariable = Literal["session_id", "user_id", "run_id", "turn", "instructions"]
 """What `${sys.NAME}` gives: facts of the request that no input carries."""
 
@@ -114,11 +120,19 @@ class Variable:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryRules:
+    """How much of a conversation goes into the chat history: the last `rounds` turns, of about `tokens` at most."""
+
+    rounds: int = 20
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One node. `inputs` maps local names to literals or references; `index` is its place in its list.
 
     `key` is where it stands in the file. `options` holds what only its kind has. A batch or a loop has a `body`, whose
-    value for one round is `result`, and a loop `variables`.
+    value for one round is `result`, and a loop `variables`. A request may set the parameters in `overrides`.
     """
 
     name: str
@@ -142,6 +156,7 @@ class Node:
     api: str = "chat"
     source: str = "code"
     tool: str = ""
+    overrides: tuple[Override, ...] = ()
 
     @property
     def literals(self) -> dict[str, Any]:
@@ -198,7 +213,9 @@ class Flow:
     description: str = ""
     chat_input: str | None = None
     chat_history: str | None = None
+    chat_images: str | None = None
     chat_output: str | None = None
+    history: HistoryRules = HistoryRules()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The variables that the flow's code finds in the process's environment."""
 

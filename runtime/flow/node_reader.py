@@ -66,6 +66,10 @@ class NodeReader:
             if part.source.type != "package":
                 path = part.source.path
                 self._check_file(key, part)
+            if part.overrides and part.type != "llm":
+                self._source.add(
+                    (*key, "overrides"), f"node {part.name!r}: only llm nodes leave parameters to a request"
+                )
         activate = None
         if part.activate is not None:
             activate = Activation(self._value((*key, "activate", "when"), part.activate.when), part.activate.is_)
@@ -83,6 +87,7 @@ class NodeReader:
             api=part.api if isinstance(part, NodePart) else "chat",
             source=part.source.type if isinstance(part, NodePart) else "code",
             tool=part.source.tool if isinstance(part, NodePart) else "",
+            overrides=tuple(part.overrides) if isinstance(part, NodePart) else (),
             activate=activate,
             description=part.description,
             display_name=part.display_name,

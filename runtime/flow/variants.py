@@ -10,18 +10,25 @@ def with_default_variants(source: Source) -> Any:
 
     What is wrong is noted in `source`, whose later problems with such a node name the variant's place.
     """
-    content = source.content
-    if not (isinstance(content, dict) and isinstance(content.get("nodes"), list)):
-        return content
-    nodes = [
-        _variant(source, index, node) if isinstance(node, dict) and node.get("use_variants") is True else node
-        for index, node in enumerate(content["nodes"])
-    ]
-    return {**content, "nodes": nodes}
+    return _with_variants(source, (), source.content)
 
 
-def _variant(source: Source, index: int, node: dict[str, Any]) -> dict[str, Any]:
-    name, key = node.get("name"), ("nodes", index, "use_variants")
+def _with_variants(source: Source, key: Key, part: Any) -> Any:
+    """Return the flow, a batch or a loop with the nodes in it replaced; `part` stands at `key`."""
+    if not (isinstance(part, dict) and isinstance(part.get("nodes"), list)):
+        return part
+    nodes = []
+    for index, node in enumerate(part["nodes"]):
+        place = (*key, "nodes", index)
+        if isinstance(node, dict) and node.get("use_variants") is True:
+            nodes.append(_variant(source, place, node))
+        else:
+            nodes.append(_with_variants(source, place, node))
+    return {**part, "nodes": nodes}
+
+
+def _variant(source: Source, place: Key, node: dict[str, Any]) -> dict[str, Any]:
+    name, key = node.get("name"), (*place, "use_variants")
     group = _at(source.content, "node_variants", name)
     if not isinstance(group, dict):
         source.add(key, f"node {name!r} has no variants under node_variants")
@@ -34,7 +41,7 @@ def _variant(source: Source, index: int, node: dict[str, Any]) -> dict[str, Any]
         source.add(("node_variants", str(name), "default_variant_id"), text)
         return node
     origin: Key = ("node_variants", str(name), "variants", str(chosen), "node")
-    source.move(("nodes", index), origin)
+    source.move(place, origin)
     return {**found, "name": name}
 
 

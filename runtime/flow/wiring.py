@@ -13,13 +13,15 @@ class Wiring:
 
     `segments`: for each output that is streamed, the nodes whose texts it is made of, in order: the one node that it
     is the value of, or its output nodes. `feeds`: a node to the outputs that it is a segment of. `tapped`: the nodes
-    whose streams output nodes take in. `parts`: the nodes that each other output refers to.
+    whose streams output nodes take in. `parts`: the nodes that each other output refers to. `late`: the outputs that
+    refer to session variables, which are what they are when the last node has ended.
     """
 
     segments: Mapping[str, tuple[str, ...]]
     feeds: Mapping[str, tuple[str, ...]]
     tapped: frozenset[str]
     parts: Mapping[str, frozenset[str]]
+    late: tuple[str, ...]
 
     @classmethod
     def of(cls, flow: Flow) -> "Wiring":
@@ -30,12 +32,15 @@ class Wiring:
             if node.type == OUTPUT:
                 segments.setdefault(node.options["to"] or flow.chat_output or "", []).append(node.name)
                 tapped |= {value.name for value in node.inputs.values() if _is_whole_node(value)}
-        parts = {}
+        parts, late = {}, []
         for name, output in flow.outputs.items():
+            references = references_in(output.value)
             if _is_whole_node(output.value):
                 segments[name] = [output.value.name]
+            elif any(reference.source == "session" for reference in references):
+                late.append(name)
             elif name not in segments:
-                parts[name] = frozenset(ref.name for ref in references_in(output.value) if ref.source == "node")
+                parts[name] = frozenset(reference.name for reference in references if reference.source == "node")
         feeds: dict[str, list[str]] = {}
         for name, nodes in segments.items():
             for node_name in nodes:
@@ -45,6 +50,7 @@ class Wiring:
             {name: tuple(outputs) for name, outputs in feeds.items()},
             frozenset(tapped),
             parts,
+            tuple(late),
         )
 
     def can_stream(self, node: str) -> bool:

@@ -1,30 +1,52 @@
 """The tables, named after the service as LangStudio names them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Boolean, Column, DateTime, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.dialects import mysql
 
 _ID_LENGTH = 255
+TITLE_LENGTH = 120
 
 # Two ids that differ in case are two sessions, also in MySQL.
 _Id = String(_ID_LENGTH).with_variant(mysql.VARCHAR(_ID_LENGTH, charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
 _Json = Text().with_variant(mysql.LONGTEXT(), "mysql")
 _Time = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql")
+_Serial = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows by themselves only under this type
+_OPTIONS: Mapping[str, Any] = {"mysql_charset": "utf8mb4", "mysql_engine": "InnoDB"}
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The tables of one service; times are UTC."""
+    """The tables of one service; times are UTC.
 
+    A session's `last_turn` is the number of its newest turn: numbers go on where old turns were deleted.
+    """
+
+    service: str
     metadata: MetaData
     sessions: Table
     turns: Table
     variables: Table
+    migrations: Table
 
 
 def schema_of(service: str) -> Schema:
-    """Return the tables `langstudio_chat_session_<service>`, `..._history_<service>` and `..._variable_<service>`."""
+    """Return the tables `langstudio_chat_session_<service>`, `..._history_<service>` and so on."""
     metadata = MetaData()
     sessions = Table(
         f"langstudio_chat_session_{service}",
@@ -32,15 +54,20 @@ def schema_of(service: str) -> Schema:
         Column("session_id", _Id, primary_key=True),
         Column("user_id", _Id),
         Column("assigned", Boolean(create_constraint=False), nullable=False),
+        Column("title", String(TITLE_LENGTH)),
+        Column("last_turn", Integer, nullable=False),
         Column("created_at", _Time, nullable=False),
         Column("updated_at", _Time, nullable=False),
-        mysql_charset="utf8mb4",
-        mysql_engine="InnoDB",
+        # Names of indexes are the database's in SQLite, and so carry the service's.
+        Index(f"ix_{service}_user", "user_id", "updated_at", "session_id"),
+        Index(f"ix_{service}_updated", "updated_at", "session_id"),
+        Index(f"ix_{service}_assigned", "assigned", "updated_at"),
+        **_OPTIONS,
     )
     turns = Table(
         f"langstudio_chat_history_{service}",
         metadata,
-        Column("id", Integer, primary_key=True, autoincrement=True),
+        Column("id", _Serial, primary_key=True, autoincrement=True),
         Column("session_id", _Id, nullable=False),
         Column("turn", Integer, nullable=False),
         Column("run_id", String(64), nullable=False),
@@ -53,8 +80,8 @@ def schema_of(service: str) -> Schema:
         Column("finished_at", _Time, nullable=False),
         UniqueConstraint("session_id", "turn"),
         UniqueConstraint("run_id"),
-        mysql_charset="utf8mb4",
-        mysql_engine="InnoDB",
+        Index(f"ix_{service}_finished", "finished_at"),
+        **_OPTIONS,
     )
     variables = Table(
         f"langstudio_chat_variable_{service}",
@@ -62,7 +89,13 @@ def schema_of(service: str) -> Schema:
         Column("session_id", _Id, primary_key=True),
         Column("name", _Id, primary_key=True),
         Column("value", _Json, nullable=False),
-        mysql_charset="utf8mb4",
-        mysql_engine="InnoDB",
+        **_OPTIONS,
     )
-    return Schema(metadata, sessions, turns, variables)
+    migrations = Table(
+        f"langstudio_chat_migration_{service}",
+        metadata,
+        Column("name", String(64), primary_key=True),
+        Column("applied_at", _Time, nullable=False),
+        **_OPTIONS,
+    )
+    return Schema(service, metadata, sessions, turns, variables, migrations)

@@ -1,43 +1,27 @@
-"""The history's statements, over SQLite or MySQL."""
+"""What runs read and write of a conversation."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, and_, delete, event, func, insert, select, update
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
-from sqlalchemy.schema import CreateTable
+from sqlalchemy import Insert, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from runtime.errors import InvalidRequest
-from runtime.history.schema import schema_of
+from runtime.history.database import Database, as_stored
+from runtime.history.schema import TITLE_LENGTH
 from runtime.jsonable import dumps
 
-_BUSY_TIMEOUT_MS = 5000
-_READERS = 4
-_MYSQL_POOL = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A stored session; `turns` counts all its turns, failed ones too."""
-
-    session_id: str
-    user_id: str | None
-    turns: int
+_COMPLETED = "Completed"
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One run of a session as it is stored. `assigned`: the service made the session's id up.
 
-    `variables` are those of the session that the run wrote.
+    `variables` are those of the session that the run wrote; `question` makes the title of a new session.
     """
 
     session_id: str
@@ -52,200 +36,142 @@ class Turn:
     started_at: datetime
     finished_at: datetime
     variables: Mapping[str, Any] = field(default_factory=dict)
+    question: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is stored of a session: the number of its last turn, its completed turns, oldest first, its variables.
+
+    A turn is `{"inputs": {...}, "outputs": {...}}`; `sizes` has the bytes of each as JSON.
+    """
+
+    user_id: str | None = None
+    last_turn: int = 0
+    pairs: tuple[Mapping[str, Any], ...] = ()
+    sizes: tuple[int, ...] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Store:
-    """The tables of one service in one database. Every method is one transaction, or raises SQLAlchemy's errors."""
+    """Reads and writes sessions. Every method is one transaction, or raises SQLAlchemy's errors."""
 
-    def __init__(self, address: URL, service: str) -> None:
-        """Raise InvalidRequest when the folder of a database file cannot be made or written."""
-        self._schema = schema_of(service)
-        if address.get_backend_name() == "sqlite":
-            _make_folder(Path(address.database or ""))
-            # One writer a process: SQLite has one at a time, and a queue here beats a lock there.
-            self._writer = create_async_engine(address, pool_size=1, max_overflow=0)
-            self._reader = create_async_engine(address, pool_size=_READERS, max_overflow=0)
-            event.listen(self._writer.sync_engine, "connect", _prepare_sqlite)
-            event.listen(self._writer.sync_engine, "begin", _begin_immediate)
-            event.listen(self._reader.sync_engine, "connect", _prepare_sqlite)
-        else:
-            self._writer = self._reader = create_async_engine(
-                address, pool_size=_MYSQL_POOL, max_overflow=0, pool_pre_ping=True, pool_recycle=1800
-            )
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._schema = database.schema
 
-    async def create_tables(self) -> None:
-        """Create the tables that are missing."""
-        async with self._writer.begin() as connection:
-            for table in self._schema.metadata.sorted_tables:
-                await connection.execute(CreateTable(table, if_not_exists=True))
-
-    async def session(self, session_id: str) -> Session | None:
-        """Return a session, or None when it is not stored."""
-        sessions, turns = self._schema.sessions, self._schema.turns
-        last = select(func.max(turns.c.turn)).where(turns.c.session_id == session_id).scalar_subquery()
-        query = select(sessions.c.user_id, func.coalesce(last, 0)).where(sessions.c.session_id == session_id)
-        async with self._reader.connect() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        return None if row is None else Session(session_id, row[0], row[1])
-
-    async def completed_turns(self, session_id: str, limit: int) -> list[dict[str, Any]]:
-        """Return the last `limit` completed turns, oldest first, as `{"inputs": {...}, "outputs": {...}}`."""
-        turns = self._schema.turns
-        query = (
+    async def past(self, session_id: str, rounds: int) -> Past | None:
+        """Return what is stored of a session, with up to `rounds` turns; None when it is not stored."""
+        sessions, turns, variables = self._schema.sessions, self._schema.turns, self._schema.variables
+        session = select(sessions.c.user_id, sessions.c.last_turn).where(sessions.c.session_id == session_id)
+        last = (
             select(turns.c.inputs, turns.c.outputs)
-            .where(turns.c.session_id == session_id, turns.c.status == "Completed")
+            .where(turns.c.session_id == session_id, turns.c.status == _COMPLETED)
             .order_by(turns.c.turn.desc())
-            .limit(limit)
+            .limit(rounds)
         )
-        async with self._reader.connect() as connection:
-            rows = (await connection.execute(query)).all()
-        return [{"inputs": orjson.loads(row[0]), "outputs": orjson.loads(row[1])} for row in reversed(rows)]
+        written = select(variables.c.name, variables.c.value).where(variables.c.session_id == session_id)
+        async with self._database.reading() as connection:
+            row = (await connection.execute(session)).one_or_none()
+            if row is None:
+                return None
+            rows = (await connection.execute(last)).all() if rounds else []
+            values = {name: orjson.loads(value) for name, value in await connection.execute(written)}
+        pairs = [{"inputs": orjson.loads(inputs), "outputs": orjson.loads(outputs)} for inputs, outputs in rows]
+        sizes = [len(inputs.encode()) + len(outputs.encode()) for inputs, outputs in rows]
+        return Past(row[0], row[1], tuple(reversed(pairs)), tuple(reversed(sizes)), values)
 
-    async def variables(self, session_id: str) -> dict[str, Any]:
-        """Return the session's variables that were ever written."""
-        variables = self._schema.variables
-        query = select(variables.c.name, variables.c.value).where(variables.c.session_id == session_id)
-        async with self._reader.connect() as connection:
-            rows = (await connection.execute(query)).all()
-        return {row[0]: orjson.loads(row[1]) for row in rows}
+    async def claim(self, session_id: str, user_id: str) -> str | None:
+        """Make a session the user's, unless it is somebody's already; return whose it is."""
+        sessions = self._schema.sessions
+        free = (sessions.c.session_id == session_id) & sessions.c.user_id.is_(None)
+        owner = select(sessions.c.user_id).where(sessions.c.session_id == session_id)
+        new = self._new_session(session_id, user_id, datetime.now(UTC), assigned=False)
+
+        async def take(connection: AsyncConnection) -> str | None:
+            if not (await connection.execute(update(sessions).where(free).values(user_id=user_id))).rowcount:
+                await connection.execute(new)
+            return await connection.scalar(owner)
+
+        return await self._database.write(take)
 
     async def add_turn(self, turn: Turn) -> None:
         """Store a turn as the next one of its session; a turn whose run is stored already changes nothing."""
+        new = self._new_session(turn.session_id, turn.user_id, turn.started_at, assigned=turn.assigned)
+
+        async def begin(connection: AsyncConnection) -> None:
+            await connection.execute(new)
+
+        while not await self._database.write(partial(self._append, turn)):
+            # In a transaction of its own: inserts that meet share the row, and none could then update it (a deadlock
+            # in MySQL). Somebody may delete the session again before the turn is there.
+            await self._database.write(begin)
+
+    async def _append(self, turn: Turn, connection: AsyncConnection) -> bool:
+        """Store a turn of a session that exists; return whether it does."""
         sessions, turns = self._schema.sessions, self._schema.turns
-        finished = _naive(turn.finished_at)
-        new_session = (
-            insert(sessions)
-            .prefix_with("OR IGNORE", dialect="sqlite")
-            .prefix_with("IGNORE", dialect="mysql")
-            .values(
-                session_id=turn.session_id,
-                user_id=turn.user_id,
-                assigned=turn.assigned,
-                created_at=_naive(turn.started_at),
-                updated_at=finished,
-            )
-        )
         # The session's row is the lock under which its turns are numbered.
         touched = (
             update(sessions)
             .where(sessions.c.session_id == turn.session_id)
-            .values(updated_at=finished, user_id=func.coalesce(sessions.c.user_id, turn.user_id))
+            .values(
+                last_turn=sessions.c.last_turn + 1,
+                updated_at=as_stored(turn.finished_at),
+                user_id=func.coalesce(sessions.c.user_id, turn.user_id),
+                title=func.coalesce(sessions.c.title, title_of(turn.question)),
+            )
         )
         stored = select(turns.c.id).where(turns.c.run_id == turn.run_id)
-        last = select(func.coalesce(func.max(turns.c.turn), 0)).where(turns.c.session_id == turn.session_id)
-        async with self._writer.begin() as connection:
-            # Updated before it is inserted: an insert that meets the row would share it with others, who then could not
-            # update it (a deadlock in MySQL).
-            if not (await connection.execute(touched)).rowcount:
-                await connection.execute(new_session)
-                await connection.execute(touched)
-            if (await connection.execute(stored)).first() is not None:
-                return
-            number = (await connection.execute(last.with_for_update())).scalar_one() + 1
-            await connection.execute(
-                insert(turns).values(
-                    session_id=turn.session_id,
-                    turn=number,
-                    run_id=turn.run_id,
-                    status=turn.status,
-                    inputs=dumps(turn.inputs).decode(),
-                    outputs=dumps(turn.outputs).decode(),
-                    error=None if turn.error is None else dumps(turn.error).decode(),
-                    otel_trace_id=turn.otel_trace_id,
-                    started_at=_naive(turn.started_at),
-                    finished_at=finished,
-                )
+        number = select(sessions.c.last_turn).where(sessions.c.session_id == turn.session_id)
+        if not (await connection.execute(touched)).rowcount:
+            return False
+        if (await connection.execute(stored)).first() is not None:
+            await connection.rollback()
+            return True
+        await connection.execute(self._new_turn(turn, await connection.scalar(number)))
+        await self.write_variables(connection, turn.session_id, turn.variables)
+        return True
+
+    def _new_session(self, session_id: str, user_id: str | None, now: datetime, *, assigned: bool) -> Insert:
+        return (
+            insert(self._schema.sessions)
+            .prefix_with("OR IGNORE", dialect="sqlite")
+            .prefix_with("IGNORE", dialect="mysql")
+            .values(
+                session_id=session_id,
+                user_id=user_id,
+                assigned=assigned,
+                last_turn=0,
+                created_at=as_stored(now),
+                updated_at=as_stored(now),
             )
-            await self._write_variables(connection, turn)
-
-    async def _write_variables(self, connection: AsyncConnection, turn: Turn) -> None:
-        """Write what the turn wrote, under the lock of its session's row."""
-        variables = self._schema.variables
-        for name, value in turn.variables.items():
-            row = {"value": dumps(value).decode()}
-            place = (variables.c.session_id == turn.session_id) & (variables.c.name == name)
-            if not (await connection.execute(update(variables).where(place).values(row))).rowcount:
-                names = {"session_id": turn.session_id, "name": name}
-                await connection.execute(insert(variables).values(names | row))
-
-    async def delete_single_turns(self, before: datetime, limit: int) -> int:
-        """Delete up to `limit` sessions of one turn, with ids that no client chose, last used before `before`.
-
-        Returns how many were deleted.
-        """
-        sessions, turns = self._schema.sessions, self._schema.turns
-        count = select(func.count()).where(turns.c.session_id == sessions.c.session_id).scalar_subquery()
-        old = (
-            select(sessions.c.session_id)
-            .where(and_(sessions.c.assigned, sessions.c.updated_at < _naive(before), count <= 1))
-            .limit(limit)
         )
-        async with self._writer.begin() as connection:
-            ids = list((await connection.execute(old)).scalars())
-            if ids:
-                variables = self._schema.variables
-                await connection.execute(delete(turns).where(turns.c.session_id.in_(ids)))
-                await connection.execute(delete(variables).where(variables.c.session_id.in_(ids)))
-                await connection.execute(delete(sessions).where(sessions.c.session_id.in_(ids)))
-        return len(ids)
 
-    async def close(self) -> None:
-        """Close every connection."""
-        for engine in _unique(self._writer, self._reader):
-            await engine.dispose()
+    def _new_turn(self, turn: Turn, number: Any) -> Insert:
+        return insert(self._schema.turns).values(
+            session_id=turn.session_id,
+            turn=number,
+            run_id=turn.run_id,
+            status=turn.status,
+            inputs=dumps(turn.inputs).decode(),
+            outputs=dumps(turn.outputs).decode(),
+            error=None if turn.error is None else dumps(turn.error).decode(),
+            otel_trace_id=turn.otel_trace_id,
+            started_at=as_stored(turn.started_at),
+            finished_at=as_stored(turn.finished_at),
+        )
 
-
-def history_address(text: str) -> URL:
-    """Return a database's address with its asyncio driver; the path of a file is made absolute.
-
-    Raises InvalidRequest for anything but `sqlite:///file` and `mysql://host/database`.
-    """
-    try:
-        url = make_url(text)
-    except ArgumentError:
-        url = None
-    if url is not None and url.drivername == "sqlite" and url.database and url.database != ":memory:":
-        return url.set(drivername="sqlite+aiosqlite", database=str(Path(url.database).absolute()))
-    if url is not None and url.drivername == "mysql" and url.host and url.database:
-        return url.set(drivername="mysql+aiomysql").update_query_dict({"charset": "utf8mb4"})
-    raise InvalidRequest(
-        "FLOWPOD_HISTORY: expected sqlite:///path/to/file.db, mysql://user:password@host/database or off"
-    )
+    async def write_variables(self, connection: AsyncConnection, session_id: str, values: Mapping[str, Any]) -> None:
+        """Write variables of a session whose row the caller has updated in the same transaction."""
+        variables = self._schema.variables
+        for name, value in values.items():
+            row = {"value": dumps(value).decode()}
+            place = (variables.c.session_id == session_id) & (variables.c.name == name)
+            if not (await connection.execute(update(variables).where(place).values(row))).rowcount:
+                await connection.execute(insert(variables).values({"session_id": session_id, "name": name} | row))
 
 
-def _make_folder(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidRequest(f"the chat history's folder {path.parent} cannot be made: {error.strerror}") from error
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InvalidRequest(f"the chat history {path} cannot be written; set FLOWPOD_DATA_DIR or FLOWPOD_HISTORY")
-
-
-def _unique(*engines: AsyncEngine) -> list[AsyncEngine]:
-    return list(dict.fromkeys(engines))
-
-
-def _naive(time: datetime) -> datetime:
-    return time.astimezone(UTC).replace(tzinfo=None)
-
-
-def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ARG001
-    # Transactions are begun by `_begin_immediate`, not by the driver.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    try:
-        cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-        cursor.execute("PRAGMA journal_mode")
-        if cursor.fetchone() != ("wal",):  # the switch takes the whole file, and does not wait for others who have it
-            cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=NORMAL")
-        cursor.close()
-    except BaseException:  # a cancelled task too
-        connection.close()  # nobody else would, and its thread would keep the process from ending
-        raise
-
-
-def _begin_immediate(connection: Connection) -> None:
-    # Taking the write lock at once keeps two processes from both reading the last turn's number.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def title_of(question: str) -> str | None:
+    """Return the title of a session that begins with `question`: its first words, on one line."""
+    words = " ".join(question[: TITLE_LENGTH * 4].split())
+    return (words if len(words) <= TITLE_LENGTH else f"{words[: TITLE_LENGTH - 1]}…") or None

@@ -66,7 +66,7 @@ class Arguments:
         name = next((name for name, parameter in self.parameters.items() if is_prompt(parameter)), None)
         if name is None:
             raise SpecProblem("source.tool", f"{spec.tool} has no parameter that is annotated with PromptTemplate")
-        _, variables = read_template(spec, resources)
+        variables = read_template(spec, resources).variables
         if taken := sorted(variables & self.parameters.keys()):
             text = f"{spec.path} uses {', '.join(taken)} as a variable, which is a parameter of the tool; rename it"
             raise SpecProblem("source.path", text)

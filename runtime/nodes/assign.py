@@ -23,12 +23,11 @@ class AssignNode:
             name = assignment["variable"]
             value = inputs.get(assignment["input"]) if assignment["input"] else assignment["value"]
             try:
-                new = _assigned(context.read_variable(name), assignment["operation"], value)
-                context.write_variable(name, new)
+                context.write_variable(name, _assigned(context.read_variable(name), assignment["operation"], value))
             except (TypeError, ValueError) as error:
                 text = f"{name}: cannot {assignment['operation']} {value!r}: {error}"
                 raise NodeError(text, code="invalid_assignment") from error
-            written[name] = new
+            written[name] = context.read_variable(name)  # as its type has it
         return written
 
 

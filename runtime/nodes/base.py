@@ -112,6 +112,8 @@ class NodeSpec(Protocol):
     def options(self) -> Mapping[str, Any]: ...
     @property
     def api(self) -> str: ...
+    @property
+    def overrides(self) -> Sequence[str]: ...
 
 
 class Connection(Protocol):
@@ -185,12 +187,16 @@ class ChatModels(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What nodes share, made once for a flow."""
+    """What nodes share, made once for a flow.
+
+    `renderers` are the threads of templates, apart from those of Python code: no prompt waits for a slow tool.
+    """
 
     folder: Path
     models: ChatModels
     threads: Threads
     tracing: Tracing
+    renderers: Threads
     connections: Mapping[str, Connection] = field(default_factory=dict)
     private_urls: bool = False
     modules: dict[Path, ModuleType] = field(default_factory=dict)

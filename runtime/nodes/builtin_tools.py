@@ -8,7 +8,7 @@ from typing import Any
 from runtime.nodes.base import Context, Node, NodeSpec, Resources, SpecProblem
 from runtime.nodes.llm import LLMNode
 from runtime.nodes.python import PythonNode
-from runtime.nodes.templates import Rendered, parse_template, render_marked, unmarked
+from runtime.nodes.templates import Rendered, parse_template
 
 
 def tool_node(spec: NodeSpec, resources: Resources) -> Node:
@@ -40,6 +40,7 @@ class _ModelSpec:
     type: str = "llm"
     source: str = "code"
     tool: str = ""
+    overrides: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -62,18 +63,16 @@ class TemplateToolNode:
     optional: frozenset[str] = frozenset()
     waits_for_nodes = False
 
-    def __init__(self, spec: NodeSpec, resources: Resources) -> None:  # noqa: ARG002
+    def __init__(self, spec: NodeSpec, resources: Resources) -> None:
         template = spec.literals.get("template")
         if not isinstance(template, str):
             raise SpecProblem("inputs.template", "the tool needs a template, as a literal")
-        self._template, self.variables = parse_template(template, f"the template of node {spec.name!r}")
+        self._template = parse_template(template, f"the template of node {spec.name!r}")
+        self._renderers = resources.renderers
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Rendered:  # noqa: ARG002
         """Return the text."""
-        marked = render_marked(self._template, inputs)
-        text = Rendered(unmarked(marked))
-        text.marked = marked
-        return text
+        return Rendered.of(await self._template.render_apart(self._renderers, inputs))
 
 
 _BUILT_IN: Mapping[str, Callable[[NodeSpec, Resources], Node]] = {

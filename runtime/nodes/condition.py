@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runtime.nodes.base import Context, NodeSpec, Resources, Result
-from runtime.nodes.operators import any_group_holds
+from runtime.nodes.operators import any_group_holds, check_patterns
 
 
 class ConditionNode:
@@ -15,6 +15,8 @@ class ConditionNode:
 
     def __init__(self, spec: NodeSpec, resources: Resources) -> None:  # noqa: ARG002
         self._branches: list[Mapping[str, Any]] = spec.options["branches"]
+        for place, branch in enumerate(self._branches):
+            check_patterns(branch["any"] or (), f"branches.{place}.any")
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Result:  # noqa: ARG002
         """Return the branch that was taken."""

@@ -1,7 +1,7 @@
-"""Images for Python code, which wants their bytes: those behind a URL are fetched."""
+"""Images for those who want their bytes, Python code for one: those behind a URL are fetched."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urljoin
 
@@ -21,22 +21,50 @@ async def with_image_objects(values: Mapping[str, Any], *, private_urls: bool) -
     Raises NodeError for an image that cannot be fetched, or lies at a private address without `private_urls`.
     """
     found = {name: value for name, value in values.items() if has_images(value)}
-    urls: dict[Picture, bytes] = {}
-    mapped(found, lambda picture: urls.setdefault(picture, b"") if picture.kind == "url" else None)
-    for picture in urls:
+    contents = await _contents(_urls_in(found), private_urls)
+    objects = {name: mapped(value, lambda picture: _object(picture, contents)) for name, value in found.items()}
+    return {**values, **objects}
+
+
+async def with_fetched_images(
+    values: Mapping[str, Any], given: Mapping[str, Any], *, private_urls: bool
+) -> Mapping[str, Any]:
+    """Return the values with an object in the place of each image that is a URL and that `given` has too.
+
+    Raises NodeError as `with_image_objects` does.
+    """
+    named = _urls_in({name: value for name, value in given.items() if has_images(value)})
+    found = {name: value for name, value in values.items() if has_images(value)} if named else {}
+    contents = await _contents([picture for picture in _urls_in(found) if picture in named], private_urls)
+
+    def object_of(picture: Picture) -> Any:
+        return image_object(picture, contents[picture]) if picture in contents else picture.as_value
+
+    return {**values, **{name: mapped(value, object_of) for name, value in found.items()}}
+
+
+def _urls_in(values: Mapping[str, Any]) -> list[Picture]:
+    found: dict[Picture, None] = {}
+    mapped(dict(values), lambda picture: found.setdefault(picture) if picture.kind == "url" else None)
+    return list(found)
+
+
+async def _contents(pictures: Iterable[Picture], private_urls: bool) -> dict[Picture, bytes]:
+    contents = {}
+    for picture in pictures:
         try:
-            urls[picture] = await _fetch(picture.text, private_urls)
+            contents[picture] = await _fetch(picture.text, private_urls)
         except (ValueError, OSError, httpx2.HTTPError) as error:
             raise NodeError(
                 f"the image {picture.text[:80]!r} cannot be fetched: {error}", code="image_error"
             ) from error
-    return {**values, **{name: mapped(value, lambda picture: _object(picture, urls)) for name, value in found.items()}}
+    return contents
 
 
-def _object(picture: Picture, urls: Mapping[Picture, bytes]) -> Any:
+def _object(picture: Picture, contents: Mapping[Picture, bytes]) -> Any:
     if picture.kind == "path":  # a node made it: promptflow leaves those alone
         return picture.as_value
-    return image_object(picture, urls.get(picture))
+    return image_object(picture, contents.get(picture))
 
 
 async def _fetch(url: str, private: bool) -> bytes:

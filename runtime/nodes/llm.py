@@ -11,9 +11,10 @@ from runtime.nodes.images import PromptImages
 from runtime.nodes.messages import split_messages
 from runtime.nodes.parameters import rules_for
 from runtime.nodes.prompt import read_template
-from runtime.nodes.templates import render_marked, unmarked
+from runtime.nodes.templates import unmarked
 from runtime.telemetry.model_call import CALL, ModelCall
 
+_LIMITS = {"max_tokens", "max_completion_tokens"}
 _PROVIDERS = {"open_ai": "openai", "azure_open_ai": "azure.ai.openai", "serverless": "azure.ai.inference"}
 
 
@@ -31,10 +32,13 @@ class LLMNode:
         self._rules = rules_for(spec.api, self._chat_model.connection_type)
         # promptflow's tools for Azure and for vision print a list an item a line; its OpenAI tool prints Python's repr.
         self._lists_as_lines = spec.api == "vision" or self._chat_model.connection_type == "azure_open_ai"
-        self._template, self.variables = read_template(spec, resources)
+        self._template = read_template(spec, resources)
+        self.variables = self._template.variables
+        self._renderers = resources.renderers
         if taken := sorted(self.variables & self._rules.reserved):
             text = f"{spec.path} uses {', '.join(taken)} as a variable, which is the name of a parameter; rename it"
             raise SpecProblem("source.path", text)
+        self._check_overrides(spec)
         try:
             self._rules.parameters(spec.literals, self.variables)
         except NodeError as error:
@@ -50,6 +54,13 @@ class LLMNode:
                 f"inputs.{self._rules.model_names[0]}", "neither the node nor its connection names a model"
             )
 
+    def _check_overrides(self, spec: NodeSpec) -> None:
+        for name in spec.overrides:
+            if not self._rules.takes(name, self.variables):
+                raise SpecProblem("overrides", f"{name} is no parameter of this node's call")
+        if spec.overrides and {*spec.inputs, *spec.overrides} >= _LIMITS:
+            raise SpecProblem("overrides", f"a call has one of {' and '.join(sorted(_LIMITS))}, not both")
+
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:
         """Return the answer as a stream; it is one chunk when nobody reads it as it comes.
 
@@ -57,10 +68,11 @@ class LLMNode:
         """
         parameters = {"model": self.model, **self._rules.parameters(inputs, self.variables)}
         if self._plain:
-            text = unmarked(render_marked(self._template, inputs))
+            text = unmarked(await self._template.render_apart(self._renderers, inputs))
             return self._answer(text, parameters, context.streaming)
         images = PromptImages(parameters.pop("detail", "auto"))
-        marked = render_marked(self._template, images.printed(inputs, lists_as_lines=self._lists_as_lines))
+        values = images.printed(inputs, lists_as_lines=self._lists_as_lines)
+        marked = await self._template.render_apart(self._renderers, values)
         answer = self._answer(split_messages(marked, images.parts), parameters, context.streaming)
         if parameters.get("tools") or parameters.get("functions"):
             return [part async for part in answer][-1]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runtime.nodes.base import Context, NodeSpec, Resources
-from runtime.nodes.operators import Groups, any_group_holds
+from runtime.nodes.operators import Groups, any_group_holds, check_patterns
 
 
 class LoopNode:
@@ -16,6 +16,7 @@ class LoopNode:
     def __init__(self, spec: NodeSpec, resources: Resources) -> None:  # noqa: ARG002
         self._max_rounds: int = spec.options["max_rounds"]
         self._until: Groups | None = spec.options["until"]
+        check_patterns(self._until or (), "until")
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> dict[str, Any]:  # noqa: ARG002
         """Return the loop's variables."""

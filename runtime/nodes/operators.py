@@ -1,11 +1,13 @@
 """The comparisons of conditions: each says for which values it holds, and refuses others."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import re2  # type: ignore[import-untyped]
+
 from runtime.errors import NodeError
+from runtime.nodes.base import SpecProblem
 
 Groups = Sequence[Mapping[str, Any]]
 """Groups of comparisons as a flow writes them: one group must hold, and of it every comparison."""
@@ -35,6 +37,25 @@ def _ordered(compare: Callable[[Any, Any], bool]) -> _Rule:
     return _Rule(_ORDERED, _ORDERED, compare, same_kind=True)
 
 
+# RE2 takes time in proportion to the text, whatever the pattern: Python's own engine could hold up the event loop, and
+# everybody on it, for hours over a text that somebody sent.
+_QUIET = re2.Options()
+_QUIET.log_errors = False
+
+
+def _pattern(text: str) -> Any:
+    try:
+        return re2.compile(text.encode(errors="replace"), _QUIET)  # which keeps those that were used last
+    except re2.error as error:
+        reason = error.args[0].decode(errors="replace")
+        message = f"matches: {text[:80]!r} is no regular expression of RE2's: {reason}"
+        raise NodeError(message, code="invalid_comparison") from None
+
+
+def _matches(left: str, right: str) -> bool:
+    return _pattern(right).search(left.encode(errors="replace")) is not None
+
+
 def _contains(left: Any, right: Any) -> bool:
     return right in left
 
@@ -52,7 +73,7 @@ _RULES: Mapping[str, _Rule] = {
     "less_or_equal": _ordered(lambda left, right: left <= right),
     "contains": _Rule(_SIZED, _ANY, _contains),
     "not_contains": _Rule(_SIZED, _ANY, lambda left, right: not _contains(left, right)),
-    "matches": _Rule(("string",), ("string",), lambda left, right: re.search(right, left) is not None),
+    "matches": _Rule(("string",), ("string",), _matches),
     "length_equals": _length(lambda left, right: left == right),
     "length_greater": _length(lambda left, right: left > right),
     "length_greater_or_equal": _length(lambda left, right: left >= right),
@@ -75,10 +96,7 @@ def holds(left: Any, operator: str, right: Any = None) -> bool:
     needs_text = operator in ("contains", "not_contains") and kind in ("string", "object")
     if (rule.same_kind and kind != other) or (needs_text and other != "string"):
         raise NodeError(f"{operator} cannot compare a {kind} with a {other}", code="invalid_comparison")
-    try:
-        return rule.holds(left, right)
-    except re.error as error:
-        raise NodeError(f"matches: {right!r} is no regular expression: {error}", code="invalid_comparison") from error
+    return rule.holds(left, right)
 
 
 def _mismatch(operator: str, what: str, kind: Kind, kinds: tuple[Kind, ...]) -> NodeError:
@@ -115,3 +133,14 @@ def _holds(comparison: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
     return holds(
         values.get(comparison["input"]), comparison["operator"], values.get(other) if other else comparison["value"]
     )
+
+
+def check_patterns(groups: Groups, key: str) -> None:
+    """Raise SpecProblem for a pattern that the flow writes and that is none; the groups stand at `key` of the node."""
+    for place, group in enumerate(groups):
+        for number, comparison in enumerate(group["all"]):
+            if comparison["operator"] == "matches" and not comparison["value_from"]:
+                try:
+                    holds("", "matches", comparison["value"])
+                except NodeError as error:
+                    raise SpecProblem(f"{key}.{place}.all.{number}.value", error.message) from None

@@ -92,6 +92,10 @@ class Rules:
         """The names that a prompt cannot use as variables."""
         return _NOT_SENT | self.kinds.keys() | {self.model_names[0]}
 
+    def takes(self, name: str, variables: frozenset[str]) -> bool:
+        """Return whether an input called `name` is a parameter, of a prompt that uses `variables`."""
+        return name in self.kinds or (name in self.further and name not in variables)
+
     def parameters(self, inputs: Mapping[str, Any], variables: frozenset[str]) -> dict[str, Any]:
         """Return the parameters of a call, `model` among them if the node names one.
 

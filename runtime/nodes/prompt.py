@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runtime.nodes.base import Context, NodeSpec, Resources, SpecProblem
-from runtime.nodes.templates import Rendered, parse_template, render_marked, unmarked
+from runtime.nodes.templates import ParsedTemplate, Rendered, parse_template
 
 
 class PromptNode:
@@ -14,18 +14,17 @@ class PromptNode:
     waits_for_nodes = False
 
     def __init__(self, spec: NodeSpec, resources: Resources) -> None:
-        self._template, self.variables = read_template(spec, resources)
+        self._template = read_template(spec, resources)
+        self.variables = self._template.variables
+        self._renderers = resources.renderers
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Rendered:  # noqa: ARG002
         """Return the text."""
-        marked = render_marked(self._template, inputs)
-        text = Rendered(unmarked(marked))
-        text.marked = marked
-        return text
+        return Rendered.of(await self._template.render_apart(self._renderers, inputs))
 
 
-def read_template(spec: NodeSpec, resources: Resources) -> tuple[Any, frozenset[str]]:
-    """Return the template in the node's file and the variables that it uses.
+def read_template(spec: NodeSpec, resources: Resources) -> ParsedTemplate:
+    """Return the template in the node's file.
 
     Raises SpecProblem when the file is not UTF-8 text or not a template.
     """

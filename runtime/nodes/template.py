@@ -7,7 +7,7 @@ import orjson
 
 from runtime.errors import NodeError
 from runtime.nodes.base import Context, NodeSpec, Resources
-from runtime.nodes.templates import parse_template, render_marked, unmarked
+from runtime.nodes.templates import parse_template, unmarked
 
 
 class TemplateNode:
@@ -16,13 +16,15 @@ class TemplateNode:
     optional: frozenset[str] = frozenset()
     waits_for_nodes = False
 
-    def __init__(self, spec: NodeSpec, resources: Resources) -> None:  # noqa: ARG002
-        self._template, self.variables = parse_template(spec.options["template"], f"the template of {spec.name!r}")
+    def __init__(self, spec: NodeSpec, resources: Resources) -> None:
+        self._template = parse_template(spec.options["template"], f"the template of {spec.name!r}")
+        self.variables = self._template.variables
+        self._renderers = resources.renderers
         self._as_json = spec.options["format"] == "json"
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:  # noqa: ARG002
         """Return the text, or what its JSON says."""
-        text = unmarked(render_marked(self._template, inputs))
+        text = unmarked(await self._template.render_apart(self._renderers, inputs))
         if not self._as_json:
             return text
         try:

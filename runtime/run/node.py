@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,7 +50,6 @@ class _Call:
     node: Node
     span: Span
     run_id: str
-    begun: float
     sent: bool = False
     streamed: bool = False
 
@@ -72,6 +71,7 @@ class NodeRunner:
         run_id: str,
         *,
         streaming: bool,
+        overrides: Mapping[str, Any],
         max_output: int,
         limit: int,
     ) -> None:
@@ -82,11 +82,12 @@ class NodeRunner:
         self._variables = variables
         self._run_id = run_id
         self._streaming = streaming
+        self._overrides = overrides
         self._max_output = max_output
         self._slots = asyncio.Semaphore(limit)
         self._taps = {name: Tap() for name in package.wiring.tapped}
         self._chat_sources = package.wiring.sources_of(package.flow, package.flow.chat_output or "")
-        self._told: set[str] = set()
+        self._begun: dict[str, float] = {}
         self.usage: Usage | None = None
         self.finish_reason = "stop"
 
@@ -97,7 +98,7 @@ class NodeRunner:
             partial(self._report, level),
             partial(self._skipped, level),
         )
-        return await Performer(graph, level.scope, run_node, report, skipped).perform()
+        return await Performer(graph, level.scope, level.prefix, run_node, report, skipped).perform()
 
     def _report(
         self,
@@ -105,19 +106,18 @@ class NodeRunner:
         node: Node,
         status: NodeStatus,
         *,
-        begun: float | None = None,
         error: ErrorInfo | None = None,
         output: Any = None,
         cause: str = "",
     ) -> None:
-        path = level.prefix + node.name
+        path, now = level.prefix + node.name, time.perf_counter()
+        begun = self._begun.pop(path, None)
         if status == "Running":
-            self._told.add(path)
-        elif status == "Canceled" and path not in self._told:
+            self._begun[path] = begun = now
+        elif status == "Canceled" and begun is None:
             return  # it waited for its turn, and nobody knows of it
-        duration = 0.0
-        if begun is not None:
-            duration = time.perf_counter() - begun
+        duration = 0.0 if begun is None else now - begun
+        if begun is not None and status != "Running":
             self._tracing.metrics.node_ended(node.name, node.type, status, duration)
         told = (node.description, node.display_name, cause)
         self._events.put(NodeUpdated(self._run_id, path, status, duration, error, output, *told))
@@ -132,11 +132,10 @@ class NodeRunner:
         """Run a node to its end. Only the task's own cancellation is raised; failures are returned as data."""
         waits = self._package.code[node.name].waits_for_nodes
         async with nullcontext() if waits else self._slots:
-            begun = time.perf_counter()
             self._report(level, node, "Running")
             path = level.prefix + node.name
             with prints_of(path), self._tracing.node(level.span, node.name, node.type, path) as span:
-                call = _Call(level, node, span, self._outputs.node_run_id(path), begun)
+                call = _Call(level, node, span, self._outputs.node_run_id(path))
                 try:
                     return await self._complete(call, await self._attempts(call))
                 except asyncio.CancelledError as error:
@@ -200,6 +199,7 @@ class NodeRunner:
                 inputs[name] = scope.resolve(value)
             except LookupError as error:
                 raise NodeError(f"inputs.{name}: {error.args[0]}", code="invalid_reference") from None
+        inputs.update({name: self._overrides[name] for name in node.overrides if name in self._overrides})
         return inputs
 
     def _context(self, call: _Call) -> Context:
@@ -271,7 +271,7 @@ class NodeRunner:
         self._tracing.record(call.span, "output", result.value)
         if call.streamed and top:
             self._outputs.close_stream(node.name, call.run_id)
-        self._report(call.level, node, "Completed", begun=call.begun, output=result.value)
+        self._report(call.level, node, "Completed", output=result.value)
         if top:
             self._outputs.settle(node.name, call.run_id, result.value, whole, streamed=call.streamed)
             if node.name in self._taps:
@@ -291,7 +291,7 @@ class NodeRunner:
             except NodeError as second:  # an output refers to a part that the default does not have
                 info = _error_info(call.path, second, self._package.flow.folder)
         cause = f"({type(error).__name__}) {text_of(error).removeprefix(f'{type(error).__name__}: ')}"
-        self._report(call.level, node, "Failed", begun=call.begun, error=info, cause=cause)
+        self._report(call.level, node, "Failed", error=info, cause=cause)
         if policy is not None and policy.branch is not None and not call.sent:
             return Ended(node, error=info, taken=(policy.branch,), goes_on=True)
         return Ended(node, error=info)

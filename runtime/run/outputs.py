@@ -59,6 +59,11 @@ class Outputs:
             if not missing:
                 self._put_whole(self.node_run_id(name), name, self._resolved(name, scope))
 
+    def put_late(self, scope: Scope) -> None:
+        """Put the outputs that are what they are when all nodes have ended."""
+        for name in self._wiring.late:
+            self._put_whole(self.node_run_id(name), name, self._resolved(name, scope))
+
     def put_chunk(self, node: str, run_id: str, chunk: Chunk) -> None:
         """Put a piece of the outputs that `node` is a part of; raises NodeError when too much is held back."""
         for name in self._wiring.feeds.get(node, ()):

@@ -101,14 +101,16 @@ def build_package(
     set_variables(flow.environment)
     flow = _with_default_images(flow, source)
     models = Models(flow.connections)
-    resources = Resources(flow.folder, models, Threads(threads), tracing, flow.connections, private_urls)
+    resources = Resources(
+        flow.folder, models, Threads(threads), tracing, Threads(threads), flow.connections, private_urls
+    )
     code = {
         node.name: built
         for node in all_nodes(list(flow.nodes.values()))
         if node.type in _WITHOUT_FILE or node.source == "package" or _has_file(flow.folder, node.path)
         if (built := _build_node(node, flow, resources, source)) is not None
     }
-    files = [node.path for node in flow.nodes.values() if node.path.endswith(".py")]
+    files = [node.path for node in all_nodes(list(flow.nodes.values())) if node.path.endswith(".py")]
     problems = source.problems + others + late_imports(flow.folder, files)
     if any(problem.severity == "error" for problem in problems):
         return None, problems
@@ -143,7 +145,8 @@ def _build_node(node: Node, flow: Flow, resources: Resources, source: Source) ->
     try:
         built = KINDS[node.type](node, resources)
     except SpecProblem as error:
-        source.add((*node.key, *error.key.split(".")), f"node {node.name!r}: {error.message}")
+        parts = (int(part) if part.isdecimal() else part for part in error.key.split("."))
+        source.add((*node.key, *parts), f"node {node.name!r}: {error.message}")
         return None
     if isinstance(built, LLMNode | PromptNode | TemplateNode):
         for name in sorted(built.variables - set(node.inputs)):

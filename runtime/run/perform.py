@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -36,13 +35,11 @@ class Ended:
 class Reports(Protocol):
     """Tells of nodes: a function of the node runner."""
 
-    def __call__(
-        self, node: Node, status: NodeStatus, *, begun: float | None = None, error: ErrorInfo | None = None
-    ) -> None: ...
+    def __call__(self, node: Node, status: NodeStatus, *, error: ErrorInfo | None = None) -> None: ...
 
 
 class Performer:
-    """Performs one graph in one scope.
+    """Performs one graph in one scope; `prefix` begins the paths of its nodes.
 
     `run_node` runs a node in a task of its own, `report` tells of nodes that it does not get to, and `skipped` is
     called for those that are bypassed.
@@ -52,16 +49,17 @@ class Performer:
         self,
         graph: Graph,
         scope: Scope,
+        prefix: str,
         run_node: Callable[[Node], Coroutine[Any, Any, Ended]],
         report: Reports,
         skipped: Callable[[Node], None],
     ) -> None:
         self._plan = Plan(graph, scope)
         self._graph = graph
+        self._prefix = prefix
         self._run_node = run_node
         self._report = report
         self._skipped = skipped
-        self._begun: dict[str, float] = {}
         self._tasks: dict[str, asyncio.Task[Ended]] = {}
         self._done: list[tuple[str, asyncio.Task[Ended]]] = []
         self._wake = asyncio.Event()
@@ -70,7 +68,7 @@ class Performer:
         """Perform the plan; return the error of the node that failed it. When cancelled, its nodes are too."""
         try:
             error = self._advance()
-            while self._tasks and error is None:
+            while error is None and not self._plan.done:
                 await self._wake.wait()
                 self._wake.clear()
                 error = self._take_in() or self._advance()
@@ -82,7 +80,6 @@ class Performer:
         for step in self._plan.ready():
             node = step.node
             if step.action == "start":
-                self._begun[node.name] = time.perf_counter()
                 task = asyncio.create_task(self._run_node(node))
                 self._tasks[node.name] = task
                 task.add_done_callback(partial(self._node_done, node.name))
@@ -90,7 +87,8 @@ class Performer:
                 self._report(node, "Bypassed")
                 self._skipped(node)
             else:
-                error = ErrorInfo(f"node {node.name!r}: {step.reason}", "node_error", node.name, "invalid_reference")
+                path = self._prefix + node.name
+                error = ErrorInfo(f"node {path!r}: {step.reason}", "node_error", path, "invalid_reference")
                 self._report(node, "Failed", error=error)
                 return error
         return None
@@ -118,8 +116,9 @@ class Performer:
         if not task.cancelled():
             return task.result()
         node = self._graph.nodes[name]  # only its own code can have cancelled it before the run is stopped
-        error = ErrorInfo(f"node {name!r} failed: it cancelled its own task", "node_error", name, "node_failed")
-        self._report(node, "Failed", begun=self._begun[name], error=error)
+        path = self._prefix + name
+        error = ErrorInfo(f"node {path!r} failed: it cancelled its own task", "node_error", path, "node_failed")
+        self._report(node, "Failed", error=error)
         return Ended(node, error=error)
 
     async def _cancel_nodes(self) -> None:
@@ -132,6 +131,6 @@ class Performer:
         await asyncio.wait(tasks.values(), timeout=_STOP_WAIT_S)
         for name, task in tasks.items():
             if not task.done():
-                logger.warning("node %r does not end when cancelled; it was left behind", name)
+                logger.warning("node %r does not end when cancelled; it was left behind", self._prefix + name)
             if not task.done() or task.cancelled():
-                self._report(self._graph.nodes[name], "Canceled", begun=self._begun[name])
+                self._report(self._graph.nodes[name], "Canceled")

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from runtime.errors import InvalidRequest
-from runtime.flow.model import FILE_TYPES, Flow
+from runtime.flow.model import FILE_TYPES, MAX_ROUNDS, Flow
 from runtime.flow.values import coerce
 from runtime.nodes.images import ImageRules
 from runtime.run.files import Files
+
+__all__ = ["MAX_ROUNDS", "Protocol", "RunRequest", "flow_inputs", "with_files"]
 
 Protocol = Literal["simple", "complete", "openai", "score", "command"]
 """What a run was asked for through."""
@@ -19,8 +21,10 @@ Protocol = Literal["simple", "complete", "openai", "score", "command"]
 class RunRequest:
     """One call of the flow, the same for every protocol.
 
-    `assigned` says that the caller named no session and `session_id` was made up; `keep_assigned` whether a turn is
+    `assigned` says that `session_id` is no session to go on with, made up as a rule; `keep_assigned` whether a turn is
     stored even then. `headers` carry the caller's trace context. `streaming`: the caller reads outputs as they come.
+    `history_rounds` is how many past turns the caller wants in place of what the flow says.
+    `overrides` are parameters for the models, of which each node takes those that it leaves to the request.
     """
 
     inputs: Mapping[str, Any]
@@ -32,6 +36,8 @@ class RunRequest:
     instructions: str = ""
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    history_rounds: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     protocol: Protocol = "command"
 
 

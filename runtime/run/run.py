@@ -2,16 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from opentelemetry.trace import Span
 
-from runtime.errors import ErrorInfo, FlowpodError, RunError
+from runtime.errors import ErrorInfo, FlowpodError, InvalidRequest, NodeError, RunError
 from runtime.flow.references import Scope
 from runtime.history.service import HistoryService
 from runtime.history.store import Turn
+from runtime.jsonable import as_text
+from runtime.nodes.image_loading import with_fetched_images
 from runtime.run.events import EventChannel, RunStarted, RunStatus, RunTerminated
 from runtime.run.node import Level, NodeRunner
 from runtime.run.outputs import Outputs
@@ -31,7 +34,6 @@ class Limits:
 
     max_runs: int = 1000
     run_timeout_s: float = 570.0
-    history_rounds: int = 20
     max_output: int = 8 * 1024 * 1024
     nodes_at_once: int = 16
 
@@ -83,6 +85,7 @@ class Run:
             self._variables,
             self.id,
             streaming=request.streaming,
+            overrides=request.overrides,
             max_output=limits.max_output,
             limit=limits.nodes_at_once,
         )
@@ -102,6 +105,17 @@ class Run:
         """Wait for the run's end."""
         assert self._task is not None
         await asyncio.wait({self._task})
+
+    async def with_fetched_images(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return `values` with the content of each image that the request named by a URL in its place.
+
+        Raises InvalidRequest for one that cannot be fetched.
+        """
+        private_urls = self._package.resources.private_urls
+        try:
+            return await with_fetched_images(values, self._scope.inputs, private_urls=private_urls)
+        except NodeError as error:
+            raise InvalidRequest(error.message, code=error.code) from error
 
     def leave(self) -> None:
         """Let the reader go: before the end this cancels the run, after it nothing happens."""
@@ -132,7 +146,10 @@ class Run:
 
     async def _perform(self) -> ErrorInfo | None:
         self._outputs.put_constant(self._scope)
-        return await self._runner.perform(self._package.graph, Level(self._scope, self._span))
+        error = await self._runner.perform(self._package.graph, Level(self._scope, self._span))
+        if error is None:
+            self._outputs.put_late(self._scope)
+        return error
 
     def _take_result(self, performing: "asyncio.Task[ErrorInfo | None]") -> None:
         if not performing.cancelled() and (error := performing.exception()) is not None:
@@ -167,6 +184,7 @@ class Run:
                 started_at=self._started_at,
                 finished_at=datetime.now(UTC),
                 variables=self._variables.written if self._status == "Completed" else {},
+                question=as_text(inputs.get(self._package.flow.chat_input or "")),
             )
         )
         return not in_time

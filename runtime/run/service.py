@@ -5,7 +5,7 @@ import logging
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from copy import deepcopy
+from typing import Any
 
 from runtime.errors import TooManyRuns, Unavailable
 from runtime.flow.references import Scope
@@ -15,6 +15,7 @@ from runtime.run.files import Files
 from runtime.run.package import Package
 from runtime.run.request import RunRequest, flow_inputs, with_files
 from runtime.run.run import Filing, Limits, Run
+from runtime.run.variables import session_values, typed_values
 from runtime.telemetry.content import RUN_SECRETS, Secrets
 from runtime.telemetry.tracing import Tracing
 
@@ -58,9 +59,14 @@ class FlowService:
         """Why the service should get no requests now, or ""."""
         if self.draining or self.closing:
             return "the service is shutting down"
-        if self.history is not None and not self.history.reached:
-            return "the chat history has not been reached yet"
+        if self.history is not None and not self.history.reach.reached:
+            return "the chat history has not been reached yet; the log says why"
         return ""
+
+    @property
+    def history_lost(self) -> bool:
+        """Whether there is a chat history, and it cannot be had now."""
+        return self.history is not None and bool(self.history.reach.lost)
 
     async def open(self) -> None:
         """Reach for the history; must be called on the event loop that will run the flow."""
@@ -113,6 +119,14 @@ class FlowService:
         """Put `facts` on a span called `name`, in the trace that the caller's `headers` continue."""
         self._tracing.note(name, headers, facts)
 
+    def session_variables(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a session's variables, of which `stored` are those that were ever written."""
+        return session_values(self.flow.variables, stored)
+
+    def typed_variables(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a caller's values for session variables; raises InvalidRequest that names one which is wrong."""
+        return typed_values(self.flow.variables, given)
+
     def cancel_all(self, reason: str) -> None:
         """Cancel every run."""
         for run in list(self._runs):
@@ -127,10 +141,12 @@ class FlowService:
         """Return what is stored of the caller's session, less its turns where the caller brings them."""
         if self.history is None or request.assigned:
             return Conversation()
-        brings_own = self._history_given(request)
+        brings_own, rules = self._history_given(request), self.flow.history
+        rounds = rules.rounds if request.history_rounds is None else request.history_rounds
+        if brings_own or self.flow.chat_history is None:
+            rounds = 0
         try:
-            rounds = 0 if brings_own or self.flow.chat_history is None else self._limits.history_rounds
-            return await self.history.read(request.session_id, request.user_id, rounds)
+            return await self.history.read(request.session_id, request.user_id, rounds, rules.tokens)
         except Unavailable:
             if brings_own:
                 return Conversation()
@@ -148,7 +164,7 @@ class FlowService:
             "session_id": request.session_id,
             "user_id": request.user_id or "",
             "run_id": run_id,
-            "turn": conversation.turns + 1,
+            "turn": conversation.last_turn + 1,
             "instructions": request.instructions,
         }
         facts = {
@@ -166,9 +182,6 @@ class FlowService:
         TRACE_ID.set(self._tracing.trace_id(span))
         kept = self.history if request.keep_assigned or not request.assigned else None
         filing = Filing(request.session_id, request.assigned, kept)
-        session = {
-            name: conversation.variables.get(name, deepcopy(variable.default))
-            for name, variable in self.flow.variables.items()
-        }
+        session = session_values(self.flow.variables, conversation.variables)
         scope = Scope(inputs, sys, session)
         return Run(self._package, request, scope, filing, self._tracing, span, self._limits)

@@ -122,12 +122,43 @@ async def test_another_users_session_is_not_found(tmp_path: Path, model_server: 
 
 async def test_only_the_last_rounds_go_into_the_prompt(tmp_path: Path, model_server: ModelServer) -> None:
     questions = [new(str(number)) for number in range(4)]
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path, history_rounds=2) as client:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url, more="history: {rounds: 2}")
+    async with client_of(flow, data=tmp_path) as client:
         for question in questions:
             await client.post("/", json={"question": question}, headers=session(SESSION))
     _, one, two, last = questions
     assert sent_for(model_server, last) == [one, f"You said: {one}", two, f"You said: {two}", last]
+
+
+async def test_a_request_says_how_many_rounds_it_wants(tmp_path: Path, model_server: ModelServer) -> None:
+    questions = [new(str(number)) for number in range(3)]
+    none, all_of_them = new("none"), new("all")
+    flow = write_chat_flow(tmp_path / "flow", model_server.url, more="history: {rounds: 1}")
+    async with client_of(flow, data=tmp_path) as client:
+        for question in questions:
+            await client.post("/", json={"question": question}, headers=session(SESSION))
+        for question, rounds in ((none, "0"), (all_of_them, "1000")):
+            headers = session(SESSION) | {"Chat-History-Rounds": rounds}
+            body = {"messages": [{"role": "user", "content": question}]}
+            await client.post(CHAT, json=body, headers=headers)
+        wrong = [
+            await client.post("/", json={"question": "x"}, headers={"Chat-History-Rounds": rounds})
+            for rounds in ("-1", "1001", "many", "", "9" * 5000)
+        ]
+    assert sent_for(model_server, questions[2]) == [questions[1], f"You said: {questions[1]}", questions[2]]
+    assert sent_for(model_server, none) == [none]
+    assert len(sent_for(model_server, all_of_them)) == 9
+    assert {(r.status_code, r.json()["error"]["param"]) for r in wrong} == {(400, "Chat-History-Rounds")}
+
+
+async def test_the_newest_turns_that_fit_go_into_the_prompt(tmp_path: Path, model_server: ModelServer) -> None:
+    one, two, three = (f"{name}-{uuid.uuid4()}" for name in ("one", "two", "three"))
+    # A turn is {"question":"..."}{"answer":"You said: ..."}: 84 to 92 bytes and twice the name.
+    flow = write_chat_flow(tmp_path / "flow", model_server.url, more="history: {tokens: 40}")
+    async with client_of(flow, data=tmp_path) as client:
+        for question in (one, two, three):
+            await client.post("/", json={"question": question}, headers=session(SESSION))
+    assert sent_for(model_server, three) == [two, f"You said: {two}", three]
 
 
 async def test_without_a_history_nothing_is_kept(tmp_path: Path, model_server: ModelServer) -> None:
@@ -151,12 +182,17 @@ async def test_a_database_that_goes_away_stops_stored_sessions_only(tmp_path: Pa
             own = await client.post("/", json={"question": "hi", "chat_history": history}, headers=session(SESSION))
             free = await client.post("/run", json={"inputs": {"question": "hi"}, "stream": False})
             ready = await client.get("/readyz")
+            listed = await client.get("/chat/sessions")
             server.start()
             after = await client.post("/", json={"question": "hi"}, headers=session(SESSION))
+            again = await client.get("/readyz")
     assert (before.status_code, after.status_code) == (200, 200)
     assert (named.status_code, named.json()["error"]["code"]) == (503, "history_unavailable")
     assert int(named.headers["retry-after"]) > 0
     assert (own.status_code, free.status_code, ready.status_code) == (200, 200, 200)
+    assert ready.json() == {"status": "ready", "history": "out of reach"}
+    assert again.json() == {"status": "ready"}
+    assert (listed.status_code, listed.json()["error"]["code"]) == (503, "history_unavailable")
     assert own.json() == {"answer": "You said: hi"}
     assert free.json()["metadata"]["history"] == "deferred"
 

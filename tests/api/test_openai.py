@@ -5,8 +5,6 @@ from typing import Any
 import httpx
 import pytest
 
-from runtime.api.openai import Message, read_conversation
-from runtime.errors import InvalidRequest
 from tests.support.flows import client_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
@@ -96,12 +94,19 @@ async def test_reasoning_and_finish_reason_are_passed_on(tmp_path: Path, model_s
         reasoning = chunks(await client.post(PATH, json=ask("hi", stream=True)))
     async with client_of(write_chat_flow(tmp_path / "b", model_server.url, "length")) as client:
         length = chunks(await client.post(PATH, json=ask("hi", stream=True)))
+    async with client_of(write_chat_flow(tmp_path / "c", model_server.url, "reasoning")) as client:
+        whole = (await client.post(PATH, json=ask("hi"))).json()
     assert [part["choices"][0]["delta"] for part in reasoning[1:4]] == [
         {"reasoning_content": "let me "},
         {"reasoning_content": "think"},
         {"content": "forty-two"},
     ]
     assert length[-2]["choices"][0]["finish_reason"] == "length"
+    assert whole["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": "forty-two",
+        "reasoning_content": "let me think",
+    }
 
 
 async def test_an_error_in_a_stream_comes_in_band(tmp_path: Path, model_server: ModelServer) -> None:
@@ -134,44 +139,6 @@ async def test_system_messages_reach_the_flow_as_instructions_alone(tmp_path: Pa
     assert len(sent) == 2
 
 
-def user(text: Any) -> Message:
-    return Message(role="user", content=text)
-
-
-def assistant(text: str) -> Message:
-    return Message(role="assistant", content=text)
-
-
-def pair(question: str, answer: str) -> dict[str, dict[str, str]]:
-    return {"inputs": {"q": question}, "outputs": {"a": answer}}
-
-
-@pytest.mark.parametrize(
-    ("messages", "question", "pairs", "user_turns"),
-    [
-        ([user("one")], "one", [], 1),
-        ([user("one"), assistant("1"), user("two")], "two", [pair("one", "1")], 2),
-        ([user("one"), user("more"), assistant("1"), user("two")], "two", [pair("one\nmore", "1")], 2),
-        ([user("one"), assistant("1"), assistant("b"), user("two")], "two", [pair("one", "1\nb")], 2),
-        ([user("one"), user("two")], "one\ntwo", [], 1),
-        ([assistant("hello"), user("one")], "one", [pair("", "hello")], 1),
-        ([user([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}])], "a", [], 1),
-        ([Message(role="tool", content="t"), user("one")], "one", [], 1),
-    ],
-)
-def test_messages_become_a_question_and_pairs(
-    messages: list[Message], question: str, pairs: list[Any], user_turns: int
-) -> None:
-    conversation = read_conversation(messages, "q", "a")
-    assert (conversation.question, conversation.pairs, conversation.user_turns) == (question, pairs, user_turns)
-
-
-def test_a_last_message_that_is_not_the_users_is_refused() -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        read_conversation([user("one"), assistant("1")], "q", "a")
-    assert caught.value.param == "messages.1.role"
-
-
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -183,6 +150,11 @@ def test_a_last_message_that_is_not_the_users_is_refused() -> None:
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
         ({"messages": [{"role": "assistant", "content": "hi"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "hi"}], "stream": "maybe"}, "stream"),
+        ({"messages": [{"role": "user", "content": "hi"}], "temperature": "warm"}, "temperature"),
+        ({"messages": [{"role": "user", "content": "hi"}], "seed": 1.5}, "seed"),
+        ({"messages": [{"role": "user", "content": "hi"}], "inputs": "none"}, "inputs"),
+        ({"messages": [{"role": "user", "content": "hi"}], "inputs": {"question": "hi"}}, "inputs.question"),
+        ({"messages": [{"role": "user", "content": "hi"}], "inputs": {"other": "hi"}}, "other"),
     ],
 )
 async def test_bad_bodies_name_the_field(

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.flows import SESSION, write_chat_flow, write_flow
+from tests.support.flows import SESSION, stubborn_flow, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import (
     serving,
@@ -188,6 +188,12 @@ def test_exit_does_not_wait_for_a_stuck_thread(tmp_path: Path) -> None:
     with serving(flow, tmp_path, FLOWPOD_RUN_TIMEOUT_S="0.3") as served:
         response = httpx.post(served.url, json={})
         assert (response.status_code, response.json()["error"]["code"]) == (424, "run_timeout")
+        assert served.stop(timeout=10) == 0
+
+
+def test_exit_does_not_wait_for_a_task_that_refuses_to_be_cancelled(tmp_path: Path) -> None:
+    with serving(stubborn_flow(tmp_path / "flow"), tmp_path) as served:
+        assert httpx.post(served.url, json={"wait": False}).json() == {"out": "done"}
         assert served.stop(timeout=10) == 0
 
 

@@ -62,6 +62,28 @@ def test_problem_in_a_variant_is_named_where_it_stands(tmp_path: Path) -> None:
     ]
 
 
+INNER_VARIANTS = VARIANTS.replace(
+    "- name: n\n  use_variants: true\n",
+    """
+- name: each
+  type: batch
+  inputs: {items: [1]}
+  nodes:
+  - {name: again, type: loop, max_rounds: 1, nodes: [{name: n, use_variants: true}]}
+""",
+)
+
+
+def test_node_inside_a_batch_or_a_loop_may_have_variants(tmp_path: Path) -> None:
+    flow, problems = load(tmp_path, INNER_VARIANTS)
+    assert problems == []
+    assert flow.nodes["each"].body[0].body[0].inputs == {"x": 5}
+    _, problems = load(tmp_path, INNER_VARIANTS.replace("x: 5", 'x: "${gone.output}"'))
+    assert [problem.partition(": ${gone.output}")[0] for problem in problems] == [
+        "flow.dag.yaml:19: node_variants.n.variants.v1.node.inputs.x"
+    ]
+
+
 def test_node_that_does_not_ask_for_variants_is_itself(tmp_path: Path) -> None:
     dag = VARIANTS.replace("use_variants: true", "type: python\n  source: {path: a.py}\n  use_variants: false")
     assert load(tmp_path, dag)[0].nodes["n"].inputs == {}
@@ -119,6 +141,23 @@ async def test_aggregation_is_left_out_with_all_that_needs_it(tmp_path: Path) ->
     async with service_of(folder) as service:
         events = await events_of(service, {})
     assert told(events) == ["started", "row Running", "row Completed", "one whole 2 Finished", "terminated Completed"]
+
+
+def test_aggregation_inside_a_batch_or_a_loop_is_refused(tmp_path: Path) -> None:
+    dag = """
+    nodes:
+    - name: each
+      type: batch
+      inputs: {items: [1]}
+      nodes:
+      - name: again
+        type: loop
+        max_rounds: 1
+        nodes: [{name: n, type: python, source: {path: a.py}, aggregation: true}]
+    """
+    assert load(tmp_path, dag)[1] == [
+        "flow.dag.yaml:9: nodes[0].nodes[0].nodes[0].aggregation: aggregation nodes stand in the flow itself only"
+    ]
 
 
 def test_flow_of_aggregation_alone_has_nothing_to_serve(tmp_path: Path) -> None:
@@ -213,8 +252,10 @@ def test_assembled_copy_is_what_is_served(tmp_path: Path) -> None:
     assert "c" in loaded.connections
 
 
-def test_schema_takes_a_node_of_variants() -> None:
-    full, variant = flow_json_schema()["properties"]["nodes"]["items"]["anyOf"]
+@pytest.mark.parametrize("place", ["", "BatchPart", "LoopPart"])
+def test_schema_takes_a_node_of_variants(place: str) -> None:
+    schema = flow_json_schema()
+    full, variant = (schema["$defs"][place] if place else schema)["properties"]["nodes"]["items"]["anyOf"]
     assert {"$ref": "#/$defs/NodePart"} in full["oneOf"]
     assert variant["required"] == ["name", "use_variants"]
     assert variant["properties"]["use_variants"]["const"] is True

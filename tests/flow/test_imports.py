@@ -73,3 +73,9 @@ def test_warning_is_among_the_flows_problems(tmp_path: Path) -> None:
     dag = "nodes: [{name: n, type: python, source: {path: a.py}}]"
     (problem,) = problems_of(write_flow(tmp_path, dag, {"a.py": "def invoke():\n    import no_such_module"}))
     assert (problem.severity, problem.file, problem.line) == ("warning", "a.py", 2)
+
+
+def test_files_of_nodes_inside_a_batch_are_looked_into(tmp_path: Path) -> None:
+    dag = "nodes: [{name: b, type: batch, inputs: {x: [1]}, nodes: [{name: n, type: python, source: {path: a.py}}]}]"
+    (problem,) = problems_of(write_flow(tmp_path, dag, {"a.py": "def invoke():\n    import no_such_module"}))
+    assert problem.message.startswith("no_such_module is imported when the flow runs")

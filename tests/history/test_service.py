@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import NotFound, Unavailable
+from runtime.history.address import history_address
+from runtime.history.database import Database
 from runtime.history.service import Conversation, HistoryService
-from runtime.history.store import Store, history_address
-from tests.history.test_store import pair, turn
+from tests.support.history import pair, turn
 from tests.support.mariadb import MariaDB
 
 
 @asynccontextmanager
 async def opened(url: str, write_timeout_s: float = 5) -> AsyncIterator[HistoryService]:
-    store = Store(history_address(url), "svc")
-    service = HistoryService(store, write_timeout_s=write_timeout_s, single_turn_days=1)
+    database = Database(history_address(url), "svc")
+    service = HistoryService(database, write_timeout_s=write_timeout_s, single_turn_days=1)
     await service.open()
     try:
         yield service
@@ -30,7 +31,7 @@ async def opened(url: str, write_timeout_s: float = 5) -> AsyncIterator[HistoryS
 
 async def until_reached(service: HistoryService) -> None:
     async with asyncio.timeout(20):
-        while not service.reached:
+        while not service.reach.reached:
             await asyncio.sleep(0.02)
 
 
@@ -38,7 +39,7 @@ async def test_a_session_belongs_to_the_first_user_that_names_it(history_url: st
     async with opened(history_url) as service:
         assert await service.read("s", "ann", 9) == Conversation()
         assert await service.write(turn(run="r1", user_id="ann"))
-        mine = Conversation([pair("r1")], 1)
+        mine = Conversation((pair("r1"),), 1)
         assert await service.read("s", "ann", 9) == mine
         assert await service.read("s", None, 9) == mine
         with pytest.raises(NotFound) as caught:
@@ -48,13 +49,13 @@ async def test_a_session_belongs_to_the_first_user_that_names_it(history_url: st
 
 async def test_many_instances_reach_a_new_database_together(history_url: str) -> None:
     # The switch of a new SQLite file to its log does not wait for others, so an instance may have to try again.
-    stores = [Store(history_address(history_url), "svc") for _ in range(6)]
-    services = [HistoryService(store, write_timeout_s=5, single_turn_days=1) for store in stores]
+    databases = [Database(history_address(history_url), "svc") for _ in range(6)]
+    services = [HistoryService(database, write_timeout_s=5, single_turn_days=1) for database in databases]
     await asyncio.gather(*(service.open() for service in services))
     for service in services:
         await until_reached(service)
         assert await service.write(turn(run=f"r{id(service)}"))
-    assert (await services[0].read("s", None, 9)).turns == 6
+    assert (await services[0].read("s", None, 9)).last_turn == 6
     for service in services:
         await service.close()
 
@@ -62,7 +63,7 @@ async def test_many_instances_reach_a_new_database_together(history_url: str) ->
 async def test_without_rounds_turns_are_only_counted(history_url: str) -> None:
     async with opened(history_url) as service:
         await service.write(turn(run="r1"))
-        assert await service.read("s", None, 0) == Conversation([], 1)
+        assert await service.read("s", None, 0) == Conversation((), 1)
 
 
 async def test_a_locked_database_defers_the_write_and_then_takes_it(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ async def test_a_locked_database_defers_the_write_and_then_takes_it(tmp_path: Pa
         lock.execute("COMMIT")
         lock.close()
         async with asyncio.timeout(20):
-            while (await service.read("s", None, 9)).turns == 0:
+            while (await service.read("s", None, 9)).last_turn == 0:
                 await asyncio.sleep(0.05)
 
 
@@ -88,14 +89,14 @@ async def test_closing_waits_for_deferred_writes(tmp_path: Path) -> None:
         assert await service.write(turn(run="r1")) is False
     lock.close()
     async with opened(f"sqlite:///{path}") as service:
-        assert (await service.read("s", None, 9)).turns == 1
+        assert (await service.read("s", None, 9)).last_turn == 1
 
 
 async def test_a_file_that_is_no_database_leaves_no_connection_behind(tmp_path: Path) -> None:
     path = tmp_path / "chat_history.db"
     path.write_bytes(b"this is no database" * 1000)
     async with opened(f"sqlite:///{path}") as service:
-        assert not service.reached
+        assert not service.reach.reached
         with pytest.raises(Unavailable):
             await service.read("s", None, 9)
         async with asyncio.timeout(10):
@@ -111,25 +112,25 @@ async def test_the_service_comes_back_when_the_database_does(tmp_path: Path) -> 
     server.stop()
     try:
         async with opened(url, write_timeout_s=0.3) as service:
-            assert not service.reached
+            assert not service.reach.reached
             with pytest.raises(Unavailable):
                 await service.read("s", None, 9)
             assert await service.write(turn(run="r1")) is False
             server.start()
             await until_reached(service)
             async with asyncio.timeout(20):
-                while (await service.read("s", None, 9)).turns == 0:
+                while (await service.read("s", None, 9)).last_turn == 0:
                     await asyncio.sleep(0.05)
             server.stop()
             with pytest.raises(Unavailable):
                 await service.read("s", None, 9)
             assert await service.write(turn(run="r2")) is False
-            assert service.reached
+            assert service.reach.reached
             server.start()
             async with asyncio.timeout(20):
                 while not await service.write(turn(run="r2")):
                     await asyncio.sleep(0.1)
-            assert await service.read("s", None, 9) == Conversation([pair("r1"), pair("r2")], 2)
+            assert await service.read("s", None, 9) == Conversation((pair("r1"), pair("r2")), 2)
     finally:
         server.stop()
         shutil.rmtree(tmp_path, ignore_errors=True)

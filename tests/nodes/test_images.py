@@ -226,6 +226,47 @@ async def test_image_that_cannot_be_fetched_fails_the_node(
     assert message in response.json()["error"]["message"]
 
 
+PASSED_ON = """
+inputs:
+  one: {type: image}
+  more: {type: list}
+outputs:
+  one: {type: image, reference: "${inputs.one}"}
+  more: {type: list, reference: "${n.output}"}
+nodes:
+- {name: n, type: python, source: {path: a.py}, inputs: {more: "${inputs.more}"}}
+"""
+OWN = """
+from promptflow.core import tool
+
+@tool
+def f(more: list):
+    return [*more, {"data:image/png;url": "https://example.com/own.png"}]
+"""
+
+
+async def test_score_gives_the_content_of_an_image_that_came_as_a_url(tmp_path: Path, images: str) -> None:
+    flow = write_flow(tmp_path, PASSED_ON, {"a.py": OWN})
+    body = {"one": f"{images}/a.png", "more": [{"data:image/jpg;url": f"{images}/moved"}, "text"]}
+    async with client_of(flow, allow_private_urls="on") as client:
+        response = await client.post("/score", json=body)
+        as_written = await client.post("/", json=body)
+    assert response.json() == {
+        "one": {"data:image/png;base64": ENCODED},
+        "more": [{"data:image/jpg;base64": ENCODED}, "text", {"data:image/png;url": "https://example.com/own.png"}],
+    }
+    assert as_written.json()["one"] == {"data:image/*;url": f"{images}/a.png"}
+
+
+async def test_score_refuses_an_image_that_cannot_be_fetched(tmp_path: Path, images: str) -> None:
+    flow = write_flow(tmp_path, PASSED_ON, {"a.py": OWN})
+    async with client_of(flow, allow_private_urls="on") as client:
+        response = await client.post("/score", json={"one": f"{images}/gone", "more": []})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "UserError"
+    assert "cannot be fetched: the server answered 404" in response.json()["error"]["message"]
+
+
 LITERAL = """
 outputs:
   a: {type: object, reference: "${n.output}"}

@@ -2,7 +2,7 @@ import pytest
 
 from runtime.errors import NodeError
 from runtime.nodes.messages import split_messages
-from runtime.nodes.templates import MARK, parse_template, render_marked
+from runtime.nodes.templates import MARK, parse_template
 
 
 @pytest.mark.parametrize(
@@ -81,5 +81,5 @@ def test_answer_that_names_no_call_is_refused(text: str, key: str) -> None:
 
 @pytest.mark.parametrize("heading", ["name:", "## name:", "## tool_calls:", "##content:"])
 def test_heading_in_a_value_is_marked(heading: str) -> None:
-    template, _ = parse_template("{{ x }}", "t")
-    assert render_marked(template, {"x": f"{heading}\nann"}).startswith(MARK)
+    template = parse_template("{{ x }}", "t")
+    assert template.render({"x": f"{heading}\nann"}).startswith(MARK)

@@ -62,7 +62,7 @@ async def test_handbook_answers_a_plain_question(handbook: FlowService, question
     [
         ("and in SQLite?", "chat_history.db"),
         ("and how do I switch it off?", "FLOWPOD_HISTORY=off"),
-        ("how many turns?", "FLOWPOD_HISTORY_ROUNDS"),
+        ("how many turns?", "history: {rounds: N}"),
     ],
 )
 async def test_handbook_answers_a_question_that_leans_on_the_one_before(

@@ -77,6 +77,8 @@ def test_each_operator_takes_its_types_and_no_others(operator: Operator, left: s
         ("hello", "not_contains", "x", True),
         ("order 66", "matches", r"\d+$", True),
         ("order", "matches", r"^\d", False),
+        ("a\ud800b", "matches", "^a.b$", True),
+        ("a" * 1000 + "b", "matches", "(a|aa)+$", False),  # in Python's engine this takes for ever
         ("abc", "length_equals", 3, True),
         ([], "length_greater", 0, False),
         ({"a": 1}, "length_greater_or_equal", 1, True),
@@ -88,9 +90,10 @@ def test_what_holds(left: Any, operator: Operator, right: Any, expected: bool) -
     assert holds(left, operator, right) is expected
 
 
-def test_a_pattern_that_is_none_is_an_error() -> None:
+@pytest.mark.parametrize("pattern", ["(", r"(a)\1", "a(?=b)", "(a{1000}){1000}"])
+def test_a_pattern_that_is_none_is_an_error(pattern: str) -> None:
     with pytest.raises(NodeError, match="is no regular expression"):
-        holds("a", "matches", "(")
+        holds("a", "matches", pattern)
 
 
 def test_every_operator_that_a_flow_may_write_is_tried_here() -> None:

@@ -15,7 +15,7 @@ from runtime.telemetry.tracing import Tracing
 
 
 def resources_in(folder: Path) -> Resources:
-    return Resources(folder, Models({}), Threads(4), Tracing(None))
+    return Resources(folder, Models({}), Threads(4), Tracing(None), Threads(4))
 
 
 def node_of(resources: Resources, code: str, inputs: Mapping[str, Any] | None = None) -> PythonNode:

@@ -7,21 +7,18 @@ from hypothesis import strategies as st
 from runtime.errors import NodeError
 from runtime.nodes.base import SpecProblem
 from runtime.nodes.messages import split_messages
-from runtime.nodes.templates import MARK, Rendered, parse_template, render_marked, unmarked
+from runtime.nodes.templates import MARK, Rendered, parse_template, unmarked
 
 
 def messages(template: str, **values: Any) -> list[tuple[str, str]]:
     """Return the (role, content) pairs of the rendered template."""
-    rendered = render_marked(parse_template(template, "p.jinja2")[0], values)
+    rendered = parse_template(template, "p.jinja2").render(values)
     return [(message["role"], message["content"]) for message in split_messages(rendered)]
 
 
 def rendered_prompt(template: str, **values: Any) -> Rendered:
     """Return what a prompt node makes of the template."""
-    marked = render_marked(parse_template(template, "p.jinja2")[0], values)
-    text = Rendered(unmarked(marked))
-    text.marked = marked
-    return text
+    return Rendered.of(parse_template(template, "p.jinja2").render(values))
 
 
 HOSTILE = [
@@ -231,7 +228,7 @@ def test_filtered_prompt_loses_its_roles_rather_than_gives_away_more() -> None:
     ],
 )
 def test_template_is_rendered_as_promptflow_does(template: str, values: dict[str, Any], expected: str) -> None:
-    assert unmarked(render_marked(parse_template(template, "p.jinja2")[0], values)) == expected
+    assert unmarked(parse_template(template, "p.jinja2").render(values)) == expected
 
 
 @pytest.mark.parametrize(
@@ -253,7 +250,7 @@ def test_template_is_rendered_as_promptflow_does(template: str, values: dict[str
 )
 def test_failure_names_the_template_and_the_cause(template: str, message: str) -> None:
     with pytest.raises((NodeError, SpecProblem), match=r"^p\.jinja2") as caught:
-        render_marked(parse_template(template, "p.jinja2")[0], {"a": 1, "f": messages})
+        parse_template(template, "p.jinja2").render({"a": 1, "f": messages})
     assert message in str(caught.value)
 
 
@@ -275,4 +272,4 @@ def test_syntax_error_names_its_line(source: str, message: str) -> None:
 
 def test_variables_of_a_template_are_those_that_it_does_not_set() -> None:
     source = "{{ a }}{% for b in c %}{{ b }}{{ loop.index }}{% endfor %}{% set d = e %}{{ d.f }}{{ range(3) }}"
-    assert parse_template(source, "p")[1] == {"a", "c", "e"}
+    assert parse_template(source, "p").variables == {"a", "c", "e"}

@@ -61,7 +61,7 @@ class Colour(str, Enum):
 
 def build(tmp_path: Path, code: str, inputs: Mapping[str, Any]) -> PythonNode:
     (tmp_path / "a.py").write_text(IMPORTS + dedent(code))
-    resources = Resources(tmp_path, Models({}), Threads(4), Tracing(None), CONNECTIONS)
+    resources = Resources(tmp_path, Models({}), Threads(4), Tracing(None), Threads(4), CONNECTIONS)
     return PythonNode(Node("n", "python", 0, "a.py", inputs), resources)
 
 

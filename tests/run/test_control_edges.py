@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from runtime.run.events import RunTerminated
+from runtime.run.events import NodeUpdated, RunTerminated
 from tests.run.test_control import flow_in, node, outcome
-from tests.support.flows import events_of, problems_of, service_of
+from tests.support.flows import events_of, problems_of, service_of, write_flow
 
 
 @pytest.mark.parametrize(("value", "results"), [(1, ["v", "v"]), (2, [None, None])])
@@ -143,3 +143,129 @@ def test_a_loop_variable_needs_a_loop(tmp_path: Path) -> None:
     assert [problem.message for problem in problems_of(flow_in(tmp_path, dag))] == [
         "${loop.n} stands only inside a loop"
     ]
+
+
+async def test_a_condition_inside_a_loop_that_finds_nothing_is_told_of_by_its_path(tmp_path: Path) -> None:
+    dag = f"""
+    nodes:
+    - name: again
+      type: loop
+      max_rounds: 3
+      nodes:
+      - {node("x", value="${index}")}}}
+      - {node("y", value="a")}, activate: {{when: "${{x.output.k}}", is: 1}}}}
+    """
+    async with service_of(flow_in(tmp_path, dag)) as service:
+        events = await events_of(service, {})
+    failed = [event for event in events if isinstance(event, NodeUpdated) and event.status == "Failed"]
+    assert [(event.node, event.error and event.error.param) for event in failed] == [
+        ("again[0].y", "again[0].y"),
+        ("again", "again"),
+    ]
+    assert failed[0].error is not None
+    assert failed[0].error.message == "node 'again[0].y': activate.when: ${x.output.k}: int has no 'k'"
+
+
+SESSION_OUTPUTS = f"""
+variables:
+  seen: {{type: list, default: [1]}}
+  n: {{type: int, default: 0}}
+outputs:
+  first: {{type: string, reference: "${{b.output}}"}}
+  seen: {{type: list, reference: "${{session.seen}}"}}
+  both: {{type: object, reference: {{n: "${{session.n}}", b: "${{b.output}}"}}}}
+nodes:
+- {node("b", value="B")}}}
+- name: keep
+  type: assign
+  after: [b]
+  assignments: [{{variable: session.seen, operation: append, value: 2}}, {{variable: session.n, value: "7"}}]
+"""
+
+
+async def test_an_output_shows_a_session_variable_as_it_is_at_the_end(tmp_path: Path) -> None:
+    events, outputs = await outcome(tmp_path, SESSION_OUTPUTS)
+    assert outputs == {"first": "B", "seen": [1, 2], "both": {"n": 7, "b": "B"}}
+    assert events[-4:] == [
+        "keep Completed",
+        "seen whole [1, 2] Finished",
+        "both whole {'n': 7, 'b': 'B'} Finished",
+        "terminated Completed",
+    ]
+
+
+async def test_an_output_of_a_session_variable_is_absent_from_a_failed_run(tmp_path: Path) -> None:
+    dag = SESSION_OUTPUTS + f"- {node('c', fail=True)}, after: [keep]}}\n"
+    assert (await outcome(tmp_path, dag))[1] == {"first": "B"}
+
+
+async def test_an_assign_nodes_value_is_what_the_variable_holds(tmp_path: Path) -> None:
+    dag = SESSION_OUTPUTS.replace("${b.output}", "${keep.output}", 1).replace("{type: string,", "{type: object,", 1)
+    assert (await outcome(tmp_path, dag))[1]["first"] == {"session.seen": [1, 2], "session.n": 7}
+
+
+PATTERN = """
+inputs:
+  q: {{type: string}}
+nodes:
+- name: route
+  type: condition
+  inputs: {{q: "${{inputs.q}}"}}
+  branches:
+  - name: found
+    any:
+    - all:
+      - {{input: q, operator: is_not_null}}
+      - {{input: q, operator: matches, value: {route}}}
+- name: again
+  type: loop
+  max_rounds: 1
+  variables: {{text: {{type: string, default: x}}}}
+  until:
+  - all: [{{input: text, operator: matches, value: {again}}}]
+  nodes:
+  - {{name: say, type: template, template: hello}}
+"""
+
+
+def test_a_pattern_of_the_flow_that_is_none_is_named_at_load(tmp_path: Path) -> None:
+    problems = problems_of(write_flow(tmp_path, PATTERN.format(route="'a(?=b)'", again=5)))
+    assert [(problem.line, problem.key, problem.message) for problem in problems] == [
+        (
+            12,
+            "nodes[0].branches[0].any[0].all[1].value",
+            "node 'route': matches: 'a(?=b)' is no regular expression of RE2's: invalid perl operator: (?=",
+        ),
+        (
+            18,
+            "nodes[1].until[0].all[0].value",
+            "node 'again': matches needs a comparison with a value of kind string, not number",
+        ),
+    ]
+
+
+def test_a_pattern_that_is_one_is_no_problem(tmp_path: Path) -> None:
+    assert problems_of(write_flow(tmp_path, PATTERN.format(route="'a|b'", again="''"))) == []
+
+
+async def test_a_node_of_a_loop_that_is_tried_again_is_told_of_anew(tmp_path: Path) -> None:
+    flow = write_flow(
+        tmp_path,
+        """
+        nodes:
+        - name: again
+          type: loop
+          max_rounds: 1
+          retry: {max: 1}
+          nodes:
+          - {name: first, type: python, source: {path: first.py}}
+          - {name: slow, type: template, template: x, activate: {when: "${first.output}", is: true}}
+          - {name: broken, type: template, template: "{{ 1 / 0 }}", activate: {when: "${first.output}", is: true}, after: [slow]}
+        """,
+        {"first.py": "calls = []\n\ndef invoke():\n    calls.append(1)\n    return len(calls) == 1\n"},
+    )
+    async with service_of(flow) as service:
+        events = await events_of(service, {})
+    slow = [event for event in events if isinstance(event, NodeUpdated) and event.node == "again[0].slow"]
+    assert [event.status for event in slow] == ["Running", "Completed", "Bypassed"]
+    assert slow[-1].duration == 0.0

@@ -146,3 +146,23 @@ async def test_threads_that_never_return_are_told_of(tmp_path: Path) -> None:
         end = (await events_of(service, {}))[-1]
     assert end.error.code == "no_thread"  # type: ignore[union-attr]
     assert "FLOWPOD_THREADS" in end.error.message  # type: ignore[union-attr]
+
+
+LONG = "{% for a in range(3000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}done"
+RENDER = "promptflow.tools.template_rendering.render_template_jinja2"
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        f"{{name: n, type: template, template: '{LONG}'",
+        "{name: n, type: prompt, source: {path: n.jinja2}",
+        "{name: n, type: llm, source: {path: n.jinja2}, connection: offline, inputs: {model: m}",
+        f"{{name: n, type: python, source: {{type: package, tool: {RENDER}}}, inputs: {{template: '{LONG}'}}",
+    ],
+)
+async def test_a_template_that_takes_long_holds_nobody_up(tmp_path: Path, node: str) -> None:
+    flow = write_flow(tmp_path, f"nodes:\n- {node}, timeout_s: 0.05}}\n", {"n.jinja2": LONG})
+    async with service_of(flow) as service:
+        end = (await events_of(service, {}))[-1]
+    assert end.error.code == "node_timeout"  # type: ignore[union-attr]

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from runtime.app import create_app, create_service
 from runtime.errors import Problem
-from runtime.history.store import history_address
+from runtime.history.address import history_address
 from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
 from runtime.run.package import Package, build_package
 from runtime.run.request import RunRequest
@@ -33,11 +33,12 @@ def write_flow(folder: Path, dag: str, files: Mapping[str, str] | None = None) -
     return folder
 
 
-def write_chat_flow(folder: Path, base_url: str, model: str = "echo", connection: str = "") -> Path:
-    """Write a chat flow of one LLM node; `connection` is more lines of its connection."""
+def write_chat_flow(folder: Path, base_url: str, model: str = "echo", connection: str = "", more: str = "") -> Path:
+    """Write a chat flow of one LLM node; `connection` is more keys of its connection, `more` a line of its file."""
     return write_flow(
         folder,
         f"""
+        {more}
         inputs:
           question: {{type: string, is_chat_input: true}}
           chat_history: {{type: list, default: [], is_chat_history: true}}
@@ -68,6 +69,43 @@ def write_chat_flow(folder: Path, base_url: str, model: str = "echo", connection
             {{ question }}
             """,
             "connections.yaml": f"model: {{type: open_ai, base_url: '{base_url}', max_retries: 0{connection}}}\n",
+        },
+    )
+
+
+def stubborn_flow(folder: Path) -> Path:
+    """Write a flow that begins a task which refuses to be cancelled; with `wait` its node waits for it."""
+    return write_flow(
+        folder,
+        """
+        inputs:
+          wait: {type: bool}
+        outputs:
+          out: {type: string, reference: "${stubborn.output}"}
+        nodes:
+        - {name: stubborn, type: python, source: {path: stubborn.py}, inputs: {wait: "${inputs.wait}"}}
+        """,
+        {
+            "stubborn.py": """
+            import asyncio
+            from promptflow.core import tool
+
+            tasks = []
+
+            async def stay():
+                while True:
+                    try:
+                        await asyncio.sleep(60)
+                    except asyncio.CancelledError:
+                        pass
+
+            @tool
+            async def stubborn(wait: bool):
+                if wait:
+                    await stay()
+                tasks.append(asyncio.create_task(stay()))
+                return "done"
+            """
         },
     )
 

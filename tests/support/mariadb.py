@@ -19,7 +19,7 @@ USER, PASSWORD = "flowpod", "p@ss/w:rd"
 class MariaDB:
     """The server; it can be stopped and started again with its data."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *server_options: str) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -29,6 +29,7 @@ class MariaDB:
         install = [shutil.which("mariadb-install-db") or "mariadb-install-db", "--no-defaults"]
         options = [f"--datadir={folder / 'data'}", "--auth-root-authentication-method=normal", "--skip-test-db"]
         self._options = [*self._user, "--innodb-use-native-aio=0", f"--tmpdir={folder}"]
+        self._server_options = server_options
         done = subprocess.run([*install, *options, *self._options], capture_output=True, text=True)
         if done.returncode:  # several servers that start at once can be short of memory for a moment
             shutil.rmtree(folder / "data", ignore_errors=True)
@@ -40,7 +41,9 @@ class MariaDB:
         options = [f"--port={self.port}", "--bind-address=127.0.0.1", f"--socket={self._folder / 's'}"]
         log = (self._folder / "log").open("ab")
         with log:
-            self._process = subprocess.Popen([*command, *options, *self._options], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*command, *options, *self._options, *self._server_options], stdout=log, stderr=log
+            )
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
@@ -71,8 +74,8 @@ class MariaDB:
 
 
 @contextmanager
-def running_mariadb(folder: Path) -> Iterator[MariaDB]:
-    server = MariaDB(folder)
+def running_mariadb(folder: Path, *options: str) -> Iterator[MariaDB]:
+    server = MariaDB(folder, *options)
     server.start()
     try:
         yield server

@@ -6,6 +6,8 @@ The name of the model says how it behaves, so that tests that share a server do 
     words:N or words:N:S    answers "w0 w1 ... ", N words, S seconds apart
     fail:STATUS             answers STATUS, each time
     fail-once:STATUS:KEY    answers STATUS to the first request with this KEY, then as echo
+    steps:N:KEY             answers "w0 w1 ... ", N words, each after a call of `step(KEY)`
+    told                    behaves as the first word of the last user message says
     <any name in SCENARIOS> see there
 
 It serves chat completions and plain completions, under OpenAI's paths and under Azure's. To a request with tools or
@@ -15,6 +17,7 @@ functions it answers with a call of the first one.
 import asyncio
 import json
 import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,6 +47,17 @@ class Call:
     def model(self) -> str:
         return str(self.body["model"])
 
+    @property
+    def question(self) -> str:
+        """The text of the last user message, its first text where it has parts."""
+        messages = self.body.get("messages") or [{"role": "user", "content": self.body["prompt"]}]
+        content = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+        return str(content if isinstance(content, str) else next(p["text"] for p in content if p["type"] == "text"))
+
+    @property
+    def behaviour(self) -> str:
+        return self.question.split(" ")[0] if self.model == "told" else self.model
+
 
 @dataclass
 class ModelServer:
@@ -51,6 +65,13 @@ class ModelServer:
 
     url: str = ""
     calls: list[Call] = field(default_factory=list)
+    steps: defaultdict[str, threading.Semaphore] = field(
+        default_factory=lambda: defaultdict(lambda: threading.Semaphore(0))
+    )
+
+    def step(self, key: str) -> None:
+        """Let the next word of an answer go."""
+        self.steps[key].release()
 
     @property
     def azure_url(self) -> str:
@@ -210,13 +231,19 @@ async def _words(words: list[str], pause: float, usage: bool) -> AsyncIterator[b
     yield data("[DONE]")
 
 
-def _words_of(body: dict[str, Any]) -> tuple[list[str], float]:
-    kind, *rest = body["model"].split(":")
+async def _steps(number: int, gate: threading.Semaphore) -> AsyncIterator[bytes]:
+    for word in range(number):
+        while not gate.acquire(blocking=False):
+            await asyncio.sleep(0.005)
+        yield chunk({"content": f"w{word} "})
+    yield chunk({}, "stop")
+
+
+def _words_of(call: Call) -> tuple[list[str], float]:
+    kind, *rest = call.behaviour.split(":")
     if kind == "words":
         return [f"w{number} " for number in range(int(rest[0]))], float(rest[1]) if len(rest) > 1 else 0.0
-    messages = body.get("messages") or [{"role": "user", "content": body["prompt"]}]
-    question = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-    words = f"You said: {question}".split(" ")
+    words = f"You said: {call.question}".split(" ")
     return [
         word if last else word + " " for word, last in zip(words, [*[False] * (len(words) - 1), True], strict=True)
     ], 0.0
@@ -233,6 +260,8 @@ def _answered(body: dict[str, Any], text: str) -> dict[str, Any]:
     if "prompt" in body:
         return {"text": text}
     message: dict[str, Any] = {"role": "assistant", "content": text}
+    if body["model"] == "reasoning":
+        message |= {"content": "forty-two", "reasoning_content": "let me think"}
     if body.get("tools"):
         called = {"name": body["tools"][0]["function"]["name"], "arguments": "{}"}
         message |= {"content": None, "tool_calls": [{"id": "c1", "type": "function", "function": called}]}
@@ -249,30 +278,32 @@ class _Model:
     async def answer(self, request: Request) -> Response:
         call = Call(await request.json(), dict(request.headers), str(request.url).removeprefix(self._server.azure_url))
         self._server.calls.append(call)
-        kind, *rest = call.model.split(":")
-        if kind == "fail" or (kind == "fail-once" and call.model not in self._failed):
-            self._failed.add(call.model)
+        kind, *rest = call.behaviour.split(":")
+        if kind == "fail" or (kind == "fail-once" and call.behaviour not in self._failed):
+            self._failed.add(call.behaviour)
             call.ended = "failed"
             call.over.set()
             return JSONResponse({"error": {"message": f"refused with {rest[0]}", "type": "x"}}, int(rest[0]))
-        if call.model == "hang":
+        if kind == "hang":
             await asyncio.sleep(60)
-        if call.model == "html":
+        if kind == "html":
             return Response("<html>a proxy's page</html>", media_type="text/html")
-        if not call.body.get("stream") or call.model == "json-to-stream":
+        if not call.body.get("stream") or kind == "json-to-stream":
             return self._whole(call)
         if "prompt" in call.body:
-            words, _ = _words_of(call.body)
+            words, _ = _words_of(call)
             parts = _texts(words)
-        elif scenario := SCENARIOS.get(call.model):
+        elif scenario := SCENARIOS.get(kind):
             parts = scenario()
+        elif kind == "steps":
+            parts = _steps(int(rest[0]), self._server.steps[rest[1]])
         else:
-            words, pause = _words_of(call.body)
+            words, pause = _words_of(call)
             parts = _words(words, pause, bool((call.body.get("stream_options") or {}).get("include_usage")))
         return StreamingResponse(self._watched(call, parts), media_type="text/event-stream")
 
     def _whole(self, call: Call) -> Response:
-        words, _ = _words_of(call.body)
+        words, _ = _words_of(call)
         call.ended = "done"
         call.over.set()
         choice = {"index": 0, **_answered(call.body, "".join(words)), "finish_reason": "stop"}

@@ -127,9 +127,10 @@ def run_command(
     )
 
 
-def turns(tmp_path: Path) -> list[str]:
+def turns(tmp_path: Path, service: str = "flow") -> list[str]:
+    """Return the statuses of all stored turns."""
     database = sqlite3.connect(tmp_path / "data" / "chat_history.db")
-    rows = database.execute("SELECT status FROM langstudio_chat_history_flow ORDER BY id").fetchall()
+    rows = database.execute(f"SELECT status FROM langstudio_chat_history_{service} ORDER BY id").fetchall()
     database.close()
     return [row[0] for row in rows]
 

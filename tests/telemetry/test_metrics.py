@@ -151,6 +151,7 @@ def test_a_server_counts_its_runs(tmp_path: Path, model_server: ModelServer) -> 
     assert value(samples, "flowpod_node_duration_seconds_count", **reply) == 2
     assert total(samples, "gen_ai_client_token_usage_count") == 4
     assert total(samples, "gen_ai_client_operation_time_to_first_chunk_seconds_count") == 1
+    assert value(samples, "flowpod_history_write_duration_seconds_count") == 1  # OpenAI's call named no session
     assert (value(samples, "flowpod_run_active"), value(samples, "flowpod_stream_active")) == (0, 0)
 
 

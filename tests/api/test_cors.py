@@ -1,0 +1,61 @@
+"""What a browser asks before a page of another origin may call, and may read the answer."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.flows import client_of, write_chat_flow
+from tests.support.model_server import ModelServer
+
+ORIGIN = "https://chat.example.com"
+ASKED = "authorization,chat-session-id,content-type,x-stainless-lang"
+PREFLIGHT = {
+    "Origin": ORIGIN,
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": ASKED,
+    "Access-Control-Request-Private-Network": "true",
+}
+BODY = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize(
+    ("origins", "allowed"), [(ORIGIN, ORIGIN), (f"https://other.example, {ORIGIN}", ORIGIN), ("*", "*")]
+)
+async def test_a_preflight_is_answered_without_a_token(
+    tmp_path: Path, model_server: ModelServer, origins: str, allowed: str
+) -> None:
+    flow = write_chat_flow(tmp_path, model_server.url)
+    async with client_of(flow, tokens=("secret",), cors_origins=origins) as client:
+        for path in ("/", "/run", "/score", "/v1/chat/completions", "/v1/models"):
+            response = await client.options(path, headers=PREFLIGHT)
+            assert response.is_success
+            assert response.headers["access-control-allow-origin"] == allowed
+            assert response.headers["access-control-allow-headers"] == ASKED
+            assert "POST" in response.headers["access-control-allow-methods"]
+            assert response.headers["access-control-allow-private-network"] == "true"
+            assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(("token", "status"), [("secret", 200), ("wrong", 401)])
+async def test_an_answer_and_an_error_can_be_read(
+    tmp_path: Path, model_server: ModelServer, token: str, status: int
+) -> None:
+    flow = write_chat_flow(tmp_path, model_server.url)
+    async with client_of(flow, tokens=("secret",), cors_origins=ORIGIN) as client:
+        headers = {"Origin": ORIGIN, "Authorization": f"Bearer {token}"}
+        response = await client.post("/v1/chat/completions", json=BODY, headers=headers)
+    assert response.status_code == status
+    assert response.headers["access-control-allow-origin"] == ORIGIN
+    assert response.headers["access-control-expose-headers"] == "Chat-Session-Id, X-Request-Id"
+    assert "Origin" in response.headers["vary"]
+
+
+@pytest.mark.parametrize("origins", ["", "https://other.example", f"{ORIGIN}:8443"])
+async def test_other_origins_are_not_let_in(tmp_path: Path, model_server: ModelServer, origins: str) -> None:
+    async with client_of(write_chat_flow(tmp_path, model_server.url), cors_origins=origins) as client:
+        preflight = await client.options("/v1/chat/completions", headers=PREFLIGHT)
+        response = await client.post("/v1/chat/completions", json=BODY, headers={"Origin": ORIGIN})
+    assert preflight.is_error
+    assert response.status_code == 200
+    for answer in (preflight, response):
+        assert "access-control-allow-origin" not in answer.headers

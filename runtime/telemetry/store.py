@@ -4,9 +4,10 @@ A row is a run: what it is found by in columns, and all its spans in one compres
 share the file. Everything here blocks: it is called in threads.
 """
 
+import re
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ _COLUMNS = (
     "trace_id run_id request_id session_id user_id name protocol started_ns duration_ns status error input output"
     " prompt_tokens completion_tokens"
 ).split()
+_SEARCHED = ("input", "output", "error")
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS trace (
     id INTEGER PRIMARY KEY AUTOINCREMENT, {", ".join(_COLUMNS)}, body BLOB NOT NULL
@@ -85,21 +87,21 @@ class Filters:
     max_duration_s: float | None = None
     text: str = ""
 
-    def conditions(self) -> tuple[list[str], list[Any]]:
-        """Return the conditions in SQL, and their values."""
-        found: list[tuple[str, Any]] = []
+    def conditions(self) -> dict[str, list[Any]]:
+        """Return the conditions in SQL, each with its values."""
+        found: dict[str, list[Any]] = {}
         for column, wanted in (("session_id", self.session), ("user_id", self.user), ("status", self.status)):
             if wanted:
-                found.append((f"{column} = ?", wanted))
+                found[f"{column} = ?"] = [wanted]
         if self.min_duration_s is not None:
-            found.append(("duration_ns >= ?", int(self.min_duration_s * 1e9)))
+            found["duration_ns >= ?"] = [int(self.min_duration_s * 1e9)]
         if self.max_duration_s is not None:
-            found.append(("duration_ns <= ?", int(self.max_duration_s * 1e9)))
+            found["duration_ns <= ?"] = [int(self.max_duration_s * 1e9)]
         if self.text:
-            pattern = self.text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-            either = " OR ".join(f"{column} LIKE ? ESCAPE '\\'" for column in ("input", "output", "error"))
-            return [*(text for text, _ in found), f"({either})"], [*(v for _, v in found), *[f"%{pattern}%"] * 3]
-        return [text for text, _ in found], [value for _, value in found]
+            pattern = re.sub(r"([\\%_])", r"\\\1", self.text)
+            either = " OR ".join(f"{column} LIKE ? ESCAPE '\\'" for column in _SEARCHED)
+            found[f"({either})"] = [f"%{pattern}%"] * len(_SEARCHED)
+        return found
 
 
 class TraceStore:
@@ -185,10 +187,10 @@ class TraceStore:
 
     def newest(self, filters: Filters, limit: int, before: int | None = None) -> list[Stored]:
         """Return the newest runs that pass, newest first, without their spans; those older than the id `before`."""
-        conditions, values = filters.conditions()
+        conditions = filters.conditions()
         if before is not None:
-            conditions, values = [*conditions, "id < ?"], [*values, before]
-        return self._read(conditions, values, limit, with_spans=False)
+            conditions["id < ?"] = [before]
+        return self._read(conditions, limit, with_spans=False)
 
     def find(self, name: str) -> Sequence[Stored]:
         """Return the runs of the trace `name`; or the newest run that has this id, request id or session id.
@@ -196,21 +198,22 @@ class TraceStore:
         The beginning of a run's id will do, from six characters on.
         """
         trace_id = name.removeprefix("0x").lower()
-        if found := self._read(["trace_id = ?"], [f"0x{trace_id}"], None):
+        if found := self._read({"trace_id = ?": [f"0x{trace_id}"]}, None):
             return found[::-1]
         for column in ("run_id", "request_id", "session_id"):
-            if name and (found := self._read([f"{column} = ?"], [name], 1)):
+            if name and (found := self._read({f"{column} = ?": [name]}, 1)):
                 return found
         if len(name) >= _LEAST_PREFIX:
-            return self._read(["run_id >= ?", "run_id < ?"], [name, f"{name}\U0010ffff"], 1)
+            return self._read({"run_id BETWEEN ? AND ?": [name, f"{name}\U0010ffff"]}, 1)
         return []
 
     def _read(
-        self, conditions: Sequence[str], values: Sequence[Any], limit: int | None, *, with_spans: bool = True
+        self, conditions: Mapping[str, Sequence[Any]], limit: int | None, *, with_spans: bool = True
     ) -> list[Stored]:
         if not self.path.is_file():
             return []
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        values = [value for several in conditions.values() for value in several]
         columns = ", ".join(["id", *_COLUMNS, *(["body"] if with_spans else [])])
         text = f"SELECT {columns} FROM trace {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - our own names
         with closing(self._connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)) as connection:

@@ -159,7 +159,7 @@ class NodeRunner:
                 if retry is None or attempt >= retry.max or call.sent:
                     raise
                 attempt += 1
-                reason = self._tracing.content.secrets.hide(text_of(error))
+                reason = self._tracing.content.hide(text_of(error))
                 call.span.add_event("retry", {"flowpod.attempt": attempt, "exception.message": reason})
             await asyncio.sleep(retry.interval_s)
 

@@ -50,9 +50,18 @@ class Content:
         self.captured = captured
         self._max_chars = max_chars
 
+    def hide(self, text: str) -> str:
+        """Return `text` without secrets, and without what no protocol can carry: half an emoji."""
+        hidden = self.secrets.hide(text)
+        try:
+            hidden.encode()
+        except UnicodeEncodeError:
+            return hidden.encode("utf-8", "replace").decode()
+        return hidden
+
     def text(self, text: str) -> str:
         """Return `text` as it may be shown: without secrets, and cut where it is too long."""
-        return self._cut(self.secrets.hide(text))
+        return self._cut(self.hide(text))
 
     def json(self, value: Any) -> tuple[str, bool]:
         """Return `value` as JSON, and whether it is whole: a cut one is no JSON any more."""

@@ -118,7 +118,7 @@ class Tracing:
 
     def fail(self, span: Span, message: str, kind: str, error: BaseException | None = None) -> None:
         """Mark the span as failed."""
-        hide = self.content.secrets.hide
+        hide = self.content.hide
         if error is not None:
             # Not by `record_exception`, which fails where the exception's own text does.
             stack = "".join(traceback.format_tb(error.__traceback__))

@@ -138,6 +138,22 @@ async def test_spans_of_rounds_share_their_nodes_name(tmp_path: Path) -> None:
     assert {parent(span) for span in rounds} == {own(by_name(exporter)["each"])}
 
 
+async def test_half_an_emoji_leaves_spans_that_can_be_exported(tmp_path: Path, model_server: ModelServer) -> None:
+    tracing, exporter = recording()
+    flow = write_chat_flow(tmp_path / "flow", model_server.url, "half-an-emoji")
+    async with client_of(flow, tracing=tracing) as client:
+        await client.post("/", json={"question": "hi"}, headers={"Accept": "text/event-stream"})
+    for span in exporter.get_finished_spans():
+        for value in (span.attributes or {}).values():
+            str(value).encode()
+    failed = tracing.start_run("flow", {}, {})
+    tracing.fail(failed, "half \ud83d", "odd", ValueError("half \ud83d"))
+    failed.end()
+    span = by_name(exporter)["invoke_workflow flow"]
+    assert span.status.description == "half ?"
+    assert (span.events[0].attributes or {})["exception.message"] == "ValueError: half ?"
+
+
 async def test_a_nodes_retries_are_events(tmp_path: Path) -> None:
     tracing, exporter = recording()
     flow = write_flow(

@@ -37,10 +37,21 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 docs: $(VENV)/.dev ## write docs/settings.md from the settings class
 	$(BIN)/flowpod settings > docs/settings.md
 
+BENCH_PEERS := hayhooks promptflow llama_agents bentoml plot
+
 .PHONY: bench
-bench: $(VENV)/.dev ## measure what the engine and telemetry cost a run
+bench: bench-deps ## measure Flowpod, its limits and its peers, into tests/bench/results (25 minutes)
 	$(BIN)/python -m tests.bench.engine
 	$(BIN)/python -m tests.bench.telemetry
+	$(BIN)/python -m tests.bench.speed --rounds 3
+
+.PHONY: bench-deps
+bench-deps: $(BENCH_PEERS:%=$(VENV)/bench/%/.done) ## install the peers, each in an environment of its own
+
+$(VENV)/bench/%/.done: tests/bench/peers/%/requirements.lock | $(VENV)/.dev
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
+	$(BIN)/uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $<
+	touch $@
 
 .PHONY: bench-history
 bench-history: $(VENV)/.dev ## measure the chat history among a million rows (needs mariadbd)

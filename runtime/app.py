@@ -29,7 +29,7 @@ from runtime.api.simple import Simple
 from runtime.api.sse import let_runs_end_streams
 from runtime.api.traces import Traces
 from runtime.errors import FlowpodError
-from runtime.history.address import Address, history_address
+from runtime.history.address import Address, history_address, sqlite_address
 from runtime.history.database import Database
 from runtime.history.service import HistoryService
 from runtime.run.files import Files
@@ -70,7 +70,9 @@ def history_of(settings: Settings, data: Path) -> Address | None:
     """
     if settings.history == "off":
         return None
-    return history_address(settings.history or f"sqlite:///{data / HISTORY_FILE}", settings.valid_history_password())
+    if settings.history is None:
+        return sqlite_address(data / HISTORY_FILE)
+    return history_address(settings.history, settings.valid_history_password())
 
 
 def create_service(

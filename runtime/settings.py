@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from runtime.errors import InvalidRequest
 
 PREFIX = "FLOWPOD_"
+_CENTURY_DAYS = 36_500
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
@@ -52,7 +53,10 @@ class Settings(BaseSettings):
     )
     history_password_file: Path | None = Field(None, description="A file with that password, as secrets are mounted.")
     history_days: float | None = Field(
-        None, gt=0, description="When a session that nobody used is deleted, in days. Never by default."
+        None,
+        gt=0,
+        le=_CENTURY_DAYS,
+        description="When a session that nobody used is deleted, in days. Never by default.",
     )
     openwebui_sessions: Literal["on", "off"] = Field(
         "off",
@@ -64,6 +68,7 @@ class Settings(BaseSettings):
     single_turn_days: float = Field(
         1,
         gt=0,
+        le=_CENTURY_DAYS,
         description="When a session that was never named by a client and has one turn is deleted, in days.",
     )
     max_runs: int = Field(1000, ge=1, description="Runs at once in a process; one more gets 429.")

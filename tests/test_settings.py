@@ -64,6 +64,8 @@ def test_variable_is_read(monkeypatch: pytest.MonkeyPatch, variable: str, text: 
         ("FLOWPOD_SERVICE_NAME", ""),
         ("FLOWPOD_HISTORY_DAYS", "0"),
         ("FLOWPOD_HISTORY_DAYS", "many"),
+        ("FLOWPOD_HISTORY_DAYS", "1e12"),
+        ("FLOWPOD_SINGLE_TURN_DAYS", "1e6"),
         ("FLOWPOD_HISTORY_WRITE_TIMEOUT_S", "0"),
         ("FLOWPOD_SINGLE_TURN_DAYS", "0"),
         ("FLOWPOD_MAX_RUNS", "0"),

@@ -83,7 +83,8 @@ def read_caller(request: Request) -> Caller:
 
 def read_user_id(request: Request) -> str | None:
     """Return the user that the request names; raises InvalidRequest for an id that breaks its rule."""
-    user_id = request.headers.get(USER_ID) or None
+    # MySQL takes no notice of spaces at the end, so nobody else does.
+    user_id = request.headers.get(USER_ID, "").strip() or None
     if user_id is not None:
         try:
             user_id = user_id.encode("latin-1").decode()  # headers are bytes; names of users are UTF-8
@@ -112,7 +113,7 @@ def is_session_id(text: str) -> bool:
 
 def is_user_id(value: Any) -> bool:
     """Return whether a value that a client gives may name a user."""
-    return isinstance(value, str) and 0 < len(value) <= _USER_ID_LENGTH
+    return isinstance(value, str) and 0 < len(value) <= _USER_ID_LENGTH and value == value.strip()
 
 
 async def read_bytes(request: Request, limit: int) -> bytes:

@@ -5,21 +5,21 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from runtime.api.body import read_object, read_query, read_user_id
 from runtime.api.errors import JsonResponse
-from runtime.api.pages import PageQuery, page, position_of
+from runtime.api.pages import PageQuery, Query, page, position_of
 from runtime.api.settings import ApiSettings
 from runtime.errors import InvalidRequest, NotFound
 from runtime.history.archive import Archive, Session, StoredTurn
 from runtime.jsonable import dumps, timestamp
 from runtime.run.service import FlowService
 
-User = Annotated[str, Field(min_length=1, max_length=255)]
+User = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
 
 
 def _in_utc(time: datetime) -> datetime:
@@ -27,10 +27,6 @@ def _in_utc(time: datetime) -> datetime:
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("the time is out of range") from error
-
-
-class _Query(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SessionsQuery(PageQuery):
@@ -45,19 +41,19 @@ class TurnsQuery(PageQuery):
     limit: int = Field(100, ge=1, le=100)
 
 
-class FirstTurnsQuery(_Query):
+class FirstTurnsQuery(Query):
     """The query of a session: how many of its turns come with it."""
 
     limit: int = Field(100, ge=1, le=100)
 
 
-class DeleteSessionsQuery(_Query):
+class DeleteSessionsQuery(Query):
     """The query that says whose sessions are deleted."""
 
     user: User | None = None
 
 
-class DeleteTurnsQuery(_Query):
+class DeleteTurnsQuery(Query):
     """The query that says which turns are deleted; a time without a zone is UTC."""
 
     before: Annotated[datetime, AfterValidator(_in_utc)]
@@ -114,7 +110,7 @@ class Chats:
 
     async def export(self, request: Request) -> Response:
         """Send all turns of a session, a line of JSON each."""
-        read_query(_Query, request)
+        read_query(Query, request)
         session = await self._session(request)
         lines = _lines(self._archive.all_turns(session.session_id))
         name = {"Content-Disposition": f'attachment; filename="{session.session_id.replace(":", "_")}.jsonl"'}
@@ -122,7 +118,7 @@ class Chats:
 
     async def delete(self, request: Request) -> Response:
         """Delete a session."""
-        read_query(_Query, request)
+        read_query(Query, request)
         turns = await self._archive.delete_session(_owner(request), request.path_params["session_id"])
         return _deleted(1, turns)
 
@@ -140,13 +136,13 @@ class Chats:
 
     async def variables(self, request: Request) -> Response:
         """Show a session's variables."""
-        read_query(_Query, request)
+        read_query(Query, request)
         session = await self._session(request)
         return JsonResponse(await self._variables(session.session_id))
 
     async def set_variables(self, request: Request) -> Response:
         """Set variables of a session; those that are not named keep their values."""
-        read_query(_Query, request)
+        read_query(Query, request)
         body = await read_object(request, self._settings.max_body_bytes)
         values = self._service.typed_variables(body)
         session_id = request.path_params["session_id"]
@@ -155,8 +151,8 @@ class Chats:
 
     async def stats(self, request: Request) -> Response:
         """Say how much is stored."""
-        read_query(_Query, request)
-        return JsonResponse(asdict(await self._archive.totals()))
+        read_query(Query, request)
+        return JsonResponse(asdict(await self._archive.totals(_owner(request))))
 
     @property
     def _archive(self) -> Archive:
@@ -173,9 +169,8 @@ class Chats:
         return self._service.session_variables(await self._archive.variables(session_id))
 
     async def _page_of_turns(self, session_id: str, after: int, limit: int) -> dict[str, Any]:
-        found = await self._archive.turns(session_id, after, limit + 1)
-        position = (found[limit - 1].turn,) if len(found) > limit else None
-        return page([_turn(turn) for turn in found[:limit]], position)
+        found, more = await self._archive.turns(session_id, after, limit)
+        return page([_turn(turn) for turn in found], (found[-1].turn,) if more else None)
 
 
 def _owner(request: Request, named: str | None = None) -> str | None:

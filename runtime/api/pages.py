@@ -9,11 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runtime.errors import InvalidRequest
 
+_LARGEST = 2**63 - 1  # what databases count up to
 
-class PageQuery(BaseModel):
-    """The query of a listing: how many items, and the `next_cursor` of the page before."""
+
+class Query(BaseModel):
+    """The query of an endpoint, which takes no other parameters than its fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PageQuery(Query):
+    """The query of a listing: how many items, and the `next_cursor` of the page before."""
 
     limit: int = Field(20, ge=1, le=100, description="How many items the page may have.")
     cursor: str = Field("", description="The `next_cursor` of the page before; without it the first page.")
@@ -42,6 +48,7 @@ def position_of(cursor: str, *kinds: type[str] | type[int]) -> tuple[Any, ...] |
         not isinstance(position, list)
         or len(position) != len(kinds)
         or not all(type(value) is kind for value, kind in zip(position, kinds, strict=True))
+        or not all(abs(value) <= _LARGEST for value in position if isinstance(value, int))
     ):
         raise InvalidRequest("the cursor is none that a page has named", param="cursor", code="invalid_cursor")
     return tuple(position)

@@ -20,7 +20,10 @@ _CONNECT_TIMEOUT_S = 5
 _MOUNTS = Path("/proc/self/mounts")
 # SQLite's locks and its shared memory do not work across machines (sqlite.org, "WAL", section 1, and FAQ 5).
 _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "lustre", "afs", "gpfs", "beegfs")
-_NETWORK_FUSE = ("sshfs", "s3fs", "ossfs", "ossfs2", "glusterfs", "ceph", "cephfs", "gcsfuse", "blobfuse", "juicefs")
+_NETWORK_FUSE = (
+    "sshfs s3fs mount-s3 goofys ossfs ossfs2 aliyun-alinas-efc glusterfs ceph cephfs gcsfuse blobfuse blobfuse2 "
+    "juicefs rclone"
+).split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ def history_address(text: str, password: str | None = None) -> Address:
     except (ArgumentError, ValueError):
         url = None
     if url is not None and url.drivername == "sqlite" and url.database and url.database != ":memory:" and not url.query:
-        return Address(url.set(drivername="sqlite+aiosqlite", database=str(Path(url.database).absolute())))
+        return sqlite_address(Path(url.database))
     if url is not None and url.drivername == "mysql" and url.host and url.database:
         options = {name: str(value) for name, value in url.query.items()}
         if unknown := sorted(options.keys() - set(_TLS_OPTIONS)):
@@ -64,12 +67,21 @@ def history_address(text: str, password: str | None = None) -> Address:
     )
 
 
+def sqlite_address(file: Path) -> Address:
+    """Return the SQLite database in `file`."""
+    return Address(URL.create("sqlite+aiosqlite", database=str(file.absolute())))
+
+
 def _tls(options: Mapping[str, str]) -> ssl.SSLContext | None:
     mode = options.get("ssl_mode", "verify_identity" if "ssl_ca" in options else "disabled")
     if mode not in get_args(SslMode):
         raise InvalidRequest(f"FLOWPOD_HISTORY: ssl_mode is one of {', '.join(get_args(SslMode))}, not {mode!r}")
     if mode == "disabled":
+        if given := [name for name in _TLS_OPTIONS[1:] if name in options]:
+            raise InvalidRequest(f"FLOWPOD_HISTORY: {', '.join(given)} without TLS; say ssl_mode=verify_identity")
         return None
+    if "ssl_key" in options and "ssl_cert" not in options:
+        raise InvalidRequest("FLOWPOD_HISTORY: ssl_key is the key of a certificate; name that too, with ssl_cert")
     try:
         context = ssl.create_default_context(cafile=options.get("ssl_ca"))
         if "ssl_cert" in options:
@@ -92,6 +104,8 @@ def make_folder(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidRequest(f"the chat history's folder {path.parent} cannot be made: {error.strerror}") from error
+    if path.is_dir():
+        raise InvalidRequest(f"the chat history {path} is a folder; name a file in it")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InvalidRequest(f"the chat history {path} cannot be written; set FLOWPOD_DATA_DIR or FLOWPOD_HISTORY")
     mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace") if _MOUNTS.exists() else ""
@@ -110,5 +124,5 @@ def network_file_system(folder: Path, mounts: str) -> str:
         point = Path(place.encode("latin-1", "replace").decode("unicode_escape"))  # \040 stands for a space
         if folder.is_relative_to(point) and len(point.parts) >= len(found.parts):
             found, kind = point, this_kind
-    program = kind.removeprefix("fuse.")
-    return kind if kind in _NETWORK_FILE_SYSTEMS or (program != kind and program in _NETWORK_FUSE) else ""
+    program = kind.lower().removeprefix("fuse.")
+    return kind if kind in _NETWORK_FILE_SYSTEMS or (program != kind.lower() and program in _NETWORK_FUSE) else ""

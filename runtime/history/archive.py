@@ -14,9 +14,10 @@ from runtime.errors import NotFound
 from runtime.history.database import Database, as_stored
 from runtime.history.deletion import delete_sessions
 from runtime.history.reach import Reach
-from runtime.history.store import Store
+from runtime.history.store import Store, fitting
 
 _STEP = 100
+_PAGE_BYTES = 8 * 1024 * 1024
 
 AnyRow = Row[*tuple[Any, ...]]
 
@@ -93,25 +94,31 @@ class Archive:
             raise _missing(session_id)
         return _session(rows[0])
 
-    async def turns(self, session_id: str, after: int, limit: int) -> list[StoredTurn]:
-        """Return up to `limit` turns of a session, oldest first, behind the turn numbered `after`."""
+    async def turns(self, session_id: str, after: int, limit: int) -> tuple[list[StoredTurn], bool]:
+        """Return turns of a session, oldest first, behind the turn numbered `after`, and whether there are more.
+
+        There are up to `limit`, and fewer where they are large: about 8 MiB, and at least one.
+        """
         turns = self._schema.turns
-        columns = [column for column in turns.c if column.name not in ("id", "session_id")]
-        query = (
-            select(*columns)
-            .where(turns.c.session_id == session_id, turns.c.turn > after)
-            .order_by(turns.c.turn)
-            .limit(limit)
+        behind = and_(turns.c.session_id == session_id, turns.c.turn > after)
+        sizes = await self._rows(
+            select(turns.c.turn, turns.c.size).where(behind).order_by(turns.c.turn).limit(limit + 1)
         )
-        return [_turn(row) for row in await self._rows(query)]
+        if not sizes:
+            return [], False
+        count = max(1, fitting([size for _, size in sizes[:limit]], _PAGE_BYTES))
+        columns = [column for column in turns.c if column.name not in ("id", "session_id", "size")]
+        query = select(*columns).where(behind, turns.c.turn <= sizes[count - 1][0]).order_by(turns.c.turn)
+        return [_turn(row) for row in await self._rows(query)], len(sizes) > count
 
     async def all_turns(self, session_id: str) -> AsyncIterator[StoredTurn]:
         """Yield every turn of a session, oldest first, read a few at a time."""
-        after = 0
-        while found := await self.turns(session_id, after, _STEP):
+        after, more = 0, True
+        while more:
+            found, more = await self.turns(session_id, after, _STEP)
             for turn in found:
                 yield turn
-            after = found[-1].turn
+                after = turn.turn
 
     async def variables(self, session_id: str) -> dict[str, Any]:
         """Return the session's variables that were ever written."""
@@ -121,6 +128,9 @@ class Archive:
 
     async def set_variables(self, owner: str | None, session_id: str, values: Mapping[str, Any]) -> None:
         """Write variables of a session; those that are not named keep their values."""
+        if not values:
+            await self.session(owner, session_id)
+            return
         sessions = self._schema.sessions
         # The session's row is changed first, since it is the lock under which its variables are written.
         touch = update(sessions).where(self._is(owner, session_id)).values(updated_at=as_stored(datetime.now(UTC)))
@@ -174,18 +184,25 @@ class Archive:
             emptied += len(await self._delete(sessions.c.updated_at < as_stored(before), ids))
         return emptied, deleted
 
-    async def totals(self) -> Totals:
-        """Return how much is stored."""
-        counts = [select(func.count()).select_from(table) for table in (self._schema.sessions, self._schema.turns)]
-        sessions, turns = [(await self._rows(count))[0][0] for count in counts]
+    async def totals(self, owner: str | None) -> Totals:
+        """Return how much is stored; the bytes are everybody's."""
+        sessions, turns = self._schema.sessions, self._schema.turns
+        of_sessions = select(func.count()).select_from(sessions).where(self._owned(owner))
+        of_turns = select(func.count()).select_from(turns)
+        if owner is not None:
+            of_turns = of_turns.join(sessions, sessions.c.session_id == turns.c.session_id).where(self._owned(owner))
+        counts = [(await self._rows(query))[0][0] for query in (of_sessions, of_turns)]
+        return Totals(counts[0], counts[1], await self._bytes())
+
+    async def _bytes(self) -> int:
         if self._database.address.is_sqlite:
-            return Totals(sessions, turns, self._file_sizes())
+            return self._file_sizes()
         names = [table.name for table in self._schema.metadata.sorted_tables]
         query = text(
             "SELECT SUM(data_length + index_length) FROM information_schema.tables"
             " WHERE table_schema = DATABASE() AND table_name IN :names"
         ).bindparams(bindparam("names", names, expanding=True))
-        return Totals(sessions, turns, int((await self._rows(query))[0][0] or 0))
+        return int((await self._rows(query))[0][0] or 0)
 
     def _file_sizes(self) -> int:
         file = self._database.address.file

@@ -20,6 +20,7 @@ _BUSY_TIMEOUT_MS = 5000
 _READERS = 4
 _MYSQL_POOL = 10
 _LOCK_WAIT_S = 60
+_MIGRATION_S = 600.0
 _DEADLOCK = (1213, 1205)  # MySQL's ER_LOCK_DEADLOCK and ER_LOCK_WAIT_TIMEOUT
 _TRIES = 10
 _LONGEST_PAUSE_S = 0.05
@@ -29,15 +30,21 @@ T = TypeVar("T")
 class Database:
     """The tables of one service in one database. Everything it does may raise SQLAlchemy's errors."""
 
-    def __init__(self, address: Address, service: str) -> None:
-        """Raise InvalidRequest when the folder of a database file cannot be made or written."""
+    def __init__(self, address: Address, service: str, *, patience_s: float = 20.0) -> None:
+        """Raise InvalidRequest when the folder of a database file cannot be made or written.
+
+        What takes longer than `patience_s` is given up: a connection whose other end is silent would be held for ever.
+        """
         self.schema = schema_of(service)
         self.address = address
+        self._patience_s = patience_s
+        self.max_packet: int | None = None
+        """The longest statement that MySQL takes, in bytes, once the tables are there."""
         if address.is_sqlite:
             make_folder(address.file)
             # One writer a process: SQLite has one at a time, and a queue here beats a lock there.
-            self._writer = create_async_engine(address.url, pool_size=1, max_overflow=0)
-            self._reader = create_async_engine(address.url, pool_size=_READERS, max_overflow=0)
+            self._writer = create_async_engine(address.url, pool_size=1, max_overflow=0, hide_parameters=True)
+            self._reader = create_async_engine(address.url, pool_size=_READERS, max_overflow=0, hide_parameters=True)
             event.listen(self._writer.sync_engine, "connect", _prepare_sqlite)
             event.listen(self._writer.sync_engine, "begin", _begin_immediate)
             event.listen(self._reader.sync_engine, "connect", _prepare_sqlite)
@@ -51,6 +58,7 @@ class Database:
                 max_overflow=0,
                 pool_pre_ping=True,
                 pool_recycle=1800,
+                hide_parameters=True,
             )
             if address.arguments["ssl"] is not None:
                 event.listen(self._writer.sync_engine, "connect", _check_tls)
@@ -58,7 +66,7 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection for reading."""
-        async with self._reader.connect() as connection:
+        async with asyncio.timeout(self._patience_s), self._reader.connect() as connection:
             yield connection
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
@@ -68,7 +76,7 @@ class Database:
         """
         for attempt in range(_TRIES):
             try:
-                async with self._writer.begin() as connection:
+                async with asyncio.timeout(self._patience_s), self._writer.begin() as connection:
                     return await work(connection)
             except OperationalError as error:
                 if not _is_deadlock(error) or attempt == _TRIES - 1:
@@ -82,9 +90,11 @@ class Database:
         Of instances that start together one takes the steps and the others wait. Raises InvalidRequest when a table of
         that name is not this program's.
         """
-        async with self._writer.begin() as connection:  # in SQLite this is the lock
+        await self.ping()  # which does not wait as long as tables may take to be changed
+        async with asyncio.timeout(_MIGRATION_S), self._writer.begin() as connection:  # in SQLite this is the lock
             if self.address.is_sqlite:
                 return await connection.run_sync(migrate, self.schema, migrations)
+            self.max_packet = int(await connection.scalar(text("SELECT @@max_allowed_packet")) or 0)
             async with self._mysql_lock(connection):
                 return await connection.run_sync(migrate, self.schema, migrations)
 

@@ -1,31 +1,51 @@
 """How sessions are deleted, by whomever."""
 
 from collections.abc import Sequence
+from functools import partial
 
-from sqlalchemy import ColumnElement, delete
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runtime.history.database import Database
+from runtime.history.schema import Schema
+
+_TURNS = 200
 
 
 async def delete_sessions(database: Database, ids: Sequence[str], allowed: ColumnElement[bool]) -> dict[str, int]:
-    """Delete those of the sessions for whose row `allowed` holds, in one transaction, with all that belongs to them.
+    """Delete those of the sessions for whose row `allowed` holds, with all that belongs to them.
 
-    Returns how many turns each of them had.
+    Returns how many turns each of them had. A long one goes by several transactions, so that nobody waits behind it.
     """
-    schema = database.schema
+    deleted: dict[str, int] = {}
+    for session_id in ids:
+        gone, whole = 0, False
+        while not whole:
+            step = await database.write(partial(_delete_some, database.schema, session_id, allowed))
+            if step is None:
+                break  # it is not there, or was used again meanwhile
+            count, whole = step
+            gone += count
+        if whole:
+            deleted[session_id] = gone
+    return deleted
 
-    async def delete_them(connection: AsyncConnection) -> dict[str, int]:
-        deleted: dict[str, int] = {}
-        for session_id in ids:
-            # The session's row goes first: it is the lock under which its turns and variables are written.
-            gone = delete(schema.sessions).where(schema.sessions.c.session_id == session_id, allowed)
-            if (await connection.execute(gone)).rowcount:
-                turns, _ = [
-                    (await connection.execute(delete(table).where(table.c.session_id == session_id))).rowcount
-                    for table in (schema.turns, schema.variables)
-                ]
-                deleted[session_id] = turns
-        return deleted
 
-    return await database.write(delete_them)
+async def _delete_some(
+    schema: Schema, session_id: str, allowed: ColumnElement[bool], connection: AsyncConnection
+) -> tuple[int, bool] | None:
+    """Delete some turns of a session and, once it has no more, the session; return how many, and whether it is gone."""
+    sessions, turns, variables = schema.sessions, schema.turns, schema.variables
+    # The session's row is the lock under which its turns and variables are written.
+    lock = update(sessions).where(sessions.c.session_id == session_id, allowed).values(last_turn=sessions.c.last_turn)
+    if not (await connection.execute(lock)).rowcount:
+        return None
+    some = select(turns.c.id).where(turns.c.session_id == session_id).order_by(turns.c.turn).limit(_TURNS)
+    ids = list((await connection.execute(some)).scalars())
+    if ids:
+        await connection.execute(delete(turns).where(turns.c.id.in_(ids)))
+    if len(ids) == _TURNS:
+        return len(ids), False
+    await connection.execute(delete(variables).where(variables.c.session_id == session_id))
+    await connection.execute(delete(sessions).where(sessions.c.session_id == session_id))
+    return len(ids), True

@@ -1,7 +1,8 @@
 """Whether the history's database answers."""
 
+import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,35 +16,53 @@ FAILURES = (SQLAlchemyError, OSError, TimeoutError, ValueError)
 
 
 class Reach:
-    """What is known of the database: `reached` says that it ever answered, `lost` why it does not now, or is ""."""
+    """What is known of the database.
 
-    def __init__(self) -> None:
+    `reached` says that it has answered once and that its tables are up to date, `lost` why it does not answer now, or
+    is "", and `answers` is set while it does. `on_loss` is called when it no longer does.
+    """
+
+    def __init__(self, on_loss: Callable[[], None] = lambda: None) -> None:
         self.reached = False
         self.lost = "it has not answered yet"
+        self.answers = asyncio.Event()
+        self._on_loss = on_loss
 
     def found(self) -> None:
         """Take in that the database has answered."""
-        if self.lost:
+        if self.lost and self.reached:
             logger.info("the chat history is reached")
-        self.reached, self.lost = True, ""
+            self.lost = ""
+            self.answers.set()
+
+    def ready(self) -> None:
+        """Take in that its tables are up to date."""
+        self.reached = True
+        self.found()
 
     def failed(self, error: BaseException) -> None:
-        """Take in that it has not."""
-        reason = reason_of(error)
-        if reason != self.lost:
-            logger.warning("the chat history is out of reach, trying again: %s", reason)
-        self.lost = reason
+        """Take in that it has not answered."""
+        before, self.lost = self.lost, reason_of(error)
+        self.answers.clear()
+        if self.lost != before:
+            logger.warning("the chat history is out of reach, trying again: %s", self.lost)
+        if not before:
+            self._on_loss()
 
     @contextmanager
     def needed(self) -> Iterator[None]:
-        """Turn a failure of the block's statements into Unavailable, for a caller who may try again."""
+        """Turn a failure of the block's statements into Unavailable, for a caller who may try again.
+
+        While the database is known to be lost nothing is tried: whoever looks for it finds it again, and nobody waits.
+        """
+        message = "the chat history is out of reach, so stored sessions cannot be had now; try again"
+        if self.lost:
+            raise Unavailable(message, code="history_unavailable")
         try:
             yield
         except FAILURES as error:
             self.failed(error)
-            message = "the chat history is out of reach, so stored sessions cannot be had now; try again"
             raise Unavailable(message, code="history_unavailable") from error
-        self.found()
 
 
 def reason_of(error: BaseException) -> str:

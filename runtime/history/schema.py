@@ -35,6 +35,7 @@ class Schema:
     """The tables of one service; times are UTC.
 
     A session's `last_turn` is the number of its newest turn: numbers go on where old turns were deleted.
+    A turn's `size` is that of its inputs and outputs, in bytes of JSON.
     """
 
     service: str
@@ -75,6 +76,7 @@ def schema_of(service: str) -> Schema:
         Column("inputs", _Json, nullable=False),
         Column("outputs", _Json, nullable=False),
         Column("error", _Json),
+        Column("size", BigInteger, nullable=False),
         Column("otel_trace_id", String(34), nullable=False),
         Column("started_at", _Time, nullable=False),
         Column("finished_at", _Time, nullable=False),

@@ -131,18 +131,19 @@ class OpenAIChat:
         yield answer.result()
 
     def _explain(self, error: Exception) -> NoReturn:
-        if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException):
-            message = f"{self._where}: the model was silent for {self._timeout_s:g} s (the connection's timeout_s)"
-            raise NodeError(message, code="model_timeout") from error
         if isinstance(error, openai.APIStatusError):
             message = f"{self._where}: the model answered {error.status_code}: {_status_message(error)}"
             raise NodeError(message, code="model_error") from error
+        causes = _causes(error)
+        if any(isinstance(cause, TimeoutError) for cause in causes):
+            message = f"{self._where}: the model was silent for {self._timeout_s:g} s (the connection's timeout_s)"
+            raise NodeError(message, code="model_timeout") from error
         if isinstance(error, openai.APIConnectionError):
-            cause = error.__cause__
             # Other causes may quote the request, and so the key.
-            text = str(cause) if isinstance(cause, httpx2.NetworkError) else type(cause or error).__name__
-            message = f"{self._where}: cannot be reached: {text}"
-            raise NodeError(message, code="model_unreachable") from error
+            text = next(
+                (str(cause) for cause in reversed(causes) if isinstance(cause, OSError)), type(causes[-1]).__name__
+            )
+            raise NodeError(f"{self._where}: cannot be reached: {text}", code="model_unreachable") from error
         raise NodeError(f"{self._where}: the model broke off its answer: {error}", code="model_broke_off") from error
 
     async def close(self) -> None:
@@ -281,6 +282,14 @@ def _raise_if_error(content: Mapping[str, Any], where: str) -> None:
 def _rubbish(where: str, data: bytes) -> NodeError:
     shown = data[:200].decode("utf-8", "replace")
     return NodeError(f"{where}: the model sent what is not a chat completion: {shown!r}", code="model_bad_answer")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return what led to an error, the first cause last: the transport calls many a failure a time-out that is none."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    return causes
 
 
 def _status_message(error: openai.APIStatusError) -> str:

@@ -1,5 +1,6 @@
 """Sessions as clients see them: who gets which history, and what is stored."""
 
+import asyncio
 import sqlite3
 import uuid
 from pathlib import Path
@@ -184,17 +185,49 @@ async def test_a_database_that_goes_away_stops_stored_sessions_only(tmp_path: Pa
             ready = await client.get("/readyz")
             listed = await client.get("/chat/sessions")
             server.start()
+            async with asyncio.timeout(20):
+                while (await client.get("/readyz")).json() != {"status": "ready"}:
+                    await asyncio.sleep(0.02)
             after = await client.post("/", json={"question": "hi"}, headers=session(SESSION))
-            again = await client.get("/readyz")
     assert (before.status_code, after.status_code) == (200, 200)
     assert (named.status_code, named.json()["error"]["code"]) == (503, "history_unavailable")
     assert int(named.headers["retry-after"]) > 0
     assert (own.status_code, free.status_code, ready.status_code) == (200, 200, 200)
     assert ready.json() == {"status": "ready", "history": "out of reach"}
-    assert again.json() == {"status": "ready"}
     assert (listed.status_code, listed.json()["error"]["code"]) == (503, "history_unavailable")
     assert own.json() == {"answer": "You said: hi"}
     assert free.json()["metadata"]["history"] == "deferred"
+
+
+@pytest.mark.needs("mariadbd")
+async def test_while_the_database_is_away_nobody_gets_into_anothers_session(
+    tmp_path: Path, model_server: ModelServer
+) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+    mine, own = session(SESSION) | {"Chat-User-Id": "ann"}, {"question": "bob's", "chat_history": []}
+    with running_mariadb(tmp_path) as server:
+        async with client_of(flow, database=server.new_database("d"), history_write_timeout_s=0.1) as client:
+            await client.post("/", json={"question": "ann's"}, headers=mine)
+            server.stop()
+            bob = await client.post("/", json=own, headers=session(SESSION) | {"Chat-User-Id": "bob"})
+            server.start()
+            async with asyncio.timeout(30):
+                while "history" in (await client.get("/readyz")).json():
+                    await asyncio.sleep(0.02)
+            await client.post("/", json={"question": "ann's second"}, headers=mine)
+            turns = (await client.get(f"/chat/sessions/{SESSION}/turns")).json()["data"]
+    assert bob.status_code == 200
+    assert [turn["inputs"]["question"] for turn in turns] == ["ann's", "ann's second"]
+
+
+async def test_spaces_at_the_end_make_no_other_user(tmp_path: Path, model_server: ModelServer) -> None:
+    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+        await client.post("/", json={"question": "hi"}, headers=session(SESSION) | {"Chat-User-Id": "ann"})
+        body = {"messages": [{"role": "user", "content": "hi"}], "user": "ann "}
+        ignored = await client.post(CHAT, json=body, headers=session("t" * 32))
+        sessions = (await client.get("/chat/sessions?user=ann%20%20")).json()["data"]
+    assert ignored.status_code == 200
+    assert [(item["session_id"], item["user_id"]) for item in sessions] == [(SESSION, "ann")]
 
 
 @pytest.mark.parametrize("path", ["/", "/run", CHAT])

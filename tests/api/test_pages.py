@@ -12,7 +12,10 @@ def test_a_cursor_brings_its_position_back() -> None:
     assert page(["one"], None) == {"data": ["one"], "next_cursor": None}
 
 
-@pytest.mark.parametrize("cursor", ["x", "!", "é", "bnVsbA", "WzFd", "WyJhIiwgdHJ1ZV0", "WyJhIiwgMSwgMl0"])
+@pytest.mark.parametrize(
+    "cursor",
+    ["x", "!", "é", "bnVsbA", "WzFd", "WyJhIiwgdHJ1ZV0", "WyJhIiwgMSwgMl0", "WyJhIiwgMTg0NDY3NDQwNzM3MDk1NTE2MTVd"],
+)
 def test_a_cursor_that_no_page_has_named_is_refused(cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="cursor"):
         position_of(cursor, str, int)

@@ -29,9 +29,9 @@ async def fill(database: Database) -> None:
     turns, sessions = schema.turns.name, schema.sessions.name
     row = (
         '\'Completed\', \'{"question":"What is the answer?"}\', \'{"answer":"' + "word " * 40 + "\"}', NULL, '0x', "
-        "'2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000'"
+        "'2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000', 250"
     )
-    columns = "session_id, turn, run_id, status, inputs, outputs, error, otel_trace_id, started_at, finished_at"
+    columns = "session_id, turn, run_id, status, inputs, outputs, error, otel_trace_id, started_at, finished_at, size"
     names = [("long", number) for number in range(1, LONG + 1)]
     names += [(f"s{number // 100}", number % 100 + 1) for number in range(ROWS - LONG)]
     for start in range(0, len(names), _BATCH):
@@ -95,7 +95,7 @@ async def report(database: Database, store: Store) -> None:
     for what, work in works.items():
         print(f"  {what:34} {await measured(work)}", flush=True)
     begun = time.perf_counter()
-    totals = await archive.totals()
+    totals = await archive.totals(None)
     print(f"  totals {(time.perf_counter() - begun) * 1000:.0f} ms: {totals}", flush=True)
 
 

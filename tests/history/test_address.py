@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import InvalidRequest
-from runtime.history.address import history_address, make_folder, network_file_system
+from runtime.history.address import history_address, make_folder, network_file_system, sqlite_address
 
 MOUNTS = """\
 /dev/vda1 / ext4 rw 0 0
@@ -67,6 +67,9 @@ def test_without_a_mode_there_is_no_tls() -> None:
     [
         ("?ssl_mode=on", "ssl_mode is one of disabled, required, verify_ca, verify_identity, not 'on'"),
         ("?ssl_ca=/nowhere/ca.pem", "/nowhere/ca.pem cannot be used: No such file"),
+        ("?ssl_cert=/c.pem&ssl_key=/k.pem", "ssl_cert, ssl_key without TLS; say ssl_mode="),
+        ("?ssl_mode=disabled&ssl_ca=/ca.pem", "ssl_ca without TLS"),
+        ("?ssl_mode=required&ssl_key=/k.pem", "ssl_key is the key of a certificate"),
         ("?charset=latin1", "unknown charset; there are ssl_mode"),
     ],
 )
@@ -79,6 +82,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidRequest, match=r"folder .*/file/x cannot be made"):
         make_folder(tmp_path / "file" / "x" / "h.db")
+
+
+def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="is a folder; name a file in it"):
+        make_folder(tmp_path)
+
+
+def test_a_path_of_odd_characters_is_a_path(tmp_path: Path) -> None:
+    assert sqlite_address(tmp_path / "we?ird #dir" / "h.db").file == tmp_path / "we?ird #dir" / "h.db"
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from runtime.errors import NotFound, Unavailable
 from runtime.history.address import history_address
-from runtime.history.archive import Archive, Session
-from runtime.history.database import Database
+from runtime.history.archive import Archive, Session, StoredTurn
+from runtime.history.database import Database, as_stored
 from runtime.history.reach import Reach
 from runtime.history.retention import Retention
 from runtime.history.store import Store
@@ -21,7 +22,18 @@ from tests.support.history import NOW, opened, turn
 @asynccontextmanager
 async def archive_of(url: str) -> AsyncIterator[tuple[Archive, Store]]:
     async with opened(url) as (database, store):
-        yield Archive(database, Reach()), store
+        yield Archive(database, answering()), store
+
+
+def answering() -> Reach:
+    """Return what is known of a database that answers."""
+    reach = Reach()
+    reach.ready()
+    return reach
+
+
+async def turns_of(archive: Archive, session: str, after: int, limit: int) -> list[StoredTurn]:
+    return (await archive.turns(session, after, limit))[0]
 
 
 def at(seconds: int) -> datetime:
@@ -71,11 +83,32 @@ async def test_turns_are_read_from_a_number_on(history_url: str) -> None:
     async with archive_of(history_url) as (archive, store):
         for number in range(1, 251):
             await store.add_turn(turn(run=f"r{number}", error={"message": "x"} if number == 2 else None))
-        assert [found.turn for found in await archive.turns("s", 0, 3)] == [1, 2, 3]
-        assert [found.turn for found in await archive.turns("s", 248, 9)] == [249, 250]
+        assert [found.turn for found in await turns_of(archive, "s", 0, 3)] == [1, 2, 3]
+        assert [found.turn for found in await turns_of(archive, "s", 248, 9)] == [249, 250]
         assert [found.run_id async for found in archive.all_turns("s")] == [f"r{n}" for n in range(1, 251)]
-        second = (await archive.turns("s", 1, 1))[0]
+        second = (await turns_of(archive, "s", 1, 1))[0]
         assert (second.error, second.started_at, second.inputs) == ({"message": "x"}, NOW, {"question": "q r2"})
+
+
+async def test_a_page_of_large_turns_is_a_short_one(history_url: str) -> None:
+    large = {"answer": "x" * 3 * 1024 * 1024}
+    async with archive_of(history_url) as (archive, store):
+        for number in range(5):
+            await store.add_turn(turn(run=f"r{number}", outputs=large))
+        await store.add_turn(turn(run="huge", outputs={"answer": "x" * 9 * 1024 * 1024}))
+        first, more = await archive.turns("s", 0, 100)
+        assert ([found.turn for found in first], more) == ([1, 2], True)
+        last, more = await archive.turns("s", 5, 100)
+        assert ([found.run_id for found in last], more) == (["huge"], False)
+        assert [found.turn async for found in archive.all_turns("s")] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_long_session_is_deleted_with_all_its_turns(history_url: str) -> None:
+    async with archive_of(history_url) as (archive, store):
+        for number in range(450):
+            await store.add_turn(turn(run=f"r{number}"))
+        assert await archive.delete_session(None, "s") == 450
+        assert (await archive.totals(None)).turns == 0
 
 
 async def test_variables_are_written_one_by_one(history_url: str) -> None:
@@ -90,10 +123,10 @@ async def test_a_deleted_session_leaves_nothing_and_may_begin_again(history_url:
         await store.add_turn(turn(run="r1", variables={"a": 1}))
         await store.add_turn(turn(run="r2"))
         assert await archive.delete_session(None, "s") == 2
-        assert await archive.turns("s", 0, 9) == []
+        assert await turns_of(archive, "s", 0, 9) == []
         assert await archive.variables("s") == {}
         await store.add_turn(turn(run="r3"))
-        assert [found.turn for found in await archive.turns("s", 0, 9)] == [1]
+        assert [found.turn for found in await turns_of(archive, "s", 0, 9)] == [1]
 
 
 async def test_a_session_that_is_deleted_while_it_is_used_stays_whole(history_url: str) -> None:
@@ -107,7 +140,7 @@ async def test_a_session_that_is_deleted_while_it_is_used_stays_whole(history_ur
         writes = (store.add_turn(turn(run=f"{name}{n}")) for n in range(20) for name, store in (("a", one), ("b", two)))
         await asyncio.gather(delete_often(archive), *writes)
         await one.add_turn(turn(run="last"))
-        numbers = [found.turn for found in await archive.turns("s", 0, 99)]
+        numbers = [found.turn for found in await turns_of(archive, "s", 0, 99)]
         session = await archive.session(None, "s")
         assert numbers == list(range(1, session.last_turn + 1))
 
@@ -131,33 +164,35 @@ async def test_old_turns_are_deleted_and_numbers_go_on(history_url: str) -> None
         assert await archive.delete_turns(None, at(149)) == (1, 150)
         assert await listed(archive) == ["used"]
         await store.add_turn(turn("used", "new", finished_at=at(200)))
-        assert [found.turn for found in await archive.turns("used", 0, 9)] == [150, 151]
+        assert [found.turn for found in await turns_of(archive, "used", 0, 9)] == [150, 151]
 
 
 async def test_totals_count_everything(history_url: str) -> None:
     async with archive_of(history_url) as (archive, store):
-        empty = await archive.totals()
+        empty = await archive.totals(None)
         for number in range(3):
             await store.add_turn(turn("s", f"r{number}"))
-        totals = await archive.totals()
+        totals = await archive.totals(None)
         assert (empty.sessions, empty.turns) == (0, 0)
         assert (totals.sessions, totals.turns) == (1, 3)
+        of_ann = await archive.totals("ann")
+        assert (of_ann.sessions, of_ann.turns) == (0, 0)
         assert totals.bytes > 10_000
 
 
 async def test_old_sessions_go_in_steps(history_url: str) -> None:
     old, now = timedelta(days=40), datetime.now(NOW.tzinfo)
     async with opened(history_url) as (database, store):
-        archive = Archive(database, Reach())
+        archive = Archive(database, answering())
         for number in range(130):
-            await store.add_turn(turn(f"old{number}", f"o{number}", finished_at=now - old))
+            await store.add_turn(turn(f"old{number}", f"o{number}", started_at=now - old, finished_at=now - old))
         await store.add_turn(turn("new", "n", finished_at=now))
         keeps = Retention(database, timedelta(days=1), None)
         assert await keeps.step() > 60
-        assert (await archive.totals()).sessions == 131
+        assert (await archive.totals(None)).sessions == 131
         retention = Retention(database, timedelta(days=1), timedelta(days=30))
         assert await retention.step() < 1
-        assert (await archive.totals()).sessions == 31
+        assert (await archive.totals(None)).sessions == 31
         assert await retention.step() > 60
         assert await listed(archive) == ["new"]
 
@@ -166,22 +201,25 @@ async def test_single_turns_under_assigned_ids_go_after_a_day(history_url: str) 
     now = datetime.now(NOW.tzinfo)
     old = now - timedelta(days=2)
     async with opened(history_url) as (database, store):
-        archive = Archive(database, Reach())
-        await store.add_turn(turn("old", "r1", assigned=True, finished_at=old))
+        archive = Archive(database, answering())
+        await store.add_turn(turn("old", "r1", assigned=True, started_at=old, finished_at=old))
         await store.add_turn(turn("new", "r2", assigned=True, finished_at=now))
-        await store.add_turn(turn("named", "r3", finished_at=old))
-        await store.add_turn(turn("two", "r4", assigned=True, finished_at=old))
-        await store.add_turn(turn("two", "r5", assigned=True, finished_at=old))
+        await store.add_turn(turn("named", "r3", started_at=old, finished_at=old))
+        await store.add_turn(turn("two", "r4", assigned=True, started_at=old, finished_at=old))
+        await store.add_turn(turn("two", "r5", assigned=True, started_at=old, finished_at=old))
+        await store.claim("never used", "ann")
+        changed = update(database.schema.sessions).where(database.schema.sessions.c.session_id == "never used")
+        await database.write(lambda connection: connection.execute(changed.values(updated_at=as_stored(old))))
         await Retention(database, timedelta(days=1), None).step()
         assert await listed(archive) == ["new", "two", "named"]
-        assert await archive.turns("old", 0, 9) == []
+        assert await turns_of(archive, "old", 0, 9) == []
 
 
 async def test_a_database_that_is_away_is_named_as_such(tmp_path: Path) -> None:
     file = tmp_path / "chat_history.db"
     file.write_bytes(b"this is no database" * 1000)
-    database, reach = Database(history_address(f"sqlite:///{file}"), "svc"), Reach()
+    database, reach = Database(history_address(f"sqlite:///{file}"), "svc"), answering()
     with pytest.raises(Unavailable):
-        await Archive(database, reach).totals()
+        await Archive(database, reach).totals(None)
     assert "not a database" in reach.lost
     await database.close()

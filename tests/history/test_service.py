@@ -60,6 +60,18 @@ async def test_many_instances_reach_a_new_database_together(history_url: str) ->
         await service.close()
 
 
+async def test_a_read_does_not_stand_for_tables_that_are_up_to_date(history_url: str) -> None:
+    database = Database(history_address(history_url), "svc")
+    await database.migrate()
+    service = HistoryService(database, write_timeout_s=5, single_turn_days=1)
+    with pytest.raises(Unavailable):
+        await service.read("s", None, 9)
+    assert not service.reach.reached
+    await service.open()
+    assert service.reach.reached
+    await service.close()
+
+
 async def test_without_rounds_turns_are_only_counted(history_url: str) -> None:
     async with opened(history_url) as service:
         await service.write(turn(run="r1"))
@@ -90,6 +102,18 @@ async def test_closing_waits_for_deferred_writes(tmp_path: Path) -> None:
     lock.close()
     async with opened(f"sqlite:///{path}") as service:
         assert (await service.read("s", None, 9)).last_turn == 1
+
+
+async def test_a_deferred_turn_is_tried_again_at_the_end_and_told_of_when_it_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "chat_history.db"
+    async with opened(f"sqlite:///{path}", write_timeout_s=0.3) as service:
+        lock = sqlite3.connect(path, isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        assert await service.write(turn(run="r1")) is False
+    lock.close()
+    assert "run r1: its turn is lost, the chat history: the service ended before it could be stored" in caplog.text
 
 
 async def test_a_file_that_is_no_database_leaves_no_connection_behind(tmp_path: Path) -> None:

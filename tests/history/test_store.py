@@ -1,11 +1,14 @@
 """The store's contract, the same for both databases."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
+from sqlalchemy import select
 
-from runtime.history.store import Past, title_of
-from tests.support.history import opened, pair, turn
+from runtime.history.database import as_stored
+from runtime.history.store import NotStored, Past, title_of
+from tests.support.history import NOW, opened, pair, turn
 
 
 async def test_turns_come_back_oldest_first_and_limited(history_url: str) -> None:
@@ -17,7 +20,11 @@ async def test_turns_come_back_oldest_first_and_limited(history_url: str) -> Non
         assert past is not None
         assert past.last_turn == 5
         assert past.pairs == (pair("r2"), pair("r3"), pair("r4"))
-        assert past.sizes == (len('{"question":"q r2"}{"answer":"a r2"}'),) * 3
+        size = len('{"question":"q r2"}{"answer":"a r2"}')
+        for budget, pairs in ((0, ()), (size, (pair("r4"),)), (3 * size - 1, (pair("r3"), pair("r4")))):
+            bounded = await store.past("s", 3, budget)
+            assert bounded is not None
+            assert bounded.pairs == pairs
         assert await store.past("s", 0) == Past(None, 5)
         assert await store.past("other", 3) is None
 
@@ -45,8 +52,27 @@ async def test_the_first_user_keeps_the_session(history_url: str) -> None:
     async with opened(history_url) as (_, store):
         await store.add_turn(turn(run="r1"))
         await store.add_turn(turn(run="r2", user_id="ann"))
-        await store.add_turn(turn(run="r3", user_id="bob"))
-        assert await store.past("s", 0) == Past("ann", 3)
+        with pytest.raises(NotStored, match="belongs to another user"):
+            await store.add_turn(turn(run="r3", user_id="bob"))
+        assert await store.past("s", 0) == Past("ann", 2)
+
+
+async def test_a_turn_that_lands_late_does_not_turn_the_clock_back(history_url: str) -> None:
+    async with opened(history_url) as (database, store):
+        await store.add_turn(turn(run="r1", finished_at=NOW))
+        await store.add_turn(turn(run="r2", finished_at=NOW - timedelta(hours=1)))
+        async with database.reading() as connection:
+            assert await connection.scalar(select(database.schema.sessions.c.updated_at)) == as_stored(NOW)
+
+
+@pytest.mark.needs("mariadbd")
+async def test_a_turn_over_the_servers_limit_is_given_up_at_once(mysql_url: str) -> None:
+    async with opened(mysql_url) as (database, store):
+        assert database.max_packet == 16 * 1024 * 1024
+        await store.add_turn(turn(run="fits", outputs={"answer": "x" * (15 * 1024 * 1024)}))
+        for answer in ("x" * 17_000_000, "\\" * 5_000_000, "\u4f60" * 6_000_000):
+            with pytest.raises(NotStored, match="max_allowed_packet"):
+                await store.add_turn(turn(run="not", outputs={"answer": answer}))
 
 
 async def test_of_users_who_claim_a_session_together_one_gets_it(history_url: str) -> None:

@@ -1,0 +1,160 @@
+"""What is measured: each server's command, and how each of its endpoints is asked."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tests.bench.load import UNIQUE, Ask
+from tests.support.flows import write_flow
+
+Mode = Literal["stream", "whole"]
+_STREAM = {"accept": "text/event-stream"}
+_SESSION = {"chat-session-id": UNIQUE}
+
+FLOW = """
+inputs:
+  question: {type: string, is_chat_input: true}
+outputs:
+  answer: {type: string, reference: "${reply.output}", is_chat_output: true}
+nodes:
+- name: reply
+  type: llm
+  source: {type: code, path: reply.jinja2}
+  connection: model
+  inputs: {model: mock, question: "${inputs.question}"}
+"""
+CHAT_FLOW = FLOW.replace(
+    "outputs:", "  chat_history: {type: list, default: [], is_chat_history: true}\noutputs:"
+).replace('"${inputs.question}"}', '"${inputs.question}", chat_history: "${inputs.chat_history}"}')
+PROMPT = "# user:\n{{ question }}\n"
+CHAT_PROMPT = """# system:
+Be brief.
+{% for turn in chat_history %}
+# user:
+{{ turn.inputs.question }}
+# assistant:
+{{ turn.outputs.answer }}
+{% endfor %}
+# user:
+{{ question }}
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server runs: its port, the model's base URL, and a folder of its own."""
+
+    port: int
+    model: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Server:
+    """A program to measure. A subclass says how it is started and asked."""
+
+    name: str
+    endpoints: tuple[str, ...] = ("/",)
+
+    def command(self, place: Place) -> list[str]:
+        """Return the command that serves on `place.port`, after writing what it needs into `place.folder`."""
+        raise NotImplementedError
+
+    def environment(self, place: Place) -> dict[str, str]:
+        """Return the environment in which the command runs."""
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        return kept | {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": place.model}
+
+    def ask(self, endpoint: str, mode: Mode, question: str) -> Ask:
+        """Return the request for an answer, streamed or whole."""
+        return simple_ask(question, mode)
+
+
+def simple_ask(question: str, mode: Mode, headers: Mapping[str, str] | None = None) -> Ask:
+    """Ask a server that takes `{"question"}` and answers `{"answer"}`, or events of that."""
+    accept = _STREAM if mode == "stream" else {}
+    return Ask("/", {"question": question}, '"answer": ?"([^"]+)"', {**accept, **(headers or {})})
+
+
+def openai_ask(
+    question: str, mode: Mode, headers: Mapping[str, str] | None = None, path: str = "/v1/chat/completions"
+) -> Ask:
+    """Ask a server of OpenAI's chat completions."""
+    messages = [{"role": "user", "content": question}]
+    body: dict[str, Any] = {"model": "mock", "messages": messages, "stream": mode == "stream"}
+    return Ask(path, body, '"content": ?"([^"]+)"', dict(headers or {}))
+
+
+@dataclass(frozen=True)
+class Limit(Server):
+    """The least that a server can do; see tests/bench/limit.py."""
+
+    kind: str = "events"
+
+    def command(self, place: Place) -> list[str]:
+        return [sys.executable, "-m", "tests.bench.limit", self.kind, place.model, "--port", str(place.port)]
+
+
+@dataclass(frozen=True)
+class Model(Server):
+    """The mock model itself, asked directly: what the client and the model can do."""
+
+    endpoints: tuple[str, ...] = ("/v1",)
+
+    def command(self, place: Place) -> list[str]:
+        return [sys.executable, "-m", "tests.bench.mock_model", "--port", str(place.port)]
+
+    def ask(self, endpoint: str, mode: Mode, question: str) -> Ask:
+        return openai_ask(question, mode)
+
+
+@dataclass(frozen=True)
+class Flowpod(Server):
+    """`flowpod serve`, one worker; every request is the first turn of a session that it names."""
+
+    endpoints: tuple[str, ...] = ("/", "/run", "/v1")
+    settings: dict[str, str] = field(default_factory=dict)
+    chat: bool = False
+
+    def command(self, place: Place) -> list[str]:
+        connections = f"model: {{type: open_ai, base_url: '{place.model}', api_key: none}}\n"
+        prompt = CHAT_PROMPT if self.chat else PROMPT
+        files = {"reply.jinja2": prompt, "connections.yaml": connections}
+        flow = write_flow(place.folder / "flow", CHAT_FLOW if self.chat else FLOW, files)
+        return [sys.executable, "-m", "runtime", "serve", str(flow), "--port", str(place.port)]
+
+    def environment(self, place: Place) -> dict[str, str]:
+        data = {"FLOWPOD_DATA_DIR": str(place.folder / "data"), "FLOWPOD_DRAIN_DELAY_S": "0"}
+        return super().environment(place) | data | self.settings
+
+    def ask(self, endpoint: str, mode: Mode, question: str) -> Ask:
+        match endpoint:
+            case "/run":
+                body = {
+                    "inputs": {"question": question},
+                    "stream": mode == "stream",
+                    "response_config": {"include_node_output": True},
+                }
+                return Ask("/run", body, r'"outputs":{"answer":"([^"]+)"}', _SESSION)
+            case "/v1":
+                return openai_ask(question, mode, _SESSION)
+            case _:
+                return simple_ask(question, mode, _SESSION)
+
+
+OFF = {"FLOWPOD_HISTORY": "off", "FLOWPOD_TRACING": "off"}
+SERVERS: dict[str, Server] = {
+    server.name: server
+    for server in (
+        Model("model"),
+        Limit("bytes", kind="bytes"),
+        Limit("limit", kind="events"),
+        Limit("limit-batched", kind="batched"),
+        Flowpod("flowpod"),
+        Flowpod("flowpod-off", settings=OFF),
+        Flowpod("flowpod-chat", chat=True),
+    )
+}

@@ -1,0 +1,135 @@
+"""Speed of Flowpod, its limits and its peers, measured in turns.
+
+    python -m tests.bench.speed --servers flowpod,limit --concurrency 16 --seconds 3
+
+Each round visits every server once: it is started on a core of its own, asked at every level, and ended; the mock model
+and the client share another core. What is shown are the medians of the rounds. `make bench` measures everything.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from tests.bench.process import Cores, raise_file_limit
+from tests.bench.servers import SERVERS, Mode, Server
+from tests.bench.visit import Cell, Sample, Start, model, started
+
+LEVELS = (1, 16, 64, 256)
+MODES: tuple[Mode, ...] = ("stream", "whole")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: each of `servers` at each of `levels` for so many seconds, in so many rounds."""
+
+    servers: Sequence[Server]
+    levels: Sequence[int] = LEVELS
+    modes: Sequence[Mode] = MODES
+    endpoints: Sequence[str] = ()
+    seconds: float = 2.0
+    rounds: int = 1
+
+
+@dataclass
+class Numbers:
+    """All that was measured, a list for each thing, with a number for each round."""
+
+    samples: defaultdict[Cell, list[Sample]] = field(default_factory=lambda: defaultdict(list))
+    starts: defaultdict[str, list[Start]] = field(default_factory=lambda: defaultdict(list))
+
+    def medians(self) -> dict[Cell, Sample]:
+        """Return each cell's medians."""
+        names = [f.name for f in fields(Sample)]
+        return {
+            cell: Sample(*(statistics.median(getattr(sample, name) for sample in samples) for name in names))
+            for cell, samples in self.samples.items()
+        }
+
+
+def measure(plan: Plan) -> Numbers:
+    """Do what the plan says; raises AssertionError where an answer is wrong or missing."""
+    raise_file_limit()
+    cores, numbers = Cores.of_this_machine(), Numbers()
+    with tempfile.TemporaryDirectory() as name, model(cores, Path(name)) as model_url:
+        for number in range(plan.rounds):
+            for server in plan.servers:
+                folder = Path(name) / f"{server.name}-{number}"
+                with started(server, model_url, cores, folder) as visited:
+                    numbers.starts[server.name].append(visited.start)
+                    visited.warm_up(plan.modes)
+                    for cell in cells(server, plan):
+                        sample = visited.sample(cell.endpoint, cell.mode, cell.concurrency, plan.seconds)
+                        numbers.samples[cell].append(sample)
+                        print(_line(cell, sample), file=sys.stderr, flush=True)
+    return numbers
+
+
+def cells(server: Server, plan: Plan) -> list[Cell]:
+    """Return what is measured of a server."""
+    return [
+        Cell(server.name, endpoint, mode, level)
+        for endpoint in server.endpoints
+        if not plan.endpoints or endpoint in plan.endpoints or len(server.endpoints) == 1
+        for mode in plan.modes
+        for level in plan.levels
+    ]
+
+
+HEAD = (
+    f"{'server':14}{'endpoint':9}{'mode':7}{'at once':>7}{'req/s':>9}{'text kB/s':>10}"
+    f"{'p50 ms':>9}{'p99 ms':>9}{'first p50':>10}{'first p99':>10}{'CPU ms':>8}{'client':>7}"
+)
+
+
+def _line(cell: Cell, sample: Sample) -> str:
+    return (
+        f"{cell.server:14}{cell.endpoint:9}{cell.mode:7}{cell.concurrency:7}{sample.per_s:9.1f}"
+        f"{sample.text_per_s / 1000:10.1f}{sample.p50_ms:9.2f}{sample.p99_ms:9.2f}{sample.first_p50_ms:10.2f}"
+        f"{sample.first_p99_ms:10.2f}{sample.cpu_ms:8.3f}{sample.client_cpu:7.0%}"
+    )
+
+
+def show(numbers: Numbers) -> None:
+    """Print the medians."""
+    print(HEAD)
+    for cell, sample in numbers.medians().items():
+        print(_line(cell, sample))
+    for name, starts in numbers.starts.items():
+        cold = statistics.median(start.cold_s for start in starts)
+        idle = statistics.median(start.idle_bytes for start in starts) / 1e6
+        print(f"{name:14} first answer {cold:5.2f} s after the command, then {idle:4.0f} MB")
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0] if __doc__ else "", epilog=f"servers: {', '.join(SERVERS)}"
+    )
+    parser.add_argument("--servers", default=",".join(SERVERS), help="names, separated by commas")
+    parser.add_argument("--concurrency", default=",".join(map(str, LEVELS)), help="levels (default %(default)s)")
+    parser.add_argument("--modes", default=",".join(MODES), help="stream, whole or both (default both)")
+    parser.add_argument("--endpoints", default="", help="such as /,/run,/v1 (default all)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="how long each level is asked (default 2)")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each server is visited (default 1)")
+    options = parser.parse_args()
+    plan = Plan(
+        servers=[SERVERS[name] for name in options.servers.split(",")],
+        levels=[int(level) for level in options.concurrency.split(",")],
+        modes=[mode for mode in MODES if mode in options.modes.split(",")],
+        endpoints=[endpoint for endpoint in options.endpoints.split(",") if endpoint],
+        seconds=options.seconds,
+        rounds=options.rounds,
+    )
+    begun = time.monotonic()
+    show(measure(plan))
+    print(f"{time.monotonic() - begun:.0f} s in all", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

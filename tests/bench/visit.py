@@ -1,0 +1,161 @@
+"""One visit to one server: it is started, every number is taken, and it is ended."""
+
+import http.client
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.bench.load import UNIQUE, Ask, Load, LoadResult
+from tests.bench.process import Cores, Tree, free_port, pinned, running
+from tests.bench.question import Question
+from tests.bench.servers import Mode, Place, Server
+from tests.support.serving import ROOT
+
+_START_S = 60
+_LOAD_S = 300
+_WARM_UP_S = 0.5
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """What one number is of."""
+
+    server: str
+    endpoint: str
+    mode: Mode
+    concurrency: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The numbers of one run of the client; times in milliseconds.
+
+    `cpu_ms` is what the server's processes used for a request, `client_cpu` the share of a core that the client did.
+    """
+
+    per_s: float
+    text_per_s: float
+    p50_ms: float
+    p99_ms: float
+    first_p50_ms: float
+    first_p99_ms: float
+    cpu_ms: float
+    client_cpu: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """The start of a server: seconds from the command to its first answer, and its memory then."""
+
+    cold_s: float
+    idle_bytes: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """A server that has answered once."""
+
+    server: Server
+    url: str
+    tree: Tree
+    cores: Cores
+    start: Start
+
+    def load(self, ask: Ask, question: Question, concurrency: int, seconds: float = 0.0) -> LoadResult:
+        """Run the client; raises AssertionError where an answer is wrong or missing."""
+        result = run_client(Load(self.url, ask, question.answer, concurrency, seconds), self.cores)
+        self.tree.check()
+        assert not result.errors, f"{self.server.name} {ask.path}: {result.errors[0]}"
+        return result
+
+    def sample(self, endpoint: str, mode: Mode, concurrency: int, seconds: float) -> Sample:
+        """Ask for answers without pauses, as fast as they come."""
+        question = Question()
+        before = self.tree.cpu_s()
+        result = self.load(self.server.ask(endpoint, mode, str(question)), question, concurrency, seconds)
+        cpu_ms = (self.tree.cpu_s() - before) * 1000 / result.requests
+        times = (result.p50_s, result.p99_s, result.first_p50_s, result.first_p99_s)
+        p50, p99, first_p50, first_p99 = (second * 1000 for second in times)
+        return Sample(
+            result.requests / result.seconds,
+            result.text_bytes / result.seconds,
+            p50,
+            p99,
+            first_p50,
+            first_p99,
+            cpu_ms,
+            result.cpu_s / result.seconds,
+        )
+
+    def warm_up(self, modes: Sequence[Mode]) -> None:
+        """Let the server do everything once before it is measured."""
+        for endpoint in self.server.endpoints:
+            for mode in modes:
+                self.load(self.server.ask(endpoint, mode, str(Question())), Question(), 8, _WARM_UP_S)
+
+
+def run_client(load: Load, cores: Cores) -> LoadResult:
+    """Run the client in a process of its own."""
+    command = pinned(cores.others, client_command(load))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_LOAD_S)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return LoadResult(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def client_command(load: Load) -> list[str]:
+    """Return the command of the client."""
+    return [sys.executable, "-m", "tests.bench.load", json.dumps(asdict(load))]
+
+
+@contextmanager
+def model(cores: Cores, folder: Path) -> Iterator[str]:
+    """Run the mock model until the block ends; yield its base URL."""
+    port = free_port()
+    with running(
+        [sys.executable, "-m", "tests.bench.mock_model", "--port", str(port)], cores.others, folder / "model.log"
+    ):
+        _first_answer(port, "GET", Ask("/v1/models", {}, ""))
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def started(server: Server, model_url: str, cores: Cores, folder: Path) -> Iterator[Started]:
+    """Start a server, take the time of its first answer, and end it after the block."""
+    folder.mkdir(parents=True)
+    place = Place(free_port(), model_url, folder)
+    command = server.command(place)
+    ask = server.ask(server.endpoints[0], "whole", str(Question()))
+    begun = time.monotonic()
+    with running(command, cores.server, folder / "server.log", server.environment(place)) as tree:
+        _first_answer(place.port, "POST", ask, tree)
+        start = Start(time.monotonic() - begun, tree.rss_bytes())
+        yield Started(server, f"http://127.0.0.1:{place.port}", tree, cores, start)
+
+
+def _first_answer(port: int, method: str, ask: Ask, tree: Tree | None = None) -> None:
+    """Ask until there is an answer; raises AssertionError when there is none in time."""
+    deadline = time.monotonic() + _START_S
+    headers = {name: value.replace(UNIQUE, "f" * 32) for name, value in ask.headers.items()}
+    seen = "nothing"
+    while time.monotonic() < deadline:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_START_S)
+        try:
+            connection.request(method, ask.path, json.dumps(ask.body), {"content-type": "application/json", **headers})
+            response = connection.getresponse()
+            seen = f"{response.status} {response.read()[:500]!r}"
+            if response.status == 200:
+                return
+        except (OSError, http.client.HTTPException) as error:
+            seen = str(error)
+        finally:
+            connection.close()
+        if tree:
+            tree.check()
+        time.sleep(0.005)
+    log = tree.log.read_text()[-3000:] if tree else ""
+    raise AssertionError(f"no answer in {_START_S} s: {seen}\n{log}")

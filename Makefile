@@ -49,6 +49,7 @@ BENCH_PEERS := hayhooks promptflow llama_agents bentoml plot
 .PHONY: bench
 bench: bench-deps ## measure Flowpod, its limits and its peers, into tests/bench/results (25 minutes)
 	$(BIN)/python -m tests.bench.engine
+	$(BIN)/python -m tests.bench.telemetry
 	$(BIN)/python -m tests.bench.speed --rounds 3
 
 .PHONY: bench-deps

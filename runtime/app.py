@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from asyncio import create_task
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,11 +13,13 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from runtime.api.access import AccessLog
 from runtime.api.chat import Chats
 from runtime.api.complete import Complete
 from runtime.api.cors import with_cors
 from runtime.api.errors import on_bug, on_flowpod_error, on_http_exception
 from runtime.api.health import Readyz, healthz
+from runtime.api.metrics import MetricsPage
 from runtime.api.middleware import RequestHeaders, TokenAuth
 from runtime.api.openai import ChatCompletions, Models
 from runtime.api.openapi import OpenApi
@@ -24,6 +27,7 @@ from runtime.api.promptflow import Feedback, Score, Swagger, health, version
 from runtime.api.settings import ApiSettings
 from runtime.api.simple import Simple
 from runtime.api.sse import let_runs_end_streams
+from runtime.api.traces import Traces
 from runtime.errors import FlowpodError
 from runtime.history.address import Address, history_address, sqlite_address
 from runtime.history.database import Database
@@ -33,6 +37,8 @@ from runtime.run.package import Package
 from runtime.run.run import Limits
 from runtime.run.service import FlowService
 from runtime.settings import Settings
+from runtime.telemetry.event_loop import watch_event_loop
+from runtime.telemetry.setup import Telemetry
 from runtime.telemetry.tracing import Tracing
 
 HISTORY_FILE = "chat_history.db"
@@ -83,7 +89,9 @@ def create_service(
             write_timeout_s=settings.history_write_timeout_s,
             single_turn_days=settings.single_turn_days,
             days=settings.history_days,
+            observer=tracing.metrics.history,
         )
+    tracing.metrics.observe_abandoned_threads(lambda: package.resources.threads.abandoned)
     limits = Limits(settings.max_runs, settings.run_timeout_s, settings.max_output_chars)
     # A flow's nodes import this name themselves: it is there once the process has installed `compat`, and not before.
     from langstudio.types import File
@@ -92,8 +100,8 @@ def create_service(
     return FlowService(name, package, conversations, tracing, limits, files)
 
 
-def routes_of(service: FlowService, settings: Settings) -> list[Route]:
-    """Return every endpoint of the service."""
+def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | None = None) -> list[Route]:
+    """Return every endpoint of the service; without `telemetry` there are no traces and no metrics to show."""
     api = ApiSettings(settings.max_body_bytes, settings.heartbeat_s, settings.openwebui_sessions == "on")
     return [
         Route("/", Simple(service, api).answer, methods=["POST"]),
@@ -106,26 +114,32 @@ def routes_of(service: FlowService, settings: Settings) -> list[Route]:
         Route("/health", health, methods=["GET"]),
         Route("/version", version, methods=["GET"]),
         *Chats(service, api).routes(),
+        *Traces(telemetry.recorder if telemetry else None).routes(),
+        Route("/metrics", MetricsPage(telemetry.snapshots.families if telemetry else list).answer, methods=["GET"]),
         *(OpenApi(service).routes() if settings.docs == "on" else []),
         Route("/healthz", healthz, methods=["GET"]),
         Route("/readyz", Readyz(service).answer, methods=["GET"]),
     ]
 
 
-def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) -> ASGIApp:
+def create_app(
+    service: FlowService, settings: Settings, tokens: Sequence[str], telemetry: Telemetry | None = None
+) -> ASGIApp:
     """Return the application that serves `service` to callers with one of `tokens`, or to all when there are none."""
     let_runs_end_streams()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
         await service.open()
+        watch = create_task(watch_event_loop(service.metrics))
         yield
+        watch.cancel()
         # A server that drains has finished already; under any other one, runs end here.
         await service.finish(grace_s=0)
         await service.close()
 
     app = Starlette(
-        routes=routes_of(service, settings),
+        routes=routes_of(service, settings, telemetry),
         middleware=[Middleware(TokenAuth, tokens=tokens)],
         exception_handlers={
             FlowpodError: on_flowpod_error,
@@ -135,4 +149,4 @@ def create_app(service: FlowService, settings: Settings, tokens: Sequence[str]) 
         lifespan=lifespan,
     )
     # Outside of Starlette, whose own outermost layer answers bugs: those answers have a request id too.
-    return RequestHeaders(with_cors(app, settings.cors_origins), service)
+    return RequestHeaders(AccessLog(with_cors(app, settings.cors_origins), service.metrics), service)

@@ -19,11 +19,13 @@ from runtime.app import create_app, create_service, data_dir, history_of, servic
 from runtime.errors import FlowpodError, InvalidRequest, Problem
 from runtime.flow.document import flow_json_schema
 from runtime.flow.pack import pack
-from runtime.logs import set_up_logging
+from runtime.logs import route_prints, set_up_logging
 from runtime.opening import opened_flow, problems_of
 from runtime.server import Server, listen
 from runtime.settings import PREFIX, Settings, read_settings, setting_rows, settings_markdown
+from runtime.telemetry.content import Secrets
 from runtime.terminal import run_once
+from runtime.trace_commands import add_trace_commands
 from runtime.workers import Workers, worker_command
 
 logger = logging.getLogger("runtime")
@@ -93,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     packing.add_argument("target", type=Path, metavar="TARGET", help="a folder that does not exist yet")
     packing.set_defaults(command=_pack)
 
+    add_trace_commands(commands, os.environ)
+
     schema = commands.add_parser("schema", help="print the JSON Schema of flow.dag.yaml")
     schema.set_defaults(command=_schema)
 
@@ -126,24 +130,31 @@ def _settings_help() -> str:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = read_settings()
-    set_up_logging(settings.log_level)
+    secrets = Secrets()
+    set_up_logging(settings.log_level, settings.log_format, secrets.hide)
+    route_prints()
     tokens = _tokens(settings, options.host, options.port)
+    secrets.add(tokens)
     flow = _folder(options.flow)
     service = service_name(settings, flow)
     history = history_of(settings, data_dir(settings, service, flow))
+    if history is not None and history.url.password:
+        secrets.add([str(history.url.password)])
     if options.workers > 1:
-        with opened_flow(flow, settings, os.environ):
-            pass  # a flow with problems is told of once, here, and not by every worker
+        with opened_flow(flow, settings, os.environ, secrets) as opened:
+            opened.telemetry.snapshots.clear()  # a flow with problems is told of once, here, and not by every worker
         with listen(options.host, options.port) as listener:
             command = ["serve", str(flow), "--host", options.host, "--port", str(options.port)]
             return Workers(worker_command(command), listener, options.workers).run()
     if options.fd is not None:
         _end_with_parent()
-    with opened_flow(flow, settings, os.environ) as opened:
-        flow_service = create_service(opened.package, settings, service, history, opened.tracing)
+    with opened_flow(flow, settings, os.environ, secrets) as opened:
+        if options.fd is not None:
+            opened.telemetry.snapshots.share()
+        flow_service = create_service(opened.package, settings, service, history, opened.telemetry.tracing)
         listener = listen(options.host, options.port) if options.fd is None else socket.socket(fileno=options.fd)
         with listener:
-            server = Server(create_app(flow_service, settings, tokens), flow_service, settings)
+            server = Server(create_app(flow_service, settings, tokens, opened.telemetry), flow_service, settings)
             runner = asyncio.Runner(loop_factory=server.config.get_loop_factory())
             runner.run(_to_the_end(server.serve(sockets=[listener])))
     return _leave(0)
@@ -193,14 +204,16 @@ def _check(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     settings = read_settings()
+    if settings.trace_store == "auto":  # it leaves nothing behind unless it is told to
+        settings = settings.model_copy(update={"trace_store": "off"})
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     inputs = dict(_input(text) for text in options.inputs)
     flow = _folder(options.flow)
     runner = asyncio.Runner()
     try:
-        with opened_flow(flow, settings, os.environ) as opened:
+        with opened_flow(flow, settings, os.environ, Secrets()) as opened:
             name = service_name(settings, flow)
-            service = create_service(opened.package, settings, name, None, opened.tracing)
+            service = create_service(opened.package, settings, name, None, opened.telemetry.tracing)
             status = runner.run(_to_the_end(run_once(service, inputs)))
     except KeyboardInterrupt:
         status = 130

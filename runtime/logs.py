@@ -1,27 +1,164 @@
-"""Log lines, each with the id of the request that it belongs to."""
+"""Log lines, each with the ids of the request and the run that it belongs to; a node's prints are among them."""
 
 import logging
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO, cast
+
+from runtime.jsonable import dumps
+
+Level = Literal["debug", "info", "warning", "error"]
+Style = Literal["auto", "text", "json"]
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the request that this task works for; a run's tasks inherit it."""
+RUN_ID: ContextVar[str] = ContextVar("run_id", default="")
+"""The id of the run that this task works for."""
+TRACE_ID: ContextVar[str] = ContextVar("trace_id", default="")
+"""The id of the run's trace, as `0x` and 32 hex digits."""
+FIELDS = "fields"
+"""The key of `extra` under which a log record brings fields of its own, a mapping, for JSON lines."""
 
+_flow = logging.getLogger("flow")  # what nodes print
 _NOISY_LOGGERS = ("uvicorn.error", "httpx2", "httpcore2", "openai", "asyncio", "sse_starlette", "aiosqlite")
+_ID_SHOWN = 8  # characters of a run's id: enough to name it to `flowpod trace`
+_MOST_CHARS = 16384  # of a line that a node prints
 
 
-def set_up_logging(level: Literal["debug", "info", "warning", "error"]) -> None:
-    """Log to the standard error; libraries only from warnings on, unless everything is asked for."""
+def set_up_logging(level: Level, style: Style = "text", hide: Callable[[str], str] = str) -> None:
+    """Log to the standard error; libraries only from warnings on, unless everything is asked for.
+
+    `hide` gets every line before it is written, and takes secrets out of it.
+    """
+    as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_add_request_id)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
+    handler.setFormatter(_JsonFormatter(hide) if as_json else _TextFormatter(hide))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     if level != "debug":
         for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _add_request_id(record: logging.LogRecord) -> bool:
-    record.request_id = REQUEST_ID.get()
-    return True
+class _TextFormatter(logging.Formatter):
+    """Lines for people."""
+
+    def __init__(self, hide: Callable[[str], str]) -> None:
+        super().__init__()
+        self._hide = hide
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        node = getattr(record, FIELDS, {}).get("node")
+        place = f"{record.levelname} {record.name}{f'.{node}' if node else ''} [{REQUEST_ID.get()}]"
+        message = record.getMessage()
+        if RUN_ID.get() and RUN_ID.get() not in message:
+            message = f"{message} (run {RUN_ID.get()[:_ID_SHOWN]})"
+        lines = [f"{when},{record.msecs:03.0f} {place} {message}"]
+        if record.exc_info:
+            lines.append(self.formatException(record.exc_info))
+        return self._hide("\n".join(lines))
+
+
+class _JsonFormatter(logging.Formatter):
+    """Lines for machines: one JSON object each."""
+
+    def __init__(self, hide: Callable[[str], str]) -> None:
+        super().__init__()
+        self._hide = hide
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        ids = {"request_id": REQUEST_ID.get(), "run_id": RUN_ID.get(), "trace_id": TRACE_ID.get()}
+        line |= {name: value for name, value in ids.items() if value not in ("", "-")}
+        line |= getattr(record, FIELDS, {})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return self._hide(dumps(line).decode())
+
+
+class _Prints:
+    """Makes log lines of what one node writes to the standard streams, from whichever of its threads."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._begun: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def write(self, stream: str, text: str) -> None:
+        """Take text; the lines that it ends are logged."""
+        with self._lock:
+            *lines, rest = (self._begun.get(stream, "") + text).split("\n")
+            if len(rest) > _MOST_CHARS:
+                lines, rest = [*lines, rest], ""
+            self._begun[stream] = rest
+        for line in lines:
+            self._log(stream, line)
+
+    def close(self) -> None:
+        """Log what was begun and not ended."""
+        with self._lock:
+            begun, self._begun = self._begun, {}
+        for stream, line in begun.items():
+            self._log(stream, line)
+
+    def _log(self, stream: str, line: str) -> None:
+        if line.strip():
+            extra = {FIELDS: {"node": self._node, "stream": stream}}
+            _flow.info("%s", line[:_MOST_CHARS], extra=extra)
+
+
+_PRINTS: ContextVar[_Prints | None] = ContextVar("prints", default=None)
+
+
+@contextmanager
+def prints_of(node: str) -> Iterator[None]:
+    """Make what the block writes to the standard streams log lines of `node`, if the process routes them."""
+    prints = _Prints(node)
+    token = _PRINTS.set(prints)
+    try:
+        yield
+    finally:
+        _PRINTS.reset(token)
+        prints.close()
+
+
+def route_prints() -> None:
+    """Have what nodes write to the standard streams logged; everything else goes where it went."""
+    sys.stdout = cast(TextIO, _Routed(sys.stdout, "stdout"))
+    sys.stderr = cast(TextIO, _Routed(sys.stderr, "stderr"))
+
+
+class _Routed:
+    """A standard stream that knows who writes to it."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream = stream
+        self._name = name
+
+    def write(self, text: str) -> int:
+        """Write `text` as TextIO does."""
+        prints = _PRINTS.get()
+        if prints is None:
+            return self._stream.write(text)
+        prints.write(self._name, text)
+        return len(text)
+
+    def writelines(self, lines: Iterator[str]) -> None:
+        """Write `lines` as TextIO does."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -4,24 +4,22 @@ import logging
 import os
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime import compat
-from runtime.app import service_name
+from runtime.app import data_dir, service_name
 from runtime.errors import FlowProblems, Problem
 from runtime.flow.includes import assemble, includes_of
 from runtime.run.package import Package, build_package
 from runtime.settings import Settings
-from runtime.telemetry.setup import set_up_tracing
+from runtime.telemetry.content import Secrets
+from runtime.telemetry.setup import Telemetry, set_up_telemetry
 from runtime.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
-
-_LAST_SPANS_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,35 +27,42 @@ class Opened:
     """A flow that this process runs."""
 
     package: Package
-    tracing: Tracing
+    telemetry: Telemetry
 
 
 @contextmanager
-def opened_flow(flow: Path, settings: Settings, environ: MutableMapping[str, str]) -> Iterator[Opened]:
+def opened_flow(
+    flow: Path, settings: Settings, environ: MutableMapping[str, str], secrets: Secrets
+) -> Iterator[Opened]:
     """Build the flow in the folder `flow`, its own folder current and its own files importable until the block ends.
 
-    Its environment variables are put into `environ`. Raises FlowProblems when it cannot be served, problems of the
-    environment included.
+    Its environment variables are put into `environ`, its connections' keys into `secrets`. Raises FlowProblems when it
+    cannot be served, problems of the environment included.
     """
     compat.install()
-    tracing, provider = Tracing(None), None
-    if settings.tracing == "on":
-        tracing, provider = set_up_tracing(service_name(settings, flow), environ)
+    service = service_name(settings, flow)
+    telemetry = set_up_telemetry(settings, service, data_dir(settings, service, flow), environ, secrets)
     try:
         with _inside(flow, settings.data_dir) as place:
-            package, problems = _build(place, settings, tracing, environ)
+            package, problems = _build(place, settings, telemetry.tracing, environ)
             fatal = [problem for problem in problems if problem.severity != "warning"]
             if package is None or fatal:
                 raise FlowProblems([*fatal])
             for problem in problems:
                 logger.warning("%s", problem)
-            yield Opened(package, tracing)
+            if _uses_openai(place.assembled or flow):
+                from runtime.nodes.openai_calls import trace_openai_calls
+
+                trace_openai_calls()
+            yield Opened(package, telemetry)
     finally:
-        if provider is not None:
-            # A dead collector must not hold up the end: what it has not taken by then is lost.
-            last_spans = threading.Thread(target=provider.shutdown, daemon=True)
-            last_spans.start()
-            last_spans.join(_LAST_SPANS_S)
+        telemetry.shutdown()
+
+
+def _uses_openai(folder: Path) -> bool:
+    """Return whether the flow may call models by itself: the package takes half a second to import."""
+    files = (file for file in folder.rglob("*.py") if file.is_file())
+    return "openai" in sys.modules or any(b"openai" in file.read_bytes() for file in files)
 
 
 def problems_of(flow: Path, settings: Settings, environ: MutableMapping[str, str]) -> list[Problem]:

@@ -103,6 +103,23 @@ class Settings(BaseSettings):
         description="A stream that is silent this long gets a comment, in seconds, so that proxies keep it.",
     )
     tracing: Literal["on", "off"] = Field("on", description="`off` makes no spans and leaves `otel_trace_id` empty.")
+    trace_content: Literal["on", "off"] = Field(
+        "on",
+        description="`off` keeps what users and models say out of spans: no inputs, outputs and messages.",
+    )
+    trace_content_max_chars: int = Field(
+        32768, ge=1, description="How long one text in a span may be, in characters; a longer one is cut."
+    )
+    trace_store: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether traces are kept in `traces.db` in the data folder, for `flowpod traces` and `/traces`. "
+        "`auto` keeps them unless they are exported, or the history is in MySQL: of several instances, a request would "
+        "reach the wrong one.",
+    )
+    trace_store_max_mb: int = Field(
+        200, ge=1, description="How large `traces.db` may get, in MiB; the oldest traces are deleted."
+    )
+    trace_store_days: float = Field(7, gt=0, description="How long a trace is kept, in days.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Origins, separated by commas, whose pages may call this service from a browser, such as "
@@ -116,6 +133,10 @@ class Settings(BaseSettings):
     )
     grace_s: float = Field(30, ge=0, description="After that: how long running runs have before they are cancelled.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to log.")
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto",
+        description="How log lines look: `text` for people, `json` for machines; `auto` is `text` on a terminal.",
+    )
 
     @field_validator("file_mounts")
     @classmethod
@@ -207,8 +228,11 @@ settings class by `make docs`; `flowpod serve --help` prints the same list.
 {rows}
 
 OpenTelemetry's own variables are obeyed as its documentation gives them: `OTEL_EXPORTER_OTLP_ENDPOINT`,
-`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, `OTEL_EXPORTER_OTLP_PROTOCOL` (`grpc` or `http/protobuf`),
-`OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES` and so on. Spans are exported when one of the first two is set.
+`OTEL_EXPORTER_OTLP_PROTOCOL` (`grpc` or `http/protobuf`) and `OTEL_EXPORTER_OTLP_HEADERS`, each also for one signal as
+`OTEL_EXPORTER_OTLP_TRACES_...` and `OTEL_EXPORTER_OTLP_METRICS_...`; `OTEL_TRACES_EXPORTER` and
+`OTEL_METRICS_EXPORTER`, lists of `otlp`, `console` and `none`; `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER` and
+so on. Spans and metrics are exported when an endpoint or an exporter is set;
+[observability.md](observability.md) shows how.
 
 A connection may refer to any variable as `${{env:NAME}}`.
 """

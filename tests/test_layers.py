@@ -19,18 +19,23 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "nodes": ("telemetry",),
     "history": (),
     "run": ("flow", "nodes", "history", "telemetry"),
-    "api": ("run.events", "run.request", "run.run", "run.service", "history.service", "history.archive"),
+    # Of telemetry, api has what it shows of it and counts in it: spans are the run's.
+    "api": (
+        *("run.events", "run.request", "run.run", "run.service", "history.service", "history.archive"),
+        *("telemetry.metrics", "telemetry.prometheus", "telemetry.recorder", "telemetry.snapshots"),
+        *("telemetry.store", "telemetry.tree"),
+    ),
     "compat": ("nodes.base",),
 }
 EVERYONE = ("errors", "jsonable", "logs", "__version__")
-COMPOSITION = ("", "__main__", "app", "cli", "server", "opening", "terminal", "workers")
+COMPOSITION = ("", "__main__", "app", "cli", "server", "opening", "terminal", "trace_commands", "trace_view", "workers")
 
 # What these layers may import beside the standard library.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "errors": (),
     "settings": ("pydantic", "pydantic_settings"),
     "run.events": (),
-    "telemetry": ("opentelemetry",),
+    "telemetry": ("opentelemetry", "orjson", "prometheus_client"),
     "flow": ("yaml", "pydantic"),
     "compat": ("opentelemetry",),
 }

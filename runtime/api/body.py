@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from runtime.api.middleware import SESSION_ID
 from runtime.errors import BodyTooLarge, InvalidRequest
-from runtime.run.request import MAX_ROUNDS, RunRequest
+from runtime.run.request import MAX_ROUNDS, Protocol, RunRequest
 
 USER_ID = "Chat-User-Id"
 HISTORY_ROUNDS = "Chat-History-Rounds"
@@ -41,6 +41,7 @@ class Caller:
         self,
         inputs: Mapping[str, Any],
         *,
+        protocol: Protocol,
         streaming: bool,
         keep_assigned: bool = True,
         instructions: str = "",
@@ -57,6 +58,7 @@ class Caller:
             instructions=instructions,
             request_id=self.request_id,
             headers=self.headers,
+            protocol=protocol,
             history_rounds=self.history_rounds,
             overrides=overrides or {},
         )

@@ -52,7 +52,7 @@ class Complete:
         caller = read_caller(request)
         body = read_model(RunBody, await read_object(request, self._settings.max_body_bytes))
         streaming = _wants_stream(request) if body.stream is None else body.stream
-        run = await self._service.start(caller.request(body.inputs or {}, streaming=streaming))
+        run = await self._service.start(caller.request(body.inputs or {}, protocol="complete", streaming=streaming))
         encoder = Encoder(body.response_config or ResponseConfig())
         if streaming:
             return event_stream(run, encoder.encode, self._settings.heartbeat_s)

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.api.errors import error_response
 from runtime.errors import Unauthorized
-from runtime.logs import REQUEST_ID
+from runtime.logs import REQUEST_ID, RUN_ID, TRACE_ID
 from runtime.run.service import FlowService
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -18,7 +18,8 @@ SESSION_ID = "Chat-Session-Id"
 CLIENT_REQUEST_ID = "x-ms-client-request-id"
 """promptflow's other name for the caller's id of a request; where it stands alone it is the request's id."""
 OPENAPI, DOCS = "/openapi.json", "/docs"
-OPEN_PATHS = ("/healthz", "/readyz", "/health", OPENAPI, DOCS)
+PROBES = ("/healthz", "/readyz", "/health")
+OPEN_PATHS = (*PROBES, OPENAPI, DOCS)
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 
@@ -40,6 +41,8 @@ class RequestHeaders:
         own, client = (_valid(given.get(name, "")) for name in (REQUEST_ID_HEADER, CLIENT_REQUEST_ID))
         state["request_id"] = own or client or str(uuid.uuid4())
         REQUEST_ID.set(state["request_id"])
+        RUN_ID.set("")  # known once the request has started its run
+        TRACE_ID.set("")
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -69,7 +72,7 @@ class TokenAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection as ASGI has it."""
-        if scope["type"] != "http" or not self._tokens or _is_open(_path(scope)) or self._allows(scope):
+        if scope["type"] != "http" or not self._tokens or _is_open(path_of(scope)) or self._allows(scope):
             await self._app(scope, receive, send)
             return
         given = "Authorization" in Headers(scope=scope)
@@ -88,6 +91,6 @@ def _is_open(path: str) -> bool:
     return path in OPEN_PATHS or path.startswith(f"{DOCS}/")
 
 
-def _path(scope: Scope) -> str:
+def path_of(scope: Scope) -> str:
     """Return the path without the prefix under which a proxy serves us, which the server puts in front of it."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))

@@ -111,6 +111,7 @@ def _run_request(roles: ChatRoles, body: ChatBody, caller: Caller, streaming: bo
         raise InvalidRequest(f"{param}: the flow's chat input is the last message; leave it out here", param=param)
     return caller.request(
         {**inputs, **further},
+        protocol="openai",
         streaming=streaming,
         keep_assigned=False,
         instructions=conversation.instructions,

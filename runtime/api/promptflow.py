@@ -93,7 +93,7 @@ class Score:
         # Refused before anything runs where the flow alone says so; where it depends on the run, once that is seen.
         always = [name for name, certain in self._streams.items() if certain]
         form = accept.choose(always if len(always) > 1 else list(self._streams)[:1])
-        run = await self._service.start(caller.request(inputs, streaming=form == "stream"))
+        run = await self._service.start(caller.request(inputs, protocol="score", streaming=form == "stream"))
         if form == "stream":
             begun = await look_ahead(run, request, self._settled)
             if begun.end is None or begun.end.error is None:

@@ -25,7 +25,7 @@ class Simple:
         caller = read_caller(request)
         inputs = await read_object(request, self._settings.max_body_bytes)
         streaming = "text/event-stream" in request.headers.get("accept", "").lower()
-        run = await self._service.start(caller.request(inputs, streaming=streaming))
+        run = await self._service.start(caller.request(inputs, protocol="simple", streaming=streaming))
         if streaming:
             return event_stream(run, encode, self._settings.heartbeat_s)
         outcome = await fold(run, request)

@@ -142,6 +142,14 @@ def _part(source: Source, key: Key, content: Any) -> ConnectionPart | None:
     return part
 
 
+def secret_values(connection: Connection) -> list[str]:
+    """Return the values of a connection that nobody may see."""
+    names = PARTS[connection.type].secret if connection.type in PARTS else frozenset[str]()
+    values = [connection.fields[name] for name in sorted(names) if name in connection.fields]
+    inner = [item for value in values for item in (value.values() if isinstance(value, dict) else (value,))]
+    return [item for item in inner if isinstance(item, str)]
+
+
 def _filled(name: str, part: ConnectionPart, environ: Mapping[str, str]) -> Connection:
     values = {field: getattr(part, field) for field in type(part).model_fields if field not in _NOT_SENT}
     kind = str(values.pop("type", getattr(part, "type", "")))

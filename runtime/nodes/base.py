@@ -136,6 +136,8 @@ class ChatModel(Protocol):
     """The model that is called when a node names none."""
     fixed_model: bool
     """Whether `default_model` is used whatever the node names."""
+    address: str
+    """The host, and the port if it is not the scheme's, of the server that is called; "" when none is."""
 
     def chat(
         self,

@@ -4,9 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from opentelemetry.trace import Span
-
-from runtime.errors import NodeError
+from runtime.errors import NodeError, text_of
 from runtime.nodes.base import ChatModel, Chunk, Context, NodeSpec, Resources, Result, SpecProblem, Streams
 from runtime.nodes.connections import no_connection
 from runtime.nodes.images import PromptImages
@@ -14,10 +12,10 @@ from runtime.nodes.messages import split_messages
 from runtime.nodes.parameters import rules_for
 from runtime.nodes.prompt import read_template
 from runtime.nodes.templates import unmarked
-from runtime.telemetry.tracing import fail, outgoing_headers, record
+from runtime.telemetry.model_call import CALL, ModelCall
 
 _LIMITS = {"max_tokens", "max_completion_tokens"}
-_PROVIDERS = {"azure_open_ai": "azure.ai.openai", "serverless": "azure.ai.inference"}
+_PROVIDERS = {"open_ai": "openai", "azure_open_ai": "azure.ai.openai", "serverless": "azure.ai.inference"}
 
 
 class LLMNode:
@@ -83,30 +81,37 @@ class LLMNode:
     async def _answer(
         self, prompt: str | list[dict[str, Any]], parameters: dict[str, Any], streaming: bool
     ) -> AsyncIterator[Chunk | Result]:
-        # The span is not made current: a generator that is left while suspended could not put the old one back.
-        provider = _PROVIDERS.get(self._chat_model.connection_type, "openai")
-        span = self._tracing.start_model_call(
-            str(parameters["model"]),
-            {"gen_ai.provider.name": provider},
-            "text_completion" if isinstance(prompt, str) else "chat",
+        model, plain = self._chat_model, isinstance(prompt, str)
+        provider = _PROVIDERS.get(model.connection_type, model.connection_type)
+        call = self._tracing.start_model_call(
+            str(parameters["model"]), provider, model.address, "text_completion" if plain else "chat"
         )
-        record(span, "input", {"prompt" if isinstance(prompt, str) else "messages": prompt, **parameters})
-        headers = outgoing_headers(span)
+        CALL.set(call)
+        call.asked(prompt, parameters, stream=streaming)
         try:
             if isinstance(prompt, str):
-                answer = self._chat_model.complete(prompt, parameters, stream=streaming, headers=headers)
+                answer = model.complete(prompt, parameters, stream=streaming, headers=call.headers())
             else:
-                answer = self._chat_model.chat(prompt, parameters, stream=streaming, headers=headers)
+                answer = model.chat(prompt, parameters, stream=streaming, headers=call.headers())
             async with aclosing(answer) as parts:
+                async for part in parts:  # the first, whose time counts
+                    if isinstance(part, Result):
+                        _answered(call, part)
+                    elif streaming:
+                        call.first_chunk()
+                    yield part
+                    break
                 async for part in parts:
                     if isinstance(part, Result):
-                        _describe(span, part)
+                        _answered(call, part)
                     yield part
-        except NodeError as error:
-            fail(span, error.message, error.code, error)
+        except Exception as error:
+            code = error.code if isinstance(error, NodeError) else type(error).__name__
+            call.failed(code)
+            self._tracing.fail(call.span, text_of(error), code, error)
             raise
         finally:
-            span.end()
+            call.end()
 
 
 def _model_of(spec: NodeSpec, resources: Resources) -> ChatModel:
@@ -118,10 +123,7 @@ def _model_of(spec: NodeSpec, resources: Resources) -> ChatModel:
         raise SpecProblem("connection", no_connection(spec.connection)) from None
 
 
-def _describe(span: Span, result: Result) -> None:
-    record(span, "output", result.value)
-    span.set_attribute("gen_ai.response.model", result.model)
-    span.set_attribute("gen_ai.response.finish_reasons", [result.finish_reason])
-    if result.usage is not None:
-        span.set_attribute("gen_ai.usage.input_tokens", result.usage.prompt_tokens)
-        span.set_attribute("gen_ai.usage.output_tokens", result.usage.completion_tokens)
+def _answered(call: ModelCall, result: Result) -> None:
+    usage = result.usage
+    counts = None if usage is None else (usage.prompt_tokens, usage.completion_tokens)
+    call.answered(result.value, result.model, result.finish_reason, counts)

@@ -47,6 +47,7 @@ class OfflineChat:
     connection_type = "offline"
     default_model = MODEL
     fixed_model = True
+    address = ""
 
     async def chat(
         self,

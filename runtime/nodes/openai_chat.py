@@ -38,6 +38,7 @@ class OpenAIChat:
         self.connection_type = connection.type
         client = client_of(connection)
         self._where = client.where
+        self.address = client.address
         self._client = client.api
 
     async def chat(

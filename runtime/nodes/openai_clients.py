@@ -8,6 +8,7 @@ import httpx2
 from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
 
 from runtime.nodes.base import Connection, SpecProblem
+from runtime.telemetry.model_call import CALL
 
 _CONNECT_TIMEOUT_S = 10
 _DEFAULT_BASE_URL = "https://api.openai.com/v1"
@@ -17,10 +18,11 @@ _NO_KEY = "none"  # the client insists on a key, servers that need none ignore i
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client, and how messages name it."""
+    """A client, how messages name it, and the host (and port) that it calls."""
 
     api: AsyncOpenAI
     where: str
+    address: str
 
 
 def client_of(connection: Connection) -> Client:
@@ -41,7 +43,7 @@ def client_of(connection: Connection) -> Client:
     timeout = httpx2.Timeout(float(fields["timeout_s"]), connect=_CONNECT_TIMEOUT_S)
     api_key, retries = str(fields["api_key"]) or _NO_KEY, int(fields["max_retries"])
     # Over aiohttp a streamed answer costs half of what it does over the client's own transport.
-    http_client = DefaultAioHttpClient(timeout=timeout, limits=_NO_LIMIT)
+    http_client = DefaultAioHttpClient(timeout=timeout, limits=_NO_LIMIT, event_hooks={"request": [_note_retry]})
     api: AsyncOpenAI
     if connection.type == "azure_open_ai":
         api = AsyncAzureOpenAI(
@@ -65,7 +67,15 @@ def client_of(connection: Connection) -> Client:
             http_client=http_client,
             default_headers=headers,
         )
-    return Client(api, f"connection {connection.name!r} ({address.partition('?')[0]})")
+    where = f"connection {connection.name!r} ({address.partition('?')[0]})"
+    return Client(api, where, urlsplit(address).netloc)
+
+
+async def _note_retry(request: httpx2.Request) -> None:
+    """Tell the call's span when the client sends a request again by itself, which it counts in this header."""
+    attempt, call = request.headers.get("x-stainless-retry-count", "0"), CALL.get()
+    if attempt != "0" and call is not None:
+        call.repeated(int(attempt))
 
 
 def _is_address(url: str) -> bool:

@@ -17,6 +17,7 @@ from runtime.errors import ErrorInfo, FlowpodError, NodeError, text_of
 from runtime.flow.model import Node, Reference, ValueType
 from runtime.flow.plan import Graph
 from runtime.flow.references import Scope
+from runtime.logs import prints_of
 from runtime.nodes.base import Chunk, Context, Result, Usage
 from runtime.run.events import EventChannel, NodeStatus, NodeUpdated
 from runtime.run.outputs import Outputs
@@ -24,7 +25,7 @@ from runtime.run.package import Package
 from runtime.run.perform import Ended, Performer
 from runtime.run.tap import Tap
 from runtime.run.variables import Variables
-from runtime.telemetry.tracing import Tracing, fail, record
+from runtime.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ class NodeRunner:
         elif status == "Canceled" and begun is None:
             return  # it waited for its turn, and nobody knows of it
         duration = 0.0 if begun is None else now - begun
+        if begun is not None and status != "Running":
+            self._tracing.metrics.node_ended(node.name, node.type, status, duration)
         told = (node.description, node.display_name, cause)
         self._events.put(NodeUpdated(self._run_id, path, status, duration, error, output, *told))
 
@@ -130,15 +133,16 @@ class NodeRunner:
         waits = self._package.code[node.name].waits_for_nodes
         async with nullcontext() if waits else self._slots:
             self._report(level, node, "Running")
-            with self._tracing.node(level.span, level.prefix + node.name, node.type) as span:
-                call = _Call(level, node, span, self._outputs.node_run_id(level.prefix + node.name))
+            path = level.prefix + node.name
+            with prints_of(path), self._tracing.node(level.span, node.name, node.type, path) as span:
+                call = _Call(level, node, span, self._outputs.node_run_id(path))
                 try:
                     return await self._complete(call, await self._attempts(call))
                 except asyncio.CancelledError as error:
                     task = asyncio.current_task()
                     if task is None or not task.cancelling():
                         return await self._fail(call, error)
-                    fail(span, "the run ended before the node", "canceled")
+                    self._tracing.fail(span, "the run ended before the node", "canceled")
                     raise
                 except BaseException as error:  # noqa: BLE001 - a node's code may raise anything, SystemExit too
                     return await self._fail(call, error)
@@ -155,7 +159,8 @@ class NodeRunner:
                 if retry is None or attempt >= retry.max or call.sent:
                     raise
                 attempt += 1
-                call.span.add_event("retry", {"flowpod.attempt": attempt, "exception.message": text_of(error)})
+                reason = self._tracing.content.hide(text_of(error))
+                call.span.add_event("retry", {"flowpod.attempt": attempt, "exception.message": reason})
             await asyncio.sleep(retry.interval_s)
 
     async def _attempt(self, call: _Call) -> Result:
@@ -173,7 +178,7 @@ class NodeRunner:
     async def _call(self, call: _Call) -> Result:
         node, code = call.node, self._package.code[call.node.name]
         inputs = self._inputs(call, code.optional)
-        record(call.span, "input", self._package.without_secrets(inputs, node.inputs))
+        self._tracing.record(call.span, "input", self._package.without_secrets(inputs, node.inputs))
         value = await code.run(inputs, self._context(call))
         if isinstance(value, AsyncIterator):
             return await self._stream(call, value)
@@ -263,7 +268,7 @@ class NodeRunner:
         if top:
             whole = self._outputs.of_node(node.name, result.value, scope)
         await self._events.room()
-        record(call.span, "output", result.value)
+        self._tracing.record(call.span, "output", result.value)
         if call.streamed and top:
             self._outputs.close_stream(node.name, call.run_id)
         self._report(call.level, node, "Completed", output=result.value)
@@ -278,7 +283,7 @@ class NodeRunner:
         info = _error_info(call.path, error, self._package.flow.folder)
         if not isinstance(error, FlowpodError):
             logger.warning("run %s: %s", self._run_id, info.message, exc_info=error)
-        fail(call.span, info.message, info.code or info.type, error)
+        self._tracing.fail(call.span, info.message, info.code or info.type, error)
         policy = node.on_error
         if policy is not None and policy.branch is None and not call.sent:
             try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from runtime.errors import FlowProblems, Problem
 from runtime.flow.check import all_nodes
+from runtime.flow.connections import secret_values
 from runtime.flow.imports import late_imports
 from runtime.flow.load import load_flow
 from runtime.flow.model import Flow, Node, Reference
@@ -63,6 +64,11 @@ class Package:
         """Return the flow's inputs with secret ones hidden, as they are stored and traced."""
         return self.without_secrets(inputs, {name: Reference("inputs", name) for name in inputs})
 
+    def secret_inputs(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the values of the flow's secret inputs."""
+        found = (inputs[name] for name, declared in self.flow.inputs.items() if declared.type == "secret")
+        return tuple(value for value in found if isinstance(value, str))
+
     async def close(self) -> None:
         """Close what the nodes share."""
         await self.resources.models.close()
@@ -90,6 +96,8 @@ def build_package(
         flow, source, others = load_flow(path, environ, connections, assembled)
     except FlowProblems as error:
         return None, list(error.problems)
+    for connection in flow.connections.values():
+        tracing.content.secrets.add(secret_values(connection))
     set_variables(flow.environment)
     flow = _with_default_images(flow, source)
     models = Models(flow.connections)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from runtime.errors import InvalidRequest
 from runtime.flow.model import FILE_TYPES, MAX_ROUNDS, Flow
@@ -11,7 +11,10 @@ from runtime.flow.values import coerce
 from runtime.nodes.images import ImageRules
 from runtime.run.files import Files
 
-__all__ = ["MAX_ROUNDS", "RunRequest", "flow_inputs", "with_files"]
+__all__ = ["MAX_ROUNDS", "Protocol", "RunRequest", "flow_inputs", "with_files"]
+
+Protocol = Literal["simple", "complete", "openai", "score", "command"]
+"""What a run was asked for through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class RunRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     history_rounds: int | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Protocol = "command"
 
 
 def flow_inputs(flow: Flow, given: Mapping[str, Any], *, private_urls: bool = False) -> dict[str, Any]:

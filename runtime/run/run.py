@@ -21,7 +21,7 @@ from runtime.run.outputs import Outputs
 from runtime.run.package import Package
 from runtime.run.request import RunRequest
 from runtime.run.variables import Variables
-from runtime.telemetry.tracing import Tracing, fail, record
+from runtime.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class Run:
         self._package = package
         self._request = request
         self._filing = filing
+        self._tracing = tracing
         self._span = span
         self._trace_id = tracing.trace_id(span)
         self._limits = limits
@@ -96,6 +97,7 @@ class Run:
 
     def start(self, when_done: Callable[["Run"], None]) -> None:
         """Begin; `when_done` is called after the last event."""
+        self._tracing.metrics.run_began()
         self._task = asyncio.create_task(self._execute(), name=f"run {self.id}")
         self._task.add_done_callback(lambda _: when_done(self))
 
@@ -189,11 +191,7 @@ class Run:
 
     def _end(self, deferred: bool) -> None:
         assert self._status is not None
-        record(self._span, "input", self._package.public_inputs(self._scope.inputs))
-        record(self._span, "output", self._outputs.values)
-        if self._error is not None:
-            fail(self._span, self._error.message, self._error.code or self._error.type)
-        self._span.end()
+        self._end_span()
         usage = self._runner.usage
         counts = (
             {} if usage is None else asdict(usage) | {"total_tokens": usage.prompt_tokens + usage.completion_tokens}
@@ -210,8 +208,18 @@ class Run:
             )
         )
         seconds = (datetime.now(UTC) - self._started_at).total_seconds()
+        self._tracing.metrics.run_ended(self._status, self._request.protocol, seconds)
         cause = f": {self._error.message}" if self._error else ""
         logger.info("run %s %s in %.3f s%s", self.id, self._status, seconds, cause)
+
+    def _end_span(self) -> None:
+        tracing, span = self._tracing, self._span
+        tracing.record(span, "input", self._package.public_inputs(self._scope.inputs))
+        tracing.record(span, "output", self._outputs.values)
+        span.set_attribute("flowpod.run.status", self._status or "")
+        if self._error is not None:
+            tracing.fail(span, self._error.message, self._error.code or self._error.type)
+        span.end()
 
 
 def _bug(error: BaseException) -> ErrorInfo:

@@ -10,11 +10,13 @@ from typing import Any
 from runtime.errors import TooManyRuns, Unavailable
 from runtime.flow.references import Scope
 from runtime.history.service import Conversation, HistoryService
+from runtime.logs import RUN_ID, TRACE_ID
 from runtime.run.files import Files
 from runtime.run.package import Package
 from runtime.run.request import RunRequest, flow_inputs, with_files
 from runtime.run.run import Filing, Limits, Run
 from runtime.run.variables import session_values, typed_values
+from runtime.telemetry.content import RUN_SECRETS, Secrets
 from runtime.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class FlowService:
         self.model = package.model or name
         self.streams = package.streams
         self.history = history if package.flow.is_chat else None
+        self.metrics = tracing.metrics
         self.draining = False
         self.closing = False
         self._package = package
@@ -169,10 +172,14 @@ class FlowService:
             "gen_ai.conversation.id": request.session_id,
             "flowpod.run.id": run_id,
             "flowpod.request.id": request.request_id,
+            "flowpod.protocol": request.protocol,
         }
         if request.user_id is not None:
             facts["user.id"] = request.user_id
         span = self._tracing.start_run(self.name, request.headers, facts)
+        RUN_SECRETS.set(Secrets(self._package.secret_inputs(inputs)).values)
+        RUN_ID.set(run_id)
+        TRACE_ID.set(self._tracing.trace_id(span))
         kept = self.history if request.keep_assigned or not request.assigned else None
         filing = Filing(request.session_id, request.assigned, kept)
         session = session_values(self.flow.variables, conversation.variables)

@@ -64,7 +64,11 @@ class Served:
 def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
     """Return an environment with these settings alone, and data in `tmp_path`."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    return kept | {"FLOWPOD_DATA_DIR": str(tmp_path / "data"), "FLOWPOD_DRAIN_DELAY_S": "0"} | settings
+    return (
+        kept
+        | {"FLOWPOD_DATA_DIR": str(tmp_path / "data"), "FLOWPOD_DRAIN_DELAY_S": "0", "FLOWPOD_LOG_FORMAT": "text"}
+        | settings
+    )
 
 
 @contextmanager
@@ -95,7 +99,7 @@ def start_server(flow: Path, tmp_path: Path, *options: str, **settings: str) -> 
 def _address(process: subprocess.Popen[str], log: Path, start: int) -> str:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        if found := re.search(r"on (http://\S+)", log.read_text()[start:]):
+        if found := re.search(r"on (http://[\w.:]+)", log.read_text()[start:]):
             return found[1]
         assert process.poll() is None, f"the server ended:\n{log.read_text()}"
         time.sleep(0.02)

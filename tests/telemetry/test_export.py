@@ -1,50 +1,47 @@
-"""Traces leave over OTLP when the standard variables say where: a real collector's end of the protocol records them."""
+"""Spans and metrics leave over OTLP as the standard variables say: a real collector records what it gets."""
 
+import os
+import subprocess
+import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
-    TraceServiceServicer,
-    add_TraceServiceServicer_to_server,
-)
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from runtime.settings import Settings
+from runtime.telemetry.content import Secrets
+from runtime.telemetry.exporters import CountedExport
+from runtime.telemetry.metrics import Metrics
+from runtime.telemetry.setup import keeps_traces
+from runtime.telemetry.snapshots import Snapshots
+from tests.support.collector import Collector, attributes_of, running_collector
 from tests.support.flows import write_chat_flow
 from tests.support.model_server import ModelServer
-from tests.support.serving import in_thread, serving
+from tests.support.serving import ROOT, run_command, serving
+
+SPANS = {"invoke_workflow flow", "reply", "chat echo"}
 
 
-class Collected:
-    """What a collector got."""
+@pytest.fixture(scope="module")
+def collectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Collector]]:
+    """Two collectors, shared by these tests."""
+    with (
+        running_collector(tmp_path_factory.mktemp("a")) as first,
+        running_collector(tmp_path_factory.mktemp("b")) as two,
+    ):
+        yield [first, two]
 
-    def __init__(self) -> None:
-        self.requests: list[ExportTraceServiceRequest] = []
-        self.arrived = threading.Event()
 
-    def add(self, request: ExportTraceServiceRequest) -> None:
-        self.requests.append(request)
-        self.arrived.set()
-
-    def spans(self) -> dict[str, tuple[str, str]]:
-        """Return each span's name with its trace's id and its service."""
-        found = {}
-        for request in self.requests:
-            for resource in request.resource_spans:
-                service = next(a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
-                for scope in resource.scope_spans:
-                    found.update({span.name: (f"0x{span.trace_id.hex()}", service) for span in scope.spans})
-        return found
+@pytest.fixture
+def collector(tmp_path: Path) -> Iterator[Collector]:
+    with running_collector(tmp_path) as running:
+        yield running
 
 
 def run_once(flow: Path, tmp_path: Path, **variables: str) -> str:
@@ -55,50 +52,151 @@ def run_once(flow: Path, tmp_path: Path, **variables: str) -> str:
     return str(response.json()["flow_run_info"]["otel_trace_id"])
 
 
-def test_over_http(tmp_path: Path, model_server: ModelServer) -> None:
-    collected = Collected()
-
-    async def receive(request: Request) -> Response:
-        collected.add(ExportTraceServiceRequest.FromString(await request.body()))
-        return Response(ExportTraceServiceResponse().SerializeToString(), media_type="application/x-protobuf")
-
-    with in_thread(Starlette(routes=[Route("/v1/traces", receive, methods=["POST"])])) as url:
-        flow = write_chat_flow(tmp_path / "flow", model_server.url)
-        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
-        trace_id = run_once(flow, tmp_path, **variables)
-        assert collected.arrived.wait(10)
-    expected = (trace_id, "flow")
-    assert collected.spans() == {"invoke_workflow flow": expected, "reply": expected, "chat echo": expected}
-
-
-def test_over_grpc(tmp_path: Path, model_server: ModelServer) -> None:
-    collected = Collected()
-
-    class Servicer(TraceServiceServicer):
-        def Export(self, request: ExportTraceServiceRequest, context: Any) -> ExportTraceServiceResponse:  # noqa: N802
-            collected.add(request)
-            return ExportTraceServiceResponse()
-
-    server = grpc.server(ThreadPoolExecutor(2))
-    add_TraceServiceServicer_to_server(Servicer(), server)  # type: ignore[no-untyped-call]  # generated code
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        flow = write_chat_flow(tmp_path / "flow", model_server.url)
-        variables = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_SERVICE_NAME": "named"}
-        trace_id = run_once(flow, tmp_path, **variables)
-        assert collected.arrived.wait(10)
-    finally:
-        server.stop(None).wait()
-    assert collected.spans()["reply"] == (trace_id, "named")
-
-
-def test_a_dead_collector_does_not_stop_the_service(tmp_path: Path, model_server: ModelServer) -> None:
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_spans_and_metrics_are_exported(
+    tmp_path: Path, model_server: ModelServer, collector: Collector, protocol: str
+) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
-    assert run_once(flow, tmp_path, OTEL_EXPORTER_OTLP_TIMEOUT="1", **variables) != ""
+    url = collector.grpc_url if protocol == "grpc" else collector.http_url
+    variables = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-team=blue",
+    }
+    trace_id = run_once(flow, tmp_path, **variables)
+    collector.wait_for(lambda: set(collector.spans()) >= SPANS and "flowpod.runs" in collector.metrics())
+    assert set(collector.spans()) == SPANS
+    assert {request.protocol for request in collector.received()} == {protocol.partition("/")[0]}
+    assert {request.headers["x-team"] for request in collector.received()} == {"blue"}
+    resources = [span["resource"] for span in collector.spans().values()]
+    assert {resource["service.name"] for resource in resources} == {"flow"}
+    assert len({resource["service.instance.id"] for resource in resources}) == 1
+    call = attributes_of(collector.spans()["chat echo"])
+    assert (call["gen_ai.usage.input_tokens"], call["gen_ai.response.finish_reasons"]) == (11, ["stop"])
+    (point,) = collector.metrics()["flowpod.runs"]["sum"]["dataPoints"]
+    assert attributes_of(point) == {"flowpod.run.status": "Completed", "flowpod.protocol": "complete"}
+    assert trace_id.startswith("0x")
+    assert not (tmp_path / "data" / "traces.db").exists()  # somebody else has them
+
+
+def test_each_signal_may_go_its_own_way(tmp_path: Path, model_server: ModelServer, collectors: list[Collector]) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+    variables = {
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collectors[0].http_url}/v1/traces",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": collectors[1].grpc_url,
+        "OTEL_SERVICE_NAME": "named",
+        "FLOWPOD_TRACE_STORE": "on",
+    }
+    run_once(flow, tmp_path, **variables)
+    collectors[0].wait_for(lambda: bool(collectors[0].spans()))
+    collectors[1].wait_for(lambda: bool(collectors[1].metrics()))
+    assert (collectors[0].metrics(), collectors[1].spans()) == ({}, {})
+    assert collectors[0].spans()["reply"]["resource"]["service.name"] == "named"
+    assert "Completed" in run_command("traces", "--data", str(tmp_path / "data")).stdout  # kept as well
+
+
+def test_several_exporters_at_once(tmp_path: Path, model_server: ModelServer, collector: Collector) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+    variables = {"OTEL_TRACES_EXPORTER": "otlp, console", "OTEL_METRICS_EXPORTER": "none"}
+    run_once(flow, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.grpc_url, **variables)
+    collector.wait_for(lambda: set(collector.spans()) == SPANS)
+    assert '"name": "invoke_workflow flow"' in (tmp_path / "serve.log").read_text()
+    assert collector.metrics() == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("OTEL_TRACES_EXPORTER", "zipkin", "there is no exporter 'zipkin'; there are otlp, console, none"),
+        ("OTEL_METRICS_EXPORTER", "otlp,x", "there is no exporter 'x'"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "there is no protocol 'http/json'; there are grpc, http/protobuf"),
+    ],
+)
+def test_a_wrong_variable_is_named(tmp_path: Path, variable: str, value: str, message: str) -> None:
+    flow = write_chat_flow(tmp_path / "flow", "http://127.0.0.1:9")
+    variables = {"OTEL_TRACES_EXPORTER": "otlp", variable: value, "PATH": os.environ["PATH"]}
+    done = run_command("serve", str(flow), "--port", "0", env=variables)
+    assert done.returncode == 1
+    assert f"{variable}: {message}" in done.stderr
+
+
+def test_exporters_are_imported_only_when_they_are_named() -> None:
+    code = """
+import sys
+from pathlib import Path
+from runtime.settings import Settings
+from runtime.telemetry.content import Secrets
+from runtime.telemetry.setup import set_up_telemetry
+set_up_telemetry(Settings(trace_store="off"), "s", Path("/nowhere"), {}, Secrets())
+print([name for name in sys.modules if name.startswith(("grpc", "opentelemetry.exporter", "google.protobuf"))])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "exporting", "expected"),
+    [
+        ({}, False, True),
+        ({}, True, False),
+        ({"history": "off"}, False, True),
+        ({"history": "mysql://user:password@host/database"}, False, False),
+        ({"history": "mysql://user:password@host/database", "trace_store": "on"}, True, True),
+        ({"trace_store": "off"}, False, False),
+    ],
+)
+def test_traces_are_kept_where_one_instance_keeps_its_own(
+    settings: dict[str, Any], exporting: bool, expected: bool
+) -> None:
+    assert keeps_traces(Settings(**settings), exporting=exporting) is expected
+
+
+def test_spans_that_nobody_takes_are_counted(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path, "one")
+    blocked, failing = threading.Event(), threading.Event()
+
+    class Refusing(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            failing.set()
+            blocked.wait(10)
+            return SpanExportResult.FAILURE
+
+    counted = Metrics(MeterProvider([snapshots.reader]))
+    environ = {"OTEL_BSP_MAX_QUEUE_SIZE": "512"}
+    provider = TracerProvider()
+    provider.add_span_processor(CountedExport(Refusing(), "otlp", counted, Secrets(), environ))
+    tracer = provider.get_tracer("test")
+    for _ in range(512):
+        tracer.start_span("fills the first batch").end()
+    assert failing.wait(10)
+    for _ in range(600):
+        tracer.start_span("and the queue, and more").end()
+    blocked.set()
+    provider.shutdown()
+    families = {family.name: family for family in snapshots.families()}
+    assert sum(families["flowpod.trace.dropped_spans"].values.values()) == 512 + 600  # none has got through
+
+
+def test_a_caller_that_does_not_sample_is_traced_here_all_the_same(tmp_path: Path, model_server: ModelServer) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+    headers = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}
+    with serving(flow, tmp_path) as served:
+        httpx.post(f"{served.url}/", json={"question": "hi"}, headers=headers)
+        assert httpx.get(f"{served.url}/traces/{'ab' * 16}").status_code == 200
+    with serving(flow, tmp_path, OTEL_TRACES_SAMPLER="always_off") as served:
+        run = httpx.post(f"{served.url}/run", json={"inputs": {"question": "hi"}, "stream": False}).json()["run_id"]
+        assert httpx.get(f"{served.url}/traces/{run}").status_code == 404
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_dead_collector_does_not_stop_the_service(tmp_path: Path, model_server: ModelServer, protocol: str) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+    assert run_once(flow, tmp_path, **variables) != ""
 
 
 def test_tracing_off_makes_no_trace(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url)
     assert run_once(flow, tmp_path, FLOWPOD_TRACING="off") == ""
+    assert run_once(flow, tmp_path, OTEL_SDK_DISABLED="true") == ""

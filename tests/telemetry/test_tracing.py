@@ -9,17 +9,18 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from runtime.telemetry.content import Content
 from runtime.telemetry.setup import tracing_of
 from runtime.telemetry.tracing import Tracing
 from tests.support.flows import SESSION, client_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 
-def recording() -> tuple[Tracing, InMemorySpanExporter]:
+def recording(content: Content | None = None) -> tuple[Tracing, InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return tracing_of(provider), exporter
+    return tracing_of(provider, content=content), exporter
 
 
 def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
@@ -87,6 +88,102 @@ async def test_failures_are_on_every_span_that_they_pass(tmp_path: Path, model_s
         assert "out of tokens" in str(span.status.description)
         assert span.attributes is not None
         assert span.attributes["error.type"] == "model_error"
+    for name in ("reply", "chat error-in-stream"):
+        (event,) = by_name(exporter)[name].events
+        assert event.name == "exception"
+        assert event.attributes is not None
+        assert event.attributes["exception.type"] == "NodeError"
+        assert "out of tokens" in str(event.attributes["exception.message"])
+        assert "openai_chat.py" in str(event.attributes["exception.stacktrace"])
+
+
+async def test_every_span_names_its_session_user_and_run(tmp_path: Path, model_server: ModelServer) -> None:
+    tracing, exporter = recording()
+    headers = {"Chat-Session-Id": SESSION, "Chat-User-Id": "ann"}
+    async with client_of(write_chat_flow(tmp_path, model_server.url), tracing=tracing) as client:
+        await client.post("/", json={"question": "hi"}, headers=headers)
+    facts = [span.attributes or {} for span in exporter.get_finished_spans()]
+    assert len(facts) == 3
+    assert {(fact["session.id"], fact["gen_ai.conversation.id"], fact["user.id"]) for fact in facts} == {
+        (SESSION, SESSION, "ann")
+    }
+    assert len({fact["flowpod.run.id"] for fact in facts}) == 1
+
+
+async def test_spans_of_rounds_share_their_nodes_name(tmp_path: Path) -> None:
+    tracing, exporter = recording()
+    flow = write_flow(
+        tmp_path,
+        """
+        outputs:
+          all: {type: list, reference: "${each.output}"}
+        nodes:
+        - name: each
+          type: batch
+          inputs: {n: [1, 2]}
+          result: ${echo.output}
+          nodes:
+          - {name: echo, type: python, source: {path: echo.py}, inputs: {n: "${item}"}}
+        """,
+        {"echo.py": "from promptflow.core import tool\n\n@tool\ndef echo(n: int) -> int:\n    return n\n"},
+    )
+    async with client_of(flow, tracing=tracing) as client:
+        response = await client.post("/", json={})
+    assert response.json() == {"all": [1, 2]}
+    rounds = [span for span in exporter.get_finished_spans() if span.name == "echo"]
+    assert sorted(str((span.attributes or {})["flowpod.node.path"]) for span in rounds) == [
+        "each[0].echo",
+        "each[1].echo",
+    ]
+    assert {parent(span) for span in rounds} == {own(by_name(exporter)["each"])}
+
+
+async def test_half_an_emoji_leaves_spans_that_can_be_exported(tmp_path: Path, model_server: ModelServer) -> None:
+    tracing, exporter = recording()
+    flow = write_chat_flow(tmp_path / "flow", model_server.url, "half-an-emoji")
+    async with client_of(flow, tracing=tracing) as client:
+        await client.post("/", json={"question": "hi"}, headers={"Accept": "text/event-stream"})
+    for span in exporter.get_finished_spans():
+        for value in (span.attributes or {}).values():
+            str(value).encode()
+    failed = tracing.start_run("flow", {}, {})
+    tracing.fail(failed, "half \ud83d", "odd", ValueError("half \ud83d"))
+    failed.end()
+    span = by_name(exporter)["invoke_workflow flow"]
+    assert span.status.description == "half ?"
+    assert (span.events[0].attributes or {})["exception.message"] == "ValueError: half ?"
+
+
+async def test_a_nodes_retries_are_events(tmp_path: Path) -> None:
+    tracing, exporter = recording()
+    flow = write_flow(
+        tmp_path,
+        """
+        outputs:
+          out: {type: string, reference: "${once.output}"}
+        nodes:
+        - {name: once, type: python, source: {path: once.py}, retry: {max: 2, interval_ms: 1}}
+        """,
+        {
+            "once.py": """
+            from promptflow.core import tool
+
+            calls = []
+
+            @tool
+            def once() -> str:
+                calls.append(1)
+                if len(calls) == 1:
+                    raise RuntimeError("not yet")
+                return "ok"
+            """
+        },
+    )
+    async with client_of(flow, tracing=tracing) as client:
+        assert (await client.post("/", json={})).json() == {"out": "ok"}
+    (event,) = by_name(exporter)["once"].events
+    assert event.name == "retry"
+    assert event.attributes == {"flowpod.attempt": 1, "exception.message": "RuntimeError: not yet"}
 
 
 async def test_spans_of_a_nodes_own_code_nest_under_the_node(tmp_path: Path) -> None:

@@ -1,0 +1,199 @@
+"""What `/metrics` shows: this process's metrics, and those of the other workers, which leave snapshots in a file.
+
+Each worker writes its readings into `metrics.db` in the data folder once a second; whoever is asked adds them up. A
+worker that has not written for a while is dead: what it counted still counts, what it had in progress does not. When
+the service starts, the file is emptied: counters begin at zero, as their readers expect.
+"""
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from opentelemetry.sdk.metrics.export import Gauge, HistogramDataPoint, InMemoryMetricReader, Metric, Sum
+
+logger = logging.getLogger(__name__)
+
+FILE = "metrics.db"
+
+_WRITE_S = 1.0
+_DEAD_S = 10.0
+_BUSY_MS = 2000
+
+Kind = Literal["counter", "level", "gauge", "histogram"]
+"""`counter` only rises. `level` counts what is there now, `gauge` is a reading: neither outlives its process."""
+Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Counts by bucket, as OpenTelemetry has them: one bucket more than there are bounds."""
+
+    bounds: list[float]
+    counts: list[int]
+    total: float
+
+    def add(self, other: "Histogram") -> None:
+        """Add what another process counted."""
+        if self.bounds == other.bounds:
+            self.counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
+            self.total += other.total
+
+
+@dataclass(slots=True)
+class Family:
+    """The readings of one instrument, by their labels."""
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    values: dict[Labels, float] = field(default_factory=dict)
+    histograms: dict[Labels, Histogram] = field(default_factory=dict)
+
+    def add(self, other: "Family") -> None:
+        """Add what another process read: sums of what is countable, the greatest of what is not."""
+        for labels, value in other.values.items():
+            mine = self.values.get(labels)
+            if mine is None:
+                self.values[labels] = value
+            else:
+                self.values[labels] = max(mine, value) if self.kind == "gauge" else mine + value
+        for labels, histogram in other.histograms.items():
+            if labels in self.histograms:
+                self.histograms[labels].add(histogram)
+            else:
+                self.histograms[labels] = histogram
+
+
+class Snapshots:
+    """Reads this process's metrics; `share` makes other workers' part of them."""
+
+    def __init__(self, folder: Path, instance: str) -> None:
+        self.reader = InMemoryMetricReader()
+        self._path = folder / FILE
+        self._instance = instance
+        self._shared = False
+
+    def clear(self) -> None:
+        """Forget the workers of an earlier start."""
+        if self._path.is_file():
+            with self._file() as connection:
+                connection.execute("DELETE FROM snapshot")
+
+    def share(self) -> None:
+        """Write a snapshot each second, from now on."""
+        self._shared = True
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        threading.Thread(target=self._keep_writing, name="flowpod-metrics", daemon=True).start()
+
+    def families(self) -> list[Family]:
+        """Return the sum of all workers' metrics as they are now, by name. Blocks: it reads a file."""
+        families = self._own()
+        if self._shared:
+            for others, alive in self._others():
+                for name, family in others.items():
+                    if not alive and family.kind in ("level", "gauge"):
+                        continue
+                    if name in families:
+                        families[name].add(family)
+                    else:
+                        families[name] = family
+        return [families[name] for name in sorted(families)]
+
+    def _keep_writing(self) -> None:
+        failing = False
+        while True:
+            try:
+                self.write()
+                failing = False
+            except (sqlite3.Error, OSError) as error:
+                if not failing:
+                    logger.warning("metrics are not shared with the other workers in %s: %s", self._path, error)
+                failing = True
+            time.sleep(_WRITE_S)
+
+    def write(self) -> None:
+        """Write what this process reads now."""
+        body = orjson.dumps([_as_data(family) for family in self._own().values()])
+        with self._file() as connection:
+            connection.execute("REPLACE INTO snapshot VALUES (?, ?, ?)", [self._instance, time.time(), body])
+
+    def _own(self) -> dict[str, Family]:
+        data = self.reader.get_metrics_data()
+        return {family.name: family for family in _families(_metrics(data))}
+
+    def _others(self) -> Iterator[tuple[dict[str, Family], bool]]:
+        with self._file() as connection:
+            rows = connection.execute(
+                "SELECT written_at, body FROM snapshot WHERE instance != ?", [self._instance]
+            ).fetchall()
+        for written_at, body in rows:
+            families = [_of_data(item) for item in orjson.loads(body)]
+            yield {family.name: family for family in families}, time.time() - written_at < _DEAD_S
+
+    @contextmanager
+    def _file(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self._path, isolation_level=None)) as connection:
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = OFF")  # what a power cut takes of it nobody misses
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS snapshot (instance TEXT PRIMARY KEY, written_at REAL, body BLOB)"
+            )
+            yield connection
+
+
+def _metrics(data: Any) -> Iterator[Metric]:
+    for resource in data.resource_metrics if data is not None else ():
+        for scope in resource.scope_metrics:
+            yield from scope.metrics
+
+
+def _families(metrics: Iterable[Metric]) -> Iterator[Family]:
+    for metric in metrics:
+        family = Family(metric.name, _kind(metric), metric.unit or "", metric.description or "")
+        for point in metric.data.data_points:
+            labels = _labels(point.attributes or {})
+            if isinstance(point, HistogramDataPoint):
+                bounds, counts = list(point.explicit_bounds), list(point.bucket_counts)
+                family.histograms[labels] = Histogram(bounds, counts, point.sum)
+            elif hasattr(point, "value"):  # an exponential histogram has none: nobody here makes one
+                family.values[labels] = point.value
+        yield family
+
+
+def _kind(metric: Metric) -> Kind:
+    if isinstance(metric.data, Sum):
+        return "counter" if metric.data.is_monotonic else "level"
+    return "gauge" if isinstance(metric.data, Gauge) else "histogram"
+
+
+def _labels(attributes: Mapping[str, Any]) -> Labels:
+    return tuple(sorted((name, str(value)) for name, value in attributes.items()))
+
+
+def _as_data(family: Family) -> list[Any]:
+    values = [[labels, value] for labels, value in family.values.items()]
+    histograms = [[labels, h.bounds, h.counts, h.total] for labels, h in family.histograms.items()]
+    return [family.name, family.kind, family.unit, family.description, values, histograms]
+
+
+def _of_data(data: list[Any]) -> Family:
+    name, kind, unit, description, values, histograms = data
+    family = Family(name, kind, unit, description)
+    family.values = {_stored_labels(labels): value for labels, value in values}
+    family.histograms = {
+        _stored_labels(labels): Histogram(bounds, counts, total) for labels, bounds, counts, total in histograms
+    }
+    return family
+
+
+def _stored_labels(labels: list[list[str]]) -> Labels:
+    return tuple((name, value) for name, value in labels)

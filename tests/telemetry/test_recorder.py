@@ -1,0 +1,123 @@
+"""From spans to stored runs."""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
+
+from runtime.telemetry.content import Secrets
+from runtime.telemetry.metrics import Metrics
+from runtime.telemetry.recorder import TraceRecorder
+from runtime.telemetry.snapshots import Snapshots
+from runtime.telemetry.store import Filters, TraceStore
+
+
+class Recording:
+    """A recorder, a tracer that feeds it, and what it counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.snapshots = Snapshots(path.parent, "test")
+        self.store = TraceStore(path, max_bytes=1 << 30, max_age_s=1e9)
+        self.recorder = TraceRecorder(self.store, Metrics(MeterProvider([self.snapshots.reader])), Secrets())
+        provider = TracerProvider()
+        provider.add_span_processor(self.recorder)
+        self.tracer: Tracer = provider.get_tracer("test")
+
+    def start(self, name: str, parent: Span | None = None, attributes: dict[str, str] | None = None) -> Span:
+        context = Context() if parent is None else trace.set_span_in_context(parent, Context())
+        return self.tracer.start_span(name, context, attributes=attributes or {})
+
+    def stored(self) -> dict[str, list[str]]:
+        """Return the names of each run's spans, by the run's id or else its name."""
+        assert self.recorder.force_flush(5000)
+        found = {}
+        for summary in (stored.summary for stored in self.store.newest(Filters(), 100)):
+            for run in self.store.find(summary.run_id or summary.trace_id):
+                found[run.summary.run_id or run.summary.name] = sorted(span["name"] for span in run.spans)
+        return found
+
+    def dropped(self) -> float:
+        families = {family.name: family for family in self.snapshots.families()}
+        return sum(families["flowpod.trace.dropped_spans"].values.values())
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Iterator[Recording]:
+    made = Recording(tmp_path / "data" / "traces.db")
+    yield made
+    made.recorder.shutdown()
+
+
+def test_a_run_is_stored_when_its_root_ends(recording: Recording) -> None:
+    root = recording.start("root", None, {"flowpod.run.id": "r1", "session.id": "s", "input.value": "in"})
+    child = recording.start("child", root)
+    recording.start("grandchild", child).end()
+    child.end()
+    assert recording.stored() == {}
+    root.end()
+    assert recording.stored() == {"r1": ["child", "grandchild", "root"]}
+    (stored,) = recording.store.newest(Filters(session="s"), 5)
+    assert (stored.summary.status, stored.summary.input) == ("Completed", "in")
+
+
+def test_runs_of_one_trace_are_kept_apart(recording: Recording) -> None:
+    caller = NonRecordingSpan(SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1)))
+    one, two = (recording.start("root", caller, {"flowpod.run.id": name}) for name in ("one", "two"))
+    inner = recording.start("of two", two)
+    deep = recording.start("deep in two", inner)
+    recording.start("of one", one).end()
+    one.end()
+    assert recording.stored() == {"one": ["of one", "root"]}
+    deep.end()
+    inner.end()
+    two.end()
+    assert recording.stored()["two"] == ["deep in two", "of two", "root"]
+
+
+def test_spans_that_end_after_their_run_are_added_to_it(recording: Recording) -> None:
+    root = recording.start("root", attributes={"flowpod.run.id": "r1"})
+    node = recording.start("node", root)
+    own = recording.start("own", node)
+    node.end()
+    root.end()
+    assert recording.stored() == {"r1": ["node", "root"]}
+    own.end()
+    assert recording.stored() == {"r1": ["node", "own", "root"]}
+
+
+def test_spans_outside_of_runs_are_traces_too(recording: Recording) -> None:
+    recording.start("promptflow-feedback", None, {"feedback": "good"}).end()
+    assert recording.stored() == {"promptflow-feedback": ["promptflow-feedback"]}
+
+
+def test_a_store_that_cannot_be_written_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    recording = Recording(blocked / "traces.db")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            recording.start("root").end()
+            assert recording.recorder.force_flush(5000)
+    assert [record.getMessage().startswith("traces are not stored in") for record in caplog.records] == [True]
+    assert recording.dropped() == 3
+    blocked.unlink()
+    recording.start("root").end()
+    assert recording.stored() == {"root": ["root"]}
+    recording.recorder.shutdown()
+
+
+def test_ending_a_span_does_not_wait_for_the_file(recording: Recording) -> None:
+    spans = [recording.start("root") for _ in range(500)]
+    for span in spans:
+        span.end()
+    begun = time.monotonic()
+    while len(recording.store.newest(Filters(), 1000)) < 500:
+        assert time.monotonic() - begun < 10
+        time.sleep(0.02)

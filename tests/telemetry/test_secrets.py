@@ -1,0 +1,99 @@
+"""Tokens, and the keys of connections and secret inputs, are in no span, no stored trace and no log line, whatever a flow does with them."""
+
+import json
+from pathlib import Path
+
+import httpx
+
+from runtime.telemetry.content import Content, Secrets
+from tests.support.flows import client_of, write_flow
+from tests.support.model_server import ModelServer
+from tests.support.serving import serving
+from tests.telemetry.test_tracing import recording
+
+KEY, TOKEN, PIN, PASSWORD = "sk-very-secret-key", "token-of-a-caller", "pin-9876-5432", "hunter2-hunter2"
+
+DAG = """
+inputs:
+  question: {type: string}
+  password: {type: secret, default: ""}
+outputs:
+  out: {type: string, reference: "${leak.output}"}
+nodes:
+- name: ask
+  type: llm
+  source: {type: code, path: ask.jinja2}
+  connection: model
+  inputs: {model: MODEL, question: "${inputs.question}"}
+- name: leak
+  type: python
+  source: {path: leak.py}
+  inputs: {own: own, asked: "${ask.output}", password: "${inputs.password}"}
+"""
+LEAK = """
+from opentelemetry import trace
+from promptflow.connections import CustomConnection
+from promptflow.core import tool
+
+@tool
+def leak(own: CustomConnection, asked: str, password: str) -> str:
+    print("printed", own.secrets["pin"], password)
+    if asked.endswith("own"):
+        trace.get_current_span().set_attribute("mine", own.secrets["pin"])
+        with trace.get_tracer("mine").start_as_current_span("own work", attributes={"all": ["x", own.secrets["pin"]]}):
+            raise RuntimeError("own failure with " + own.secrets["pin"])
+    if asked.endswith("fail"):
+        raise RuntimeError("failed with " + own.secrets["pin"])
+    return "pin " + own.secrets["pin"] + " for " + password
+"""
+
+
+def leaking_flow(folder: Path, url: str, model: str = "echo") -> Path:
+    connections = (
+        f"model: {{type: open_ai, base_url: '{url}', api_key: '{KEY}', max_retries: 0}}\n"
+        f"own: {{type: custom, configs: {{a: b}}, secrets: {{pin: '{PIN}'}}}}\n"
+    )
+    files = {"ask.jinja2": "# user:\n{{question}}\n", "leak.py": LEAK, "connections.yaml": connections}
+    return write_flow(folder, DAG.replace("MODEL", model), files)
+
+
+def test_known_secrets_are_hidden() -> None:
+    secrets = Secrets(["abcdefgh", "abcdefgh-and-more", "short"])
+    assert secrets.hide("x abcdefgh-and-more abcdefgh short") == "x *** *** short"
+    assert Content(secrets).json({"key": "abcdefgh"}) == ('{"key":"***"}', True)
+    assert Content(Secrets(['quote"d\\secret'])).json(['quote"d\\secret']) == ('["***"]', True)
+
+
+async def test_no_span_has_a_secret(tmp_path: Path, model_server: ModelServer) -> None:
+    flow = leaking_flow(tmp_path, model_server.url)
+    tracing, exporter = recording()
+    async with client_of(flow, tokens=(TOKEN,), tracing=tracing) as client:
+        for question in ("hi", "fail"):
+            body = {"question": question, "password": PASSWORD}
+            await client.post("/", json=body, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert len(exporter.get_finished_spans()) == 8
+    shown = "".join(span.to_json() for span in exporter.get_finished_spans())
+    assert "failed with ***" in shown
+    for secret in (KEY, TOKEN, PIN, PASSWORD):
+        assert secret not in shown
+
+
+def test_no_log_line_and_no_stored_trace_has_a_secret(tmp_path: Path, model_server: ModelServer) -> None:
+    flow = leaking_flow(tmp_path / "flow", model_server.url)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with serving(flow, tmp_path, FLOWPOD_TOKENS=TOKEN, FLOWPOD_LOG_LEVEL="debug", FLOWPOD_LOG_FORMAT="json") as served:
+        for question in ("hi", "fail", "own"):
+            body = {"question": question, "password": PASSWORD}
+            httpx.post(f"{served.url}/", json=body, headers=headers)
+        listed = httpx.get(f"{served.url}/traces", headers=headers).json()["data"]
+        traces = [httpx.get(f"{served.url}/traces/{run['run_id']}", headers=headers).text for run in listed]
+        assert httpx.get(f"{served.url}/traces").status_code == 401
+        assert httpx.get(f"{served.url}/metrics").status_code == 401
+        served.stop()
+    assert "printed ***" in served.log
+    assert "failed with ***" in served.log
+    assert len(traces) == 3
+    assert any("own failure with ***" in text and '"mine":"***"' in text for text in traces)
+    shown = served.log + json.dumps(listed) + "".join(traces)
+    for secret in (KEY, TOKEN, PIN, PASSWORD):
+        assert secret not in shown

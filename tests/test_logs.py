@@ -1,0 +1,134 @@
+"""Log lines of a running server: which ids they carry, in which format, and what nodes print."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.flows import write_chat_flow, write_flow
+from tests.support.model_server import ModelServer
+from tests.support.serving import Served, serving
+
+PRINTING = """
+import asyncio
+import sys
+from promptflow.core import tool
+
+print("imported")
+
+@tool
+def talk(name: str) -> str:
+    print("hello", name)
+    print("two\\nlines")
+    print()
+    sys.stderr.write("a warning of " + name + "\\n")
+    print("not ended", end="")
+    return name
+"""
+ON_LOOP = """
+import asyncio
+from promptflow.core import tool
+
+@tool
+async def later(name: str) -> str:
+    print("before", name)
+    await asyncio.sleep(0.01)
+    print("after", name)
+    return name
+"""
+
+
+def printing_flow(folder: Path) -> Path:
+    return write_flow(
+        folder,
+        """
+        inputs:
+          name: {type: string}
+        outputs:
+          out: {type: string, reference: "${talk.output}"}
+        nodes:
+        - {name: talk, type: python, source: {path: talk.py}, inputs: {name: "${inputs.name}"}}
+        - {name: later, type: python, source: {path: later.py}, inputs: {name: "${inputs.name}"}}
+        """,
+        {"talk.py": PRINTING, "later.py": ON_LOOP},
+    )
+
+
+def lines_of(served: Served) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in served.log.splitlines() if line.startswith("{")]
+
+
+def test_json_lines_carry_the_ids_of_their_run(tmp_path: Path) -> None:
+    with serving(printing_flow(tmp_path / "flow"), tmp_path, FLOWPOD_LOG_FORMAT="json") as served:
+        ids = {}
+        for name in ("ann", "bob"):
+            body = {"inputs": {"name": name}, "stream": False}
+            answer = httpx.post(f"{served.url}/run", json=body, headers={"X-Request-Id": f"request-{name}"})
+            info = answer.json()["flow_run_info"]
+            ids[name] = (f"request-{name}", info["run_id"], info["otel_trace_id"])
+        served.stop()
+    assert "\nimported\n" in f"\n{served.log}"  # no run printed that
+    for name, (request_id, run_id, trace_id) in ids.items():
+        own = [line for line in lines_of(served) if line.get("run_id") == run_id]
+        assert {(line["request_id"], line["trace_id"]) for line in own} == {(request_id, trace_id)}
+        printed = [(line["node"], line["stream"], line["message"]) for line in own if "stream" in line]
+        assert [text for node, _, text in printed if node == "later"] == [f"before {name}", f"after {name}"]
+        assert [(stream, text) for node, stream, text in printed if node == "talk"] == [
+            ("stdout", f"hello {name}"),
+            ("stdout", "two"),
+            ("stdout", "lines"),
+            ("stderr", f"a warning of {name}"),
+            ("stdout", "not ended"),
+        ]
+        access = own[-1]
+        assert (access["method"], access["path"], access["status"], access["whole"]) == ("POST", "/run", 200, True)
+        assert 0 < access["first_byte"] <= access["duration"] < 30
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", access["time"])
+
+
+def test_text_lines_are_for_people(tmp_path: Path) -> None:
+    with serving(printing_flow(tmp_path / "flow"), tmp_path, FLOWPOD_LOG_FORMAT="text") as served:
+        httpx.post(f"{served.url}/", json={"name": "ann"}, headers={"X-Request-Id": "find-me"})
+        httpx.get(f"{served.url}/nowhere", headers={"X-Request-Id": "lost"})
+        httpx.get(f"{served.url}/healthz")
+        httpx.get(f"{served.url}/readyz")
+        served.stop()
+    assert re.search(r"INFO flow\.talk \[find-me\] hello ann \(run \S+\)", served.log)
+    assert re.search(
+        r"INFO runtime\.api\.access \[find-me\] POST / 200 in \d+\.\d{3} s, first byte after \d+\.\d{3} s \(run \S+\)",
+        served.log,
+    )
+    assert re.search(r"\[lost\] GET /nowhere 404 in \S+ s, first byte after \S+ s\n", served.log)
+    assert "healthz" not in served.log
+    assert "readyz" not in served.log
+
+
+def test_lines_are_json_where_nobody_watches(tmp_path: Path) -> None:
+    with serving(printing_flow(tmp_path / "flow"), tmp_path, FLOWPOD_LOG_FORMAT="auto") as served:
+        served.stop()
+    assert any(line["message"].startswith("serving flow 'flow'") for line in lines_of(served))
+
+
+def test_failures_have_their_stack_in_one_line(tmp_path: Path) -> None:
+    flow = printing_flow(tmp_path / "flow")
+    (flow / "later.py").write_text(ON_LOOP.replace("return name", "raise RuntimeError('odd')"))
+    with serving(flow, tmp_path, FLOWPOD_LOG_FORMAT="json") as served:
+        httpx.post(f"{served.url}/", json={"name": "ann"})
+        served.stop()
+    (line,) = (line for line in lines_of(served) if "exception" in line)
+    assert line["level"] == "warning"
+    assert line["exception"].endswith("RuntimeError: odd")
+
+
+def test_a_client_that_leaves_is_told_of(tmp_path: Path, model_server: ModelServer) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url, "silent")
+    with serving(flow, tmp_path, FLOWPOD_LOG_FORMAT="text") as served:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{served.url}/", json={"question": "hi"}, headers={"Accept": "text/event-stream"}, timeout=0.5)
+        metrics = httpx.get(f"{served.url}/metrics").text
+        served.stop()
+    assert re.search(r"POST / \d+ in \S+ s.*, the client left \(run \S+\)", served.log)
+    assert "flowpod_stream_active 0.0" in metrics

@@ -129,7 +129,7 @@ class Append:
         sessions = self._schema.sessions
         query = select(sessions.c.session_id, sessions.c.user_id).where(sessions.c.session_id.in_(ids))
         async with self._database.reading() as connection:
-            return dict((await connection.execute(query)).tuples().all())
+            return {row[0]: row[1] for row in await connection.execute(query)}
 
     def _too_large(self, row: Mapping[str, Any]) -> str:
         limit = self._database.max_packet

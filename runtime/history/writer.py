@@ -159,10 +159,15 @@ class Writer:
             self._waiting.extendleft(reversed(left))
 
     async def _paused(self, pause_s: float) -> float:
-        """Wait until another try may succeed; return how long to wait after the next one that fails."""
+        """Wait until another try may succeed; return how long to wait after the next one that fails.
+
+        That is until a database that is away is found again, and longer and longer for one that answers and still does
+        not take the turn.
+        """
         if self._closing.is_set():
             await asyncio.sleep(_FIRST_RETRY_S)
             return _FIRST_RETRY_S
+        begun = time.monotonic()
         tasks = {asyncio.create_task(self._found_again(pause_s)), asyncio.create_task(self._closing.wait())}
         try:
             await asyncio.wait(tasks, timeout=_LONGEST_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
@@ -170,11 +175,13 @@ class Writer:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return min(pause_s * 2, _LAST_RETRY_S)
+        was_away = time.monotonic() - begun > 2 * pause_s
+        return _FIRST_RETRY_S if was_away else min(pause_s * 2, _LAST_RETRY_S)
 
-    async def _found_again(self, pause_s: float) -> bool:
-        await asyncio.sleep(pause_s)
-        return await self._reach.answers.wait()
+    async def _found_again(self, pause_s: float) -> None:
+        begun = time.monotonic()
+        await self._reach.answers.wait()
+        await asyncio.sleep(begun + pause_s - time.monotonic())
 
     def _give_up(self, waiting: _Waiting, reason: str) -> None:
         logger.error("run %s: its turn is lost, the chat history: %s", waiting.turn.run_id, reason)

@@ -215,7 +215,9 @@ async def test_while_the_database_is_away_nobody_gets_into_anothers_session(
                 while "history" in (await client.get("/readyz")).json():
                     await asyncio.sleep(0.02)
             await client.post("/", json={"question": "ann's second"}, headers=mine)
-            turns = (await client.get(f"/chat/sessions/{SESSION}/turns")).json()["data"]
+            async with asyncio.timeout(30):
+                while len(turns := (await client.get(f"/chat/sessions/{SESSION}/turns")).json()["data"]) < 2:
+                    await asyncio.sleep(0.05)
     assert bob.status_code == 200
     assert [turn["inputs"]["question"] for turn in turns] == ["ann's", "ann's second"]
 

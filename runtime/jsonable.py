@@ -9,7 +9,8 @@ import orjson
 from pydantic import BaseModel
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
-_MAX_DEPTH = 200
+MAX_DEPTH = 200
+"""How many lists and objects a value may have inside each other: what Python's stack takes in every walk over it."""
 
 
 def dumps(value: Any) -> bytes:
@@ -26,6 +27,18 @@ def as_text(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else dumps(value).decode()
+
+
+def is_too_deep(value: Any) -> bool:
+    """Return whether lists and objects stand inside each other more than MAX_DEPTH deep; one that holds itself does."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        parts = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
+        if not parts:
+            return False
+        # Each part of a level counts once, or a value that holds itself twice would take for ever.
+        level = list({id(item): item for part in parts for item in part if isinstance(item, dict | list)}.values())
+    return True
 
 
 def timestamp(time: datetime) -> str:
@@ -58,7 +71,7 @@ def _encodable(text: str) -> str:
 
 def _plain(value: Any, around: tuple[int, ...]) -> Any:
     """Return `value` with nothing in it that orjson refuses; `around` holds the ids of the values that it is in."""
-    if len(around) > _MAX_DEPTH or id(value) in around:
+    if len(around) > MAX_DEPTH or id(value) in around:
         return "..."
     try:
         return _parts(value, (*around, id(value)))

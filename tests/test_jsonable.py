@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from runtime.jsonable import dumps
+from runtime.jsonable import MAX_DEPTH, dumps, is_too_deep
 
 Pair = namedtuple("Pair", "left right")
 
@@ -206,3 +206,18 @@ ANYTHING = st.recursive(
 @given(ANYTHING)
 def test_anything_becomes_json(value: Any) -> None:
     json.loads(dumps(value))
+
+
+@pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": value, "b": "text"}])
+def test_a_value_is_too_deep_beyond_the_limit(wrap: Any) -> None:
+    value: Any = "text"
+    for _ in range(MAX_DEPTH):
+        value = wrap(value)
+    assert not is_too_deep(value)
+    assert is_too_deep(wrap(value))
+
+
+def test_a_value_that_holds_itself_twice_is_too_deep() -> None:
+    value: list[Any] = []
+    value += [value, value]
+    assert is_too_deep(value)

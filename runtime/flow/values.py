@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from runtime.flow.model import FILE_TYPES, ValueType
+from runtime.jsonable import MAX_DEPTH, is_too_deep
 
 _FILE_FIELDS = ("source_uri", "download_url", "file_id", "file_name", "file_type")
 
@@ -13,8 +14,9 @@ def coerce(value: Any, kind: ValueType) -> Any:
 
     Numbers are read from strings and cut to integers, booleans from "true" and "false" in any case, lists and
     objects from JSON text; anything is a string; a file is a mapping of its known fields. Raises ValueError that says
-    what was expected.
+    what was expected, also for a value that is nested too deep.
     """
+    _check_depth(value)
     if kind == "int":
         return _number(value, int, "an integer")
     if kind == "double":
@@ -53,9 +55,15 @@ def _container(value: Any, kind: type[list[Any]] | type[dict[str, Any]], expecte
             value = json.loads(value)
         except (ValueError, RecursionError):
             raise ValueError(f"expected {expected}, got text that is not JSON: {_shown(value)}") from None
+        _check_depth(value)
     if not isinstance(value, kind):
         raise ValueError(f"expected {expected}, got {_shown(value)}")
     return value
+
+
+def _check_depth(value: Any) -> None:
+    if is_too_deep(value):
+        raise ValueError(f"expected a value of at most {MAX_DEPTH} lists and objects inside each other")
 
 
 def _file(value: Any) -> dict[str, str]:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from runtime.jsonable import is_too_deep
+
 _KEY = re.compile(r"data:image/(.*);(path|base64|url)")
 _DATA_URL = re.compile(r"data:(image/[^;,]*);base64,(.*)", re.DOTALL)
 _TOKEN = secrets.token_hex(8)
@@ -58,11 +60,8 @@ def _written(value: Any) -> Picture | None:
 
 
 def has_images(value: Any) -> bool:
-    """Return whether there is an image in a value's lists and objects."""
-    try:
-        return _has_images(value)
-    except RecursionError:  # a value of Python code may hold itself
-        return False
+    """Return whether there is an image in a value's lists and objects; in one that is nested too deep there is none."""
+    return not is_too_deep(value) and _has_images(value)  # a value of Python code may hold itself
 
 
 def _has_images(value: Any) -> bool:

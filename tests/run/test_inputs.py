@@ -1,6 +1,8 @@
 """What a request's values become, and what is kept of them."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -8,10 +10,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from runtime.errors import InvalidRequest
+from runtime.jsonable import MAX_DEPTH
 from runtime.run.request import flow_inputs
 from runtime.settings import Settings
 from runtime.telemetry.setup import tracing_of
-from tests.support.flows import build, events_of, service_of, write_flow
+from tests.support.flows import build, client_of, events_of, service_of, write_flow
 
 SECRETIVE = """
 inputs:
@@ -21,6 +24,14 @@ outputs:
   answer: {type: string, reference: "${node.output}", is_chat_output: true}
 nodes:
 - {name: node, type: python, source: {path: node.py}, inputs: {key: "${inputs.key}", question: "${inputs.question}"}}
+"""
+DEEP = """
+inputs:
+  deep: {type: KIND}
+outputs:
+  out: {type: list, reference: "${inputs.deep}"}
+nodes:
+- {name: p, type: prompt, source: {path: p.jinja2}, inputs: {deep: "${inputs.deep}"}}
 """
 CODE = """
 from promptflow.core import tool
@@ -81,3 +92,36 @@ def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
     )
     assert "topsecret" not in repr(build(flow).flow)
     assert "topsecret" not in repr(Settings(tokens=("topsecret",)))
+
+
+@pytest.mark.parametrize("kind", ["list", "string", "object", "image", "int", "File"])
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 500, 800])
+def test_a_value_that_is_nested_too_deep_is_refused_by_the_name_of_its_input(
+    tmp_path: Path, kind: str, depth: int
+) -> None:
+    flow = build(write_flow(tmp_path, DEEP.replace("KIND", kind), {"p.jinja2": ""})).flow
+    value = deep(depth)
+    for given in (value, json.dumps(value)) if kind in ("list", "object", "File") else (value,):
+        with pytest.raises(InvalidRequest, match="^input 'deep': ") as caught:
+            flow_inputs(flow, {"deep": given})
+        assert caught.value.param == "deep"
+
+
+@pytest.mark.parametrize("path", ["/", "/run", "/score"])
+@pytest.mark.parametrize(("depth", "status"), [(MAX_DEPTH, 200), (MAX_DEPTH + 1, 400), (800, 400)])
+async def test_how_deep_a_value_may_be_is_the_same_everywhere(
+    tmp_path: Path, path: str, depth: int, status: int
+) -> None:
+    flow = write_flow(tmp_path, DEEP.replace("KIND", "list"), {"p.jinja2": "{{ deep }}"})
+    inputs = {"deep": deep(depth)}
+    async with client_of(flow) as client:
+        body = {"inputs": inputs, "stream": False} if path == "/run" else inputs
+        response = await client.post(path, json=body)
+    assert response.status_code == status
+
+
+def deep(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value

@@ -6,6 +6,7 @@ from typing import Any
 from runtime.flow.model import FILE_TYPES, ValueType
 from runtime.jsonable import MAX_DEPTH, is_too_deep
 
+_INTEGERS = range(-(2**63), 2**64)  # those of 64 bits, which is what JSON holds wherever values are stored and sent
 _FILE_FIELDS = ("source_uri", "download_url", "file_id", "file_name", "file_type")
 
 
@@ -18,7 +19,7 @@ def coerce(value: Any, kind: ValueType) -> Any:
     """
     _check_depth(value)
     if kind == "int":
-        return _number(value, int, "an integer")
+        return _integer(value)
     if kind == "double":
         return _number(value, float, "a number")
     if kind == "bool":
@@ -32,6 +33,13 @@ def coerce(value: Any, kind: ValueType) -> Any:
     if kind in FILE_TYPES:
         return _file(value)
     return value
+
+
+def _integer(value: Any) -> int:
+    number = int(_number(value, int, "an integer"))
+    if number not in _INTEGERS:
+        raise ValueError(f"expected an integer of 64 bits, got {_shown(value)}")
+    return number
 
 
 def _number(value: Any, kind: type[int] | type[float], expected: str) -> int | float:
@@ -77,5 +85,8 @@ def _file(value: Any) -> dict[str, str]:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return f"{type(value).__name__} with an integer of too many digits"
     return text if len(text) <= 80 else text[:77] + "..."

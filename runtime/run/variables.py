@@ -1,5 +1,6 @@
 """The variables that nodes read and write: the session's, and a loop's."""
 
+import logging
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -8,6 +9,8 @@ from runtime.errors import InvalidRequest
 from runtime.flow.model import Node, ValueType, Variable
 from runtime.flow.references import Scope
 from runtime.flow.values import coerce
+
+logger = logging.getLogger(__name__)
 
 
 class Variables:
@@ -36,8 +39,21 @@ class Variables:
 
 
 def session_values(declared: Mapping[str, Variable], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a session's variables: what is stored of those that are declared, else their defaults."""
-    return {name: stored.get(name, deepcopy(variable.default)) for name, variable in declared.items()}
+    """Return a session's variables: what is stored of those that are declared, else their defaults.
+
+    A flow may give a variable another type: what is stored is then read as that one, and left where it cannot be.
+    """
+    values = {}
+    for name, variable in declared.items():
+        if name in stored:
+            try:
+                values[name] = _typed(stored[name], variable.type)
+                continue
+            except ValueError:
+                text = "the session variable %r is stored with a value that is not of type %s; its default counts"
+                logger.warning(text, name, variable.type)
+        values[name] = deepcopy(variable.default)
+    return values
 
 
 def typed_values(declared: Mapping[str, Variable], given: Mapping[str, Any]) -> dict[str, Any]:

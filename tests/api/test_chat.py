@@ -142,10 +142,12 @@ async def test_variables_are_read_and_set(tmp_path: Path) -> None:
         assert (await client.get(path)).json() == {"count": 42, "name": "Ann"}
         unknown = await client.patch(path, json={"x": 1})
         wrong = await client.patch(path, json={"count": "many"})
+        large = await client.patch(path, content=b'{"count": 1e300}')
         nowhere = await client.patch(path.replace("a--", "b--"), json={"count": 1})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (400, "unknown_variable")
     assert unknown.json()["error"]["message"] == "the flow has no session variable 'x'; its variables: count, name"
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "count")
+    assert (large.status_code, large.json()["error"]["param"]) == (400, "count")
     assert nowhere.status_code == 404
 
 

@@ -19,6 +19,8 @@ from runtime.flow.values import coerce
         ("int", 7.9, 7),
         ("int", -7.9, -7),
         ("int", True, 1),
+        ("int", 2**64 - 1, 2**64 - 1),
+        ("int", str(-(2**63)), -(2**63)),
         ("double", 1, 1.0),
         ("double", "1.5", 1.5),
         ("double", "1e3", 1000.0),
@@ -63,6 +65,12 @@ def test_value_is_read_as_its_type(kind: ValueType, value: Any, expected: Any) -
         ("int", math.nan, "expected an integer, got nan"),
         ("int", math.inf, "expected an integer, got inf"),
         ("int", "9" * 5000, f"expected an integer, got '{'9' * 76}..."),
+        ("int", 2**64, "expected an integer of 64 bits, got 18446744073709551616"),
+        ("int", -(2**63) - 1, "expected an integer of 64 bits, got -9223372036854775809"),
+        ("int", 1e300, "expected an integer of 64 bits, got 1e+300"),
+        pytest.param(
+            "int", 16**5000, "expected an integer of 64 bits, got int with an integer of too many digits", id="digits"
+        ),
         ("double", "a", "expected a number, got 'a'"),
         ("double", None, "expected a number, got None"),
         ("double", {}, "expected a number, got {}"),

@@ -370,6 +370,58 @@ async def test_session_variables_live_as_long_as_the_session(tmp_path: Path) -> 
     assert await answers("x", session="t" * 32) == [{"all": ["x"], "n": 11}]
 
 
+async def test_a_session_variable_that_gets_another_type_is_read_as_that_one_or_has_its_default(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dag = """
+    inputs:
+      question: {{type: string, is_chat_input: true}}
+    outputs:
+      answer: {{type: object, reference: {{a: "${{session.a}}", b: "${{session.b}}"}}, is_chat_output: true}}
+    variables:
+      a: {{type: {0}, default: {1}}}
+      b: {{type: {0}, default: {1}}}
+    nodes:
+    - name: keep
+      type: assign
+      assignments:
+      - {{variable: session.a, operation: {2}, value: {3}}}
+      - {{variable: session.b, operation: {2}, value: {4}}}
+    """
+    answers = []
+    for number, parts in enumerate((("string", "x", "set", '"7"', '"many"'), ("int", 40, "increase", 1, 2))):
+        flow = flow_in(tmp_path / str(number), dag.format(*parts))
+        async with service_of(flow, data=tmp_path) as service:
+            answers.append((await events_of(service, {"question": "q"}))[-2].delta)  # type: ignore[union-attr]
+    assert answers == [{"a": "7", "b": "many"}, {"a": 8, "b": 42}]
+    assert "the session variable 'b' is stored with a value that is not of type int" in caplog.text
+    assert "many" not in caplog.text
+
+
+async def test_an_integer_that_grows_beyond_64_bits_fails_its_node(tmp_path: Path) -> None:
+    dag = f"""
+    variables:
+      n: {{type: int, default: {2**64 - 2}}}
+    outputs:
+      n: {{type: int, reference: "${{session.n}}"}}
+    nodes:
+    - name: keep
+      type: assign
+      assignments: [{{variable: session.n, operation: increase, value: 1}}]
+    - name: more
+      type: assign
+      after: [keep]
+      assignments: [{{variable: session.n, operation: increase, value: 1}}]
+    """
+    async with service_of(flow_in(tmp_path, dag)) as service:
+        end = (await events_of(service, {}))[-1]
+    assert isinstance(end, RunTerminated)
+    assert end.error is not None
+    assert end.error.message.endswith(
+        "session.n: cannot increase 1: expected an integer of 64 bits, got 18446744073709551616"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -102,7 +102,7 @@ def test_a_value_that_is_nested_too_deep_is_refused_by_the_name_of_its_input(
     flow = build(write_flow(tmp_path, DEEP.replace("KIND", kind), {"p.jinja2": ""})).flow
     value = deep(depth)
     for given in (value, json.dumps(value)) if kind in ("list", "object", "File") else (value,):
-        with pytest.raises(InvalidRequest, match="^input 'deep': ") as caught:
+        with pytest.raises(InvalidRequest, match=r"^input 'deep': ") as caught:
             flow_inputs(flow, {"deep": given})
         assert caught.value.param == "deep"
 

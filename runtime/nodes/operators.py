@@ -56,13 +56,25 @@ def _matches(left: str, right: str) -> bool:
     return _pattern(right).search(left.encode(errors="replace")) is not None
 
 
+def _equal(left: Any, right: Any) -> bool:
+    """Return whether two values are equal, of the same kind, and so is what stands in them."""
+    kind = _kind(left)
+    if kind != _kind(right):
+        return False
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(_equal(item, right[name]) for name, item in left.items())
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(_equal, left, right))
+    return bool(left == right)
+
+
 def _contains(left: Any, right: Any) -> bool:
-    return right in left
+    return right in left if _kind(left) in ("string", "object") else any(_equal(item, right) for item in left)
 
 
 _RULES: Mapping[str, _Rule] = {
-    "equals": _Rule(_ANY, _ANY, lambda left, right: bool(left == right)),
-    "not_equals": _Rule(_ANY, _ANY, lambda left, right: bool(left != right)),
+    "equals": _Rule(_ANY, _ANY, _equal),
+    "not_equals": _Rule(_ANY, _ANY, lambda left, right: not _equal(left, right)),
     "is_null": _Rule(_ANY, (), lambda left, _: left is None),
     "is_not_null": _Rule(_ANY, (), lambda left, _: left is not None),
     "is_true": _Rule(("bool",), (), lambda left, _: left is True),
@@ -83,7 +95,7 @@ _RULES: Mapping[str, _Rule] = {
 
 
 def holds(left: Any, operator: str, right: Any = None) -> bool:
-    """Return whether `left operator right`; numbers and strings are never taken for each other.
+    """Return whether `left operator right`; numbers, strings and booleans are never taken for each other.
 
     Raises NodeError when the operator does not hold for such values, or a pattern is no regular expression.
     """

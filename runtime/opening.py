@@ -12,7 +12,7 @@ from pathlib import Path
 from runtime import compat
 from runtime.app import data_dir, service_name
 from runtime.errors import FlowProblems, Problem
-from runtime.flow.includes import assemble, includes_of
+from runtime.flow.includes import FILE, assemble, includes_of
 from runtime.run.package import Package, build_package
 from runtime.settings import Settings
 from runtime.telemetry.content import Secrets
@@ -68,8 +68,11 @@ def _uses_openai(folder: Path) -> bool:
 def problems_of(flow: Path, settings: Settings, environ: MutableMapping[str, str]) -> list[Problem]:
     """Return everything that is wrong with the flow in the folder `flow`, which runs none of its nodes."""
     compat.install()
-    with _inside(flow) as place:
-        return _build(place, settings, Tracing(None), environ)[1]
+    try:
+        with _inside(flow) as place:
+            return _build(place, settings, Tracing(None), environ)[1]
+    except FlowProblems as error:
+        return list(error.problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,11 @@ def _assembled(folder: Path, data: Path | None) -> Iterator[Path | None]:
         data = data.absolute()  # the current folder will be another one
         data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="flow-", dir=data) as target:
-        assemble(folder, includes, Path(target))
+        try:
+            assemble(folder, includes, Path(target))
+        except OSError as error:
+            text = f"what is included cannot be copied: {error}"
+            raise FlowProblems([Problem(FILE, "additional_includes", text)]) from error
         yield Path(target)
 
 

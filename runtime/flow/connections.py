@@ -15,7 +15,7 @@ import yaml
 from runtime.errors import Problem
 from runtime.flow.connection_parts import PARTS, ConnectionPart, known_type
 from runtime.flow.model import Connection
-from runtime.flow.source import NOT_A_MAPPING, NOT_TEXT, Key, Source
+from runtime.flow.source import NOT_A_MAPPING, NOT_TEXT, Key, Source, content_of
 
 FILE = "connections.yaml"
 FOLDER = "connections"
@@ -73,7 +73,7 @@ def _yaml_files(folder: Path) -> list[Path]:
 def _is_one_connection(path: Path) -> bool:
     """Whether a file of a flow's folder, which may hold anything, is a connection."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = content_of(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError):
         return False
     return _has_name_and_type(content) and (

@@ -23,7 +23,11 @@ def variables_of(
         name: environ.get(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
         for name, value in declared.items()
     }
-    return {name: _resolved(name, text, connections, source) for name, text in texts.items()}
+    resolved = {name: _resolved(name, text, connections, source) for name, text in texts.items()}
+    impossible = [name for name, text in resolved.items() if not name or "=" in name or "\0" in name + text]
+    for name in impossible:
+        source.add(("environment_variables", name), "no environment variable can have this name or this text")
+    return {name: text for name, text in resolved.items() if name not in impossible}
 
 
 def _resolved(name: str, text: str, connections: Mapping[str, Connection], source: Source) -> str:

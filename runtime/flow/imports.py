@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.errors import Problem
+from runtime.flow.paths import kind_of
 
 _STAND_INS = ("promptflow", "langstudio")
 
@@ -53,7 +54,7 @@ def _imports(node: ast.AST, *, late: bool) -> Iterator[tuple[int, str, bool]]:
 
 def _own_file(folder: Path, name: str) -> Path | None:
     path = folder.joinpath(*name.split("."))
-    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if kind_of(file) == "file"), None)
 
 
 def _is_there(name: str) -> bool:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import yaml
 
+from runtime.flow.paths import kind_of
+from runtime.flow.source import content_of
+
 FILE = "flow.dag.yaml"
 _LEFT_BEHIND = shutil.ignore_patterns("__pycache__", ".git", ".venv")
 
@@ -16,7 +19,7 @@ _LEFT_BEHIND = shutil.ignore_patterns("__pycache__", ".git", ".venv")
 def includes_of(flow: Path) -> list[str]:
     """Return what the flow in the folder `flow` includes; nothing when its file cannot be read."""
     try:
-        content = yaml.safe_load((flow / FILE).read_text(encoding="utf-8"))
+        content = content_of((flow / FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         return []
     found = content.get("additional_includes") if isinstance(content, dict) else None
@@ -26,20 +29,20 @@ def includes_of(flow: Path) -> list[str]:
 def assemble(flow: Path, includes: Iterable[str], target: Path) -> None:
     """Copy the folder `flow` and what it includes into `target`; an included file wins over one of the flow's own.
 
-    What does not exist is left out.
+    What does not exist is left out. Raises OSError for what cannot be copied.
     """
     _copy(flow, target)
     for path in (flow / text for text in includes):
-        place = target / path.resolve().name
-        if path.is_dir():
-            _copy(path, place)
-        elif path.is_file():
-            shutil.copy2(path, place)
+        match kind_of(path):
+            case "folder":
+                _copy(path, target / path.resolve().name)
+            case "file":
+                shutil.copy2(path, target / path.resolve().name)
 
 
 def missing_includes(flow: Path, includes: Iterable[str]) -> Iterator[tuple[int, str]]:
     """Yield the place and the text of each include that does not exist."""
-    yield from ((index, text) for index, text in enumerate(includes) if not (flow / text).exists())
+    yield from ((index, text) for index, text in enumerate(includes) if kind_of(flow / text) is None)
 
 
 def _copy(folder: Path, target: Path) -> None:

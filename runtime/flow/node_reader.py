@@ -1,6 +1,5 @@
 """From the nodes of the document to the nodes of the flow."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from runtime.flow.control import BatchPart, LoopPart, VariablePart
 from runtime.flow.document import NodePart
 from runtime.flow.model import Activation, Edge, Node, OnError, Reference, Retry, Variable
 from runtime.flow.parts import CommonPart
+from runtime.flow.paths import kind_of, leads_out
 from runtime.flow.references import parse_value, parse_values
 from runtime.flow.source import Key, Source
 from runtime.flow.values import coerce
@@ -107,7 +107,7 @@ class NodeReader:
         at = (*key, "source", "path")
         if not path:
             self._source.add(at, f"node {part.name!r} names no file")
-        elif not (self._folder / path).is_file():
+        elif kind_of(self._folder / path) != "file":
             self._source.add(at, f"there is no file {path!r} in the flow's folder")
         elif leads_out(path):
             self._source.add(at, f"{path!r} lies outside the flow's folder")
@@ -130,8 +130,3 @@ class NodeReader:
         if has_default == bool(part.on_error.branch):
             self._source.add((*key, "on_error"), "give either default, a value, or branch, a name")
         return OnError(part.on_error.branch or None, part.on_error.default)
-
-
-def leads_out(path: str) -> bool:
-    """Return whether a path leaves the flow's folder; a link in it may point anywhere, it belongs to the flow."""
-    return Path(path).is_absolute() or os.path.normpath(path).startswith("..")

@@ -16,6 +16,19 @@ NOT_A_MAPPING = "expected a mapping of keys to values"
 NOT_TEXT = "a key in here is not text; put numbers, yes, no, on and off in quotes"
 
 
+HALF_A_CHARACTER = r"half a character, such as \ud83d, is no text; write the character itself"
+
+
+def content_of(text: str) -> Any:
+    """Return what a YAML text holds; raises yaml.YAMLError, and RecursionError for one that is nested too deep."""
+    try:
+        return yaml.safe_load(text)
+    except ValueError as error:  # such as a date that is none
+        raise yaml.YAMLError(str(error)) from error
+    except (AttributeError, LookupError, OverflowError, TypeError) as error:  # PyYAML itself leaves these
+        raise yaml.YAMLError("a value is not what its tag, such as !!int, or its escapes say") from error
+
+
 class Source:
     """A YAML file: its content, where each key stands, and the problems found in it so far."""
 
@@ -27,10 +40,11 @@ class Source:
         self._moved: dict[Key, Key] = {}
         try:
             text = path.read_text(encoding="utf-8")
+            content = content_of(text)
             root = yaml.compose(text, Loader=yaml.SafeLoader)
             if root is not None:
                 self._index(root, ())
-            self.content = yaml.safe_load(text)
+            self.content = content
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
@@ -38,8 +52,6 @@ class Source:
             self.problems.append(Problem(self.name, "", f"not valid YAML: {reason}", line))
         except UnicodeDecodeError:
             self.problems.append(Problem(self.name, "", "not UTF-8 text"))
-        except ValueError as error:  # such as a date that is none
-            self.problems.append(Problem(self.name, "", f"not valid YAML: {error}"))
         except RecursionError:
             self.problems.append(Problem(self.name, "", "not valid YAML: nested too deep"))
         except OSError as error:
@@ -83,10 +95,15 @@ class Source:
 
     def _index(self, node: yaml.Node, key: Key) -> None:
         self._lines.setdefault(key, node.start_mark.line + 1)
+        if isinstance(node, yaml.ScalarNode) and not _is_whole(node.value):
+            self.add(key, HALF_A_CHARACTER)
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for name, value in node.value:
                 text = str(name.value)
+                if not _is_whole(text):
+                    self.add(key, HALF_A_CHARACTER)
+                    continue
                 inner = (*key, text)
                 self._lines[inner] = name.start_mark.line + 1
                 if text in seen:
@@ -96,6 +113,14 @@ class Source:
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 self._index(value, (*key, index))
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _place(location: Key) -> Key:

@@ -1,5 +1,6 @@
 """`node_variants`: several versions of a node, of which the default one is served."""
 
+from collections.abc import Hashable
 from typing import Any
 
 from runtime.flow.source import Key, Source
@@ -36,7 +37,8 @@ def _variant(source: Source, place: Key, node: dict[str, Any]) -> dict[str, Any]
     chosen = group.get("default_variant_id")
     found = _at(group, "variants", chosen, "node")
     if not isinstance(found, dict):
-        known = ", ".join(map(str, _at(group, "variants") or ())) or "none"
+        variants = group.get("variants")
+        known = ", ".join(map(str, variants if isinstance(variants, dict) else ())) or "none"
         text = f"there is no variant {chosen!r} with a node; there are {known}"
         source.add(("node_variants", str(name), "default_variant_id"), text)
         return node
@@ -47,5 +49,5 @@ def _variant(source: Source, place: Key, node: dict[str, Any]) -> dict[str, Any]
 
 def _at(value: Any, *keys: Any) -> Any:
     for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
+        value = value.get(key) if isinstance(value, dict) and isinstance(key, Hashable) else None
     return value

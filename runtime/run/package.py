@@ -11,7 +11,7 @@ from runtime.flow.connections import secret_values
 from runtime.flow.imports import late_imports
 from runtime.flow.load import load_flow
 from runtime.flow.model import Flow, Node, Reference
-from runtime.flow.node_reader import leads_out
+from runtime.flow.paths import kind_of, leads_out
 from runtime.flow.plan import OUTPUT, Graph
 from runtime.flow.source import Source
 from runtime.flow.wiring import Wiring
@@ -125,7 +125,7 @@ def build_package(
 
 
 def _has_file(folder: Path, path: str) -> bool:
-    return (folder / path).is_file() and not leads_out(path)  # noted by load_flow, if not
+    return kind_of(folder / path) == "file" and not leads_out(path)  # noted by load_flow, if not
 
 
 def _with_default_images(flow: Flow, source: Source) -> Flow:

@@ -39,7 +39,10 @@ def _parts_of(content: Any) -> Any:
 
 def _part(part: Mapping[str, Any]) -> Part | None:
     if part.get("type") == "text":
-        return str(part.get("text") or "")
+        text = part.get("text") or ""
+        if isinstance(text, list | dict):
+            raise PydanticCustomError("content", "Expected a text in a part of type text")
+        return str(text)
     image = part.get("image_url") if part.get("type") == "image_url" else None
     url = image.get("url") if isinstance(image, dict) else image
     if not (isinstance(url, str) and url):

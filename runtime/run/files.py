@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from runtime.flow.paths import kind_of
+
 # Parsers of URLs differ on these, and so on the host that they read.
 _AMBIGUOUS = re.compile(r"[\s\\\x00-\x20\x7f]|//[^/?#]*%")
 
@@ -49,10 +51,13 @@ class Files:
         path = Path(name)
         if host or not path.is_absolute() or "\0" in name:
             raise ValueError("a local path must be absolute")
-        real = path.resolve()  # links are followed before the place is judged
+        try:
+            real = path.resolve()  # links are followed before the place is judged
+        except (OSError, RuntimeError):  # they lead in a circle
+            raise ValueError("there is no such file") from None
         if not any(real.is_relative_to(mount.resolve()) for mount in self.mounts):
             raise ValueError("the path is in none of the folders of FLOWPOD_FILE_MOUNTS")
-        if not real.is_file():
+        if kind_of(real) != "file":
             raise ValueError("there is no such file")
 
     async def _check_url(self, url: str) -> None:

@@ -104,6 +104,8 @@ async def test_a_path_needs_a_mount(tmp_path: Path) -> None:
         ("{mount}-other/a.txt", "the path is in none of the folders of FLOWPOD_FILE_MOUNTS"),
         ("{mount}/none.txt", "there is no such file"),
         ("{mount}", "there is no such file"),
+        ("{mount}/" + "a" * 300, "there is no such file"),
+        ("{mount}/circle", "there is no such file"),
     ],
 )
 async def test_a_path_must_lead_into_a_mount(tmp_path: Path, source_uri: str, message: str) -> None:
@@ -112,6 +114,7 @@ async def test_a_path_must_lead_into_a_mount(tmp_path: Path, source_uri: str, me
     (tmp_path / "secret.txt").write_text("s")
     (mount / "a.txt").write_text("a")
     (mount / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (mount / "circle").symlink_to(mount / "circle")
     (tmp_path / "mount-other").mkdir()
     (tmp_path / "mount-other" / "a.txt").write_text("a")
     assert await refused(Files(File, (mount,)), source_uri.format(mount=mount)) == message

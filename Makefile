@@ -111,6 +111,9 @@ lock: $(VENV)/.dev ## refresh the lock files
 	for client in $(PYTHON_CLIENTS); do \
 	    $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	        tests/clients/$$client/requirements.in -o tests/clients/$$client/requirements.lock; done
+	for peer in $(BENCH_PEERS); do \
+	    $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	        tests/bench/peers/$$peer/requirements.in -o tests/bench/peers/$$peer/requirements.lock; done
 	npm --prefix $(NODE_CLIENTS) install --package-lock-only --silent
 	node $(NODE_CLIENTS)/strip_lock.mjs
 

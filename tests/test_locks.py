@@ -9,6 +9,7 @@ from tests.support.serving import ROOT
 LOCKS = [
     *ROOT.glob("requirements*.lock"),
     *ROOT.glob("tests/clients/*/requirements.lock"),
+    *ROOT.glob("tests/bench/peers/*/requirements.lock"),
     ROOT / "tests/clients/node/package-lock.json",
 ]
 
@@ -20,5 +21,5 @@ def test_a_lock_file_names_no_address(path: Path) -> None:
     assert "sha256:" in text or "sha512-" in text
 
 
-def test_every_client_is_locked() -> None:
-    assert len(LOCKS) >= 7
+def test_every_client_and_peer_is_locked() -> None:
+    assert len(LOCKS) >= 12

@@ -1,17 +1,13 @@
-"""What is measured: each server's command, and how each of its endpoints is asked."""
+"""All servers that can be measured, by name: the model, the limits, Flowpod and its peers."""
 
-import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
 
 from tests.bench.load import UNIQUE, Ask
+from tests.bench.peers.servers import PEERS
+from tests.bench.server import Mode, Place, Server, openai_ask, simple_ask
 from tests.support.flows import write_flow
 
-Mode = Literal["stream", "whole"]
-_STREAM = {"accept": "text/event-stream"}
 _SESSION = {"chat-session-id": UNIQUE}
 
 FLOW = """
@@ -44,51 +40,6 @@ Be brief.
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a server runs: its port, the model's base URL, and a folder of its own."""
-
-    port: int
-    model: str
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Server:
-    """A program to measure. A subclass says how it is started and asked."""
-
-    name: str
-    endpoints: tuple[str, ...] = ("/",)
-
-    def command(self, place: Place) -> list[str]:
-        """Return the command that serves on `place.port`, after writing what it needs into `place.folder`."""
-        raise NotImplementedError
-
-    def environment(self, place: Place) -> dict[str, str]:
-        """Return the environment in which the command runs."""
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-        return kept | {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": place.model}
-
-    def ask(self, endpoint: str, mode: Mode, question: str) -> Ask:
-        """Return the request for an answer, streamed or whole."""
-        return simple_ask(question, mode)
-
-
-def simple_ask(question: str, mode: Mode, headers: Mapping[str, str] | None = None) -> Ask:
-    """Ask a server that takes `{"question"}` and answers `{"answer"}`, or events of that."""
-    accept = _STREAM if mode == "stream" else {}
-    return Ask("/", {"question": question}, '"answer": ?"([^"]+)"', {**accept, **(headers or {})})
-
-
-def openai_ask(
-    question: str, mode: Mode, headers: Mapping[str, str] | None = None, path: str = "/v1/chat/completions"
-) -> Ask:
-    """Ask a server of OpenAI's chat completions."""
-    messages = [{"role": "user", "content": question}]
-    body: dict[str, Any] = {"model": "mock", "messages": messages, "stream": mode == "stream"}
-    return Ask(path, body, '"content": ?"([^"]+)"', dict(headers or {}))
-
-
-@dataclass(frozen=True)
 class Limit(Server):
     """The least that a server can do; see tests/bench/limit.py."""
 
@@ -113,7 +64,10 @@ class Model(Server):
 
 @dataclass(frozen=True)
 class Flowpod(Server):
-    """`flowpod serve`, one worker; every request is the first turn of a session that it names."""
+    """`flowpod serve`, one worker; every request is the first turn of a session that it names.
+
+    With `chat` its flow has the chat history in its prompt, so that each run reads it, too.
+    """
 
     endpoints: tuple[str, ...] = ("/", "/run", "/v1")
     settings: dict[str, str] = field(default_factory=dict)
@@ -155,6 +109,7 @@ SERVERS: dict[str, Server] = {
         Limit("limit-batched", kind="batched"),
         Flowpod("flowpod"),
         Flowpod("flowpod-off", settings=OFF),
-        Flowpod("flowpod-chat", chat=True),
+        Flowpod("flowpod-chat", endpoints=("/",), chat=True),
+        *PEERS,
     )
 }

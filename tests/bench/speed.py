@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from tests.bench.process import Cores, raise_file_limit
-from tests.bench.servers import SERVERS, Mode, Server
+from tests.bench.server import Mode, Server
+from tests.bench.servers import SERVERS
 from tests.bench.visit import Cell, Sample, Start, model, started
 
 LEVELS = (1, 16, 64, 256)

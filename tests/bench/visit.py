@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.bench.load import UNIQUE, Ask, Load, LoadResult
 from tests.bench.process import Cores, Tree, free_port, pinned, running
 from tests.bench.question import Question
-from tests.bench.servers import Mode, Place, Server
+from tests.bench.server import Mode, Place, Server
 from tests.support.serving import ROOT
 
 _START_S = 60

@@ -1,15 +1,19 @@
 """What the engine itself costs: flows of trivial nodes against plain awaits of the same function.
 
-`make bench` prints milliseconds a run, the median of several: the functions alone, the flow without tracing, and the flow
-with spans that are recorded. The difference, divided by the nodes, is the engine's own cost.
+    python -m tests.bench.engine
+
+prints milliseconds a run, the median of several: the functions alone, the flow without tracing, and the flow with spans
+that are recorded. The difference, divided by the nodes, is the engine's own cost.
 """
 
+import argparse
 import asyncio
 import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -18,6 +22,7 @@ from runtime.run.request import RunRequest
 from runtime.run.service import FlowService
 from runtime.telemetry.setup import tracing_of
 from runtime.telemetry.tracing import Tracing
+from tests.bench.results import write_json
 from tests.support.flows import SESSION, service_of, write_flow
 
 ROUNDS, RUNS = 7, 50
@@ -76,8 +81,10 @@ async def milliseconds(call: Callable[[], Awaitable[None]]) -> float:
     return statistics.median(times)
 
 
-async def measure() -> None:
+async def measure() -> list[dict[str, Any]]:
+    """Print the costs, and return them."""
     compat.install()
+    rows: list[dict[str, Any]] = []
     print(f"{'ms a run':24}{'plain':>10}{'flow':>10}{'recorded':>10}{'us a node':>11}")
     with tempfile.TemporaryDirectory() as folder:
         for name, make, plain, count in (
@@ -91,7 +98,19 @@ async def measure() -> None:
             async with service_of(flow, tracing=tracing_of(TracerProvider())) as service:
                 traced = await milliseconds(lambda service=service: run_flow(service))  # type: ignore[misc]
             print(f"{name:24}{alone:10.3f}{bare:10.3f}{traced:10.3f}{(bare - alone) / count * 1000:11.1f}")
+            rows.append({"flow": name, "nodes": count, "plain_ms": alone, "flow_ms": bare, "recorded_ms": traced})
+    return rows
+
+
+def main() -> None:
+    """Measure what the engine costs."""
+    parser = argparse.ArgumentParser(description="Measure what the engine itself costs.")
+    parser.add_argument("--results", type=Path, help="a folder for engine.json")
+    options = parser.parse_args()
+    rows = asyncio.run(measure())
+    if options.results:
+        write_json(options.results / "engine.json", rows)
 
 
 if __name__ == "__main__":
-    asyncio.run(measure())
+    main()

@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
@@ -76,8 +76,9 @@ class LoadResult:
 class _Connection(asyncio.Protocol):
     """Sends requests one after the other and collects each response."""
 
-    def __init__(self, first: re.Pattern[bytes]) -> None:
+    def __init__(self, first: re.Pattern[bytes], on_first: Callable[[], None]) -> None:
         self._first = first
+        self._on_first = on_first
         self._buffer = bytearray()
         self._body_at = 0
         self._length = 0
@@ -112,6 +113,7 @@ class _Connection(asyncio.Protocol):
             self._length = int(length[1]) if length else -1
         if not self.first_s and self._first.search(buffer, self._body_at):
             self.first_s = time.perf_counter()
+            self._on_first()
         body = self._body()
         if body is not None and self._waiting and not self._waiting.done():
             status = bytes(buffer[9:12])
@@ -155,7 +157,7 @@ class _Client:
         self.firsts: list[float] = []
         self.text_bytes = 0
         self.errors: list[str] = []
-        self.all_begun = asyncio.Event()
+        self._all_begun = asyncio.Event()
 
     async def talk(self, until: float) -> None:
         """Ask over one connection until the time is over."""
@@ -165,7 +167,9 @@ class _Client:
         while True:
             try:
                 if connection is None or connection.transport.is_closing():
-                    _, connection = await loop.create_connection(lambda: _Connection(self._text), host, port)
+                    _, connection = await loop.create_connection(
+                        lambda: _Connection(self._text, self._began), host, port
+                    )
                 await self._turn(connection)
             except OSError as error:
                 self.errors.append(str(error))
@@ -188,8 +192,6 @@ class _Client:
                 raise ConnectionResetError("the first answer does not say where the second one is")
             path = self._load.ask.then.format(found[1].decode())
             waiting = connection.ask(_rendered("GET", path, self._address.netloc, self._load.ask.headers, None))
-        if self._load.hold:
-            waiting = await self._watched(connection, waiting)
         body = await waiting
         ended = time.perf_counter()
         text = b"".join(self._text.findall(body))
@@ -200,18 +202,15 @@ class _Client:
         self.times.append(ended - begun)
         self.firsts.append(connection.first_s - begun)
 
-    async def _watched(self, connection: _Connection, waiting: asyncio.Future[bytes]) -> asyncio.Future[bytes]:
-        while not connection.first_s and not waiting.done():
-            await asyncio.sleep(0.02)
+    def _began(self) -> None:
         self._begun += 1
-        if self._begun == self._load.concurrency:
-            self.all_begun.set()
-        return waiting
+        if self._begun >= self._load.concurrency:
+            self._all_begun.set()
 
     async def tell_when_begun(self) -> None:
         """Print how many streams have begun, once all have or the time for it is over."""
         with suppress(TimeoutError):  # then it is not all of them, as the number says
-            await asyncio.wait_for(self.all_begun.wait(), self._load.hold)
+            await asyncio.wait_for(self._all_begun.wait(), self._load.hold)
         print(self._begun, flush=True)
 
 

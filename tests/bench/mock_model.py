@@ -2,8 +2,9 @@
 
     python -m tests.bench.mock_model --port 9000
 
-The last `chunks:N:S` in a request's body says what it answers: N chunks, S seconds apart (`Question`). Every chunk is
-a write of its own, as a model's are: what is written in one turn of uvloop's event loop leaves in one piece.
+The last `chunks:N:S` in a request's body says what it answers: N chunks, S seconds apart, the first at once
+(`Question`). Every chunk is a write of its own, as a model's are: what is written in one turn of uvloop's event loop
+would leave in one piece.
 """
 
 import argparse
@@ -61,7 +62,7 @@ class MockModel(asyncio.Protocol):
             self._transport.write(_STREAM_START + frames[0])
             self._next(frames, 1, pause)
         elif pause:
-            self._loop.call_later(pause * chunks, self._write, _whole(chunks))
+            self._loop.call_later(pause * (chunks - 1), self._write, _whole(chunks))
         else:
             self._transport.write(_whole(chunks))
 
@@ -70,7 +71,7 @@ class MockModel(asyncio.Protocol):
             self._transport.write(data)
 
     def _next(self, frames: list[bytes], number: int, pause: float) -> None:
-        if number < len(frames) - 1 and pause:
+        if pause and 2 <= number < len(frames) - 2:  # between two chunks of text
             self._loop.call_later(pause, self._step, frames, number, pause)
         else:
             self._loop.call_soon(self._step, frames, number, pause)

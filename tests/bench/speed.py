@@ -13,21 +13,31 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
+from tests.bench.load import Load
 from tests.bench.process import Cores, raise_file_limit
-from tests.bench.server import Mode, Server
+from tests.bench.question import Question
+from tests.bench.results import machine, write_json
+from tests.bench.server import Mode, Server, openai_ask
 from tests.bench.servers import SERVERS
-from tests.bench.visit import Cell, Sample, Start, model, started
+from tests.bench.visit import Cell, Sample, Start, model, run_client, started
 
 LEVELS = (1, 16, 64, 256)
 MODES: tuple[Mode, ...] = ("stream", "whole")
+MODEL = "model"
+PACED, PACED_STREAMS = Question(chunks=64, pause_s=0.01), 64
+HELD_STREAMS, HELD_S = 128, 6.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: each of `servers` at each of `levels` for so many seconds, in so many rounds."""
+    """What is measured: each of `servers` at each of `levels` for so many seconds, in so many rounds.
+
+    With `streams` also what paced streams take, and the memory of silent ones.
+    """
 
     servers: Sequence[Server]
     levels: Sequence[int] = LEVELS
@@ -35,14 +45,21 @@ class Plan:
     endpoints: Sequence[str] = ()
     seconds: float = 2.0
     rounds: int = 1
+    streams: bool = False
 
 
 @dataclass
 class Numbers:
-    """All that was measured, a list for each thing, with a number for each round."""
+    """All that was measured, with a number for each round.
+
+    `paced` are seconds of PACED_STREAMS at once of the PACED answer; "model" is the model's own. `held` says how many
+    silent streams were open at once, and the bytes that each took.
+    """
 
     samples: defaultdict[Cell, list[Sample]] = field(default_factory=lambda: defaultdict(list))
     starts: defaultdict[str, list[Start]] = field(default_factory=lambda: defaultdict(list))
+    paced: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    held: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def medians(self) -> dict[Cell, Sample]:
         """Return each cell's medians."""
@@ -52,6 +69,23 @@ class Numbers:
             for cell, samples in self.samples.items()
         }
 
+    def content(self) -> dict[str, Any]:
+        """Return the medians as JSON has them."""
+        own = statistics.median(self.paced[MODEL]) if self.paced else None
+        servers = {}
+        for name, starts in self.starts.items():
+            facts: dict[str, float] = {
+                "cold_s": statistics.median(start.cold_s for start in starts),
+                "idle_bytes": statistics.median(start.idle_bytes for start in starts),
+            }
+            if own and name in self.paced:
+                facts["paced_ratio"] = statistics.median(self.paced[name]) / own
+            if name in self.held:
+                facts["held_streams"], facts["bytes_per_stream"] = self.held[name]
+            servers[name] = facts
+        samples = [{**asdict(cell), **asdict(sample)} for cell, sample in self.medians().items()]
+        return {"machine": machine(), "paced_model_s": own, "servers": servers, "cells": samples}
+
 
 def measure(plan: Plan) -> Numbers:
     """Do what the plan says; raises AssertionError where an answer is wrong or missing."""
@@ -59,6 +93,8 @@ def measure(plan: Plan) -> Numbers:
     cores, numbers = Cores.of_this_machine(), Numbers()
     with tempfile.TemporaryDirectory() as name, model(cores, Path(name)) as model_url:
         for number in range(plan.rounds):
+            if plan.streams:
+                numbers.paced[MODEL].append(_own_paced_s(model_url, cores))
             for server in plan.servers:
                 folder = Path(name) / f"{server.name}-{number}"
                 with started(server, model_url, cores, folder) as visited:
@@ -68,7 +104,18 @@ def measure(plan: Plan) -> Numbers:
                         sample = visited.sample(cell.endpoint, cell.mode, cell.concurrency, plan.seconds)
                         numbers.samples[cell].append(sample)
                         print(_line(cell, sample), file=sys.stderr, flush=True)
+                    if plan.streams and server.name != MODEL:
+                        numbers.paced[server.name].append(visited.paced_s(PACED_STREAMS, PACED))
+                        if not number:
+                            numbers.held[server.name] = visited.bytes_per_stream(HELD_STREAMS, HELD_S)
     return numbers
+
+
+def _own_paced_s(model_url: str, cores: Cores) -> float:
+    ask = openai_ask(str(PACED), "stream")
+    result = run_client(Load(model_url.removesuffix("/v1"), ask, PACED.answer, PACED_STREAMS), cores)
+    assert not result.errors, result.errors[0]
+    return result.seconds
 
 
 def cells(server: Server, plan: Plan) -> list[Cell]:
@@ -101,10 +148,13 @@ def show(numbers: Numbers) -> None:
     print(HEAD)
     for cell, sample in numbers.medians().items():
         print(_line(cell, sample))
-    for name, starts in numbers.starts.items():
-        cold = statistics.median(start.cold_s for start in starts)
-        idle = statistics.median(start.idle_bytes for start in starts) / 1e6
-        print(f"{name:14} first answer {cold:5.2f} s after the command, then {idle:4.0f} MB")
+    for name, facts in numbers.content()["servers"].items():
+        line = f"{name:14} first answer {facts['cold_s']:5.2f} s after the command, then {facts['idle_bytes'] / 1e6:4.0f} MB"
+        if "paced_ratio" in facts:
+            line += f"; paced streams take {facts['paced_ratio']:.2f} times the model's own time"
+        if "held_streams" in facts:
+            line += f"; {facts['held_streams']} silent streams, {facts['bytes_per_stream'] / 1000:.0f} kB each"
+        print(line)
 
 
 def main() -> None:
@@ -118,6 +168,8 @@ def main() -> None:
     parser.add_argument("--endpoints", default="", help="such as /,/run,/v1 (default all)")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long each level is asked (default 2)")
     parser.add_argument("--rounds", type=int, default=1, help="how often each server is visited (default 1)")
+    parser.add_argument("--streams", action="store_true", help="also measure paced streams and silent ones")
+    parser.add_argument("--results", type=Path, help="a folder for speed.json")
     options = parser.parse_args()
     plan = Plan(
         servers=[SERVERS[name] for name in options.servers.split(",")],
@@ -126,9 +178,14 @@ def main() -> None:
         endpoints=[endpoint for endpoint in options.endpoints.split(",") if endpoint],
         seconds=options.seconds,
         rounds=options.rounds,
+        streams=options.streams,
     )
     begun = time.monotonic()
-    show(measure(plan))
+    numbers = measure(plan)
+    show(numbers)
+    if options.results:
+        how = {"seconds": plan.seconds, "rounds": plan.rounds}
+        write_json(options.results / "speed.json", how | numbers.content())
     print(f"{time.monotonic() - begun:.0f} s in all", file=sys.stderr)
 
 

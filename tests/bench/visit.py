@@ -92,6 +92,31 @@ class Started:
             result.cpu_s / result.seconds,
         )
 
+    def paced_s(self, streams: int, question: Question) -> float:
+        """Return how many seconds so many streams at once take of an answer that has pauses."""
+        ask = self.server.ask(self.server.endpoints[0], "stream", str(question))
+        return self.load(ask, question, streams).seconds
+
+    def bytes_per_stream(self, streams: int, seconds: float) -> tuple[int, float]:
+        """Open streams that are silent for so many seconds after their first word, and wait until all have ended.
+
+        Returns how many were open at once, and the memory that each of them took. Raises AssertionError where one does
+        not end well.
+        """
+        question = Question(chunks=2, pause_s=seconds)
+        ask = self.server.ask(self.server.endpoints[0], "stream", str(question))
+        load = Load(self.url, ask, question.answer, streams, hold=seconds * 0.8)
+        before = self.tree.rss_bytes()
+        command = pinned(self.cores.others, client_command(load))
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as client:
+            assert client.stdout is not None
+            begun = int(client.stdout.readline())
+            taken = self.tree.rss_bytes() - before
+            result = LoadResult(**json.loads(client.stdout.readline()))
+        assert not result.errors, f"{self.server.name}: {result.errors[0]}"
+        assert result.requests == streams, f"{self.server.name}: {result.requests} of {streams} streams ended well"
+        return begun, taken / max(begun, 1)
+
     def warm_up(self, modes: Sequence[Mode]) -> None:
         """Let the server do everything once before it is measured."""
         for endpoint in self.server.endpoints:
@@ -154,8 +179,8 @@ def _first_answer(port: int, method: str, ask: Ask, tree: Tree | None = None) ->
             seen = str(error)
         finally:
             connection.close()
-        if tree:
+        if tree is not None:
             tree.check()
         time.sleep(0.005)
-    log = tree.log.read_text()[-3000:] if tree else ""
+    log = tree.log.read_text()[-3000:] if tree is not None else ""
     raise AssertionError(f"no answer in {_START_S} s: {seen}\n{log}")

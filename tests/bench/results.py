@@ -1,0 +1,33 @@
+"""The numbers of a benchmark as files."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tests.bench.process import Cores
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write what was measured, its folder made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers were taken on."""
+    cores = Cores.of_this_machine()
+    return {
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "pinned": cores.server != cores.others,
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

@@ -12,7 +12,7 @@ HELM_VERSION := v3.22.0
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 .PHONY: serve
 serve: $(VENV)/.runtime ## serve FLOW (default flow/) on HOST:PORT (default 127.0.0.1:8080)
@@ -44,13 +44,21 @@ test-image: $(VENV)/.dev ## build images of flows and run them, with docker or w
 	docker info > /dev/null 2>&1 || tests/image/base.sh
 	$(BIN)/pytest -n 0 tests/image $(ARGS)
 
+# Of these, plot is what draws.
 BENCH_PEERS := hayhooks promptflow llama_agents bentoml plot
+RESULTS := tests/bench/results
 
 .PHONY: bench
-bench: bench-deps ## measure Flowpod, its limits and its peers, into tests/bench/results (25 minutes)
-	$(BIN)/python -m tests.bench.engine
-	$(BIN)/python -m tests.bench.telemetry
-	$(BIN)/python -m tests.bench.speed --rounds 3
+bench: bench-deps ## measure Flowpod, its limits and its peers (about 25 minutes, on two idle cores)
+	status=0; \
+	for measure in "speed --rounds 3 --seconds 1.2 --streams" idle imports engine; do \
+	    $(BIN)/python -m tests.bench.$$measure --results $(RESULTS) || status=1; done; \
+	$(BIN)/python -m tests.bench.telemetry && \
+	$(BIN)/python -m tests.bench.report $(RESULTS) && exit $$status
+
+.PHONY: bench-endurance
+bench-endurance: $(VENV)/.dev ## measure a worker's memory over 100,000 runs
+	$(BIN)/python -m tests.bench.endurance --results $(RESULTS)
 
 .PHONY: bench-deps
 bench-deps: $(BENCH_PEERS:%=$(VENV)/bench/%/.done) ## install the peers, each in an environment of its own

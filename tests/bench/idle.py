@@ -34,7 +34,7 @@ def measure(streams: int, seconds: float) -> Idle:
         model(cores, Path(name)) as model_url,
         started(server, model_url, cores, Path(name) / server.name) as visited,
     ):
-        visited.warm_up(("stream",))
+        visited.warm_up([(server.endpoints[0], "stream")])
         return Idle(streams, *visited.bytes_per_stream(streams, seconds))
 
 

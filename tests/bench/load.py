@@ -70,7 +70,7 @@ class LoadResult:
     first_p50_s: float
     first_p99_s: float
     cpu_s: float
-    errors: tuple[str, ...]
+    errors: Sequence[str]
 
 
 class _Connection(asyncio.Protocol):
@@ -233,7 +233,7 @@ async def run(load: Load) -> LoadResult:
     taken = time.perf_counter() - begun
     p50, p99 = _quantiles(client.times)
     first_p50, first_p99 = _quantiles(client.firsts)
-    cpu_s, errors = time.process_time() - cpu, tuple(client.errors[:5])
+    cpu_s, errors = time.process_time() - cpu, client.errors[:5]
     return LoadResult(len(client.times), taken, client.text_bytes, p50, p99, first_p50, first_p99, cpu_s, errors)
 
 

@@ -99,8 +99,9 @@ def measure(plan: Plan) -> Numbers:
                 folder = Path(name) / f"{server.name}-{number}"
                 with started(server, model_url, cores, folder) as visited:
                     numbers.starts[server.name].append(visited.start)
-                    visited.warm_up(plan.modes)
-                    for cell in cells(server, plan):
+                    todo = cells(server, plan)
+                    visited.warm_up(dict.fromkeys((cell.endpoint, cell.mode) for cell in todo))
+                    for cell in todo:
                         sample = visited.sample(cell.endpoint, cell.mode, cell.concurrency, plan.seconds)
                         numbers.samples[cell].append(sample)
                         print(_line(cell, sample), file=sys.stderr, flush=True)

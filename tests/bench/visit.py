@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,11 +117,10 @@ class Started:
         assert result.requests == streams, f"{self.server.name}: {result.requests} of {streams} streams ended well"
         return begun, taken / max(begun, 1)
 
-    def warm_up(self, modes: Sequence[Mode]) -> None:
-        """Let the server do everything once before it is measured."""
-        for endpoint in self.server.endpoints:
-            for mode in modes:
-                self.load(self.server.ask(endpoint, mode, str(Question())), Question(), 8, _WARM_UP_S)
+    def warm_up(self, kinds: Iterable[tuple[str, Mode]]) -> None:
+        """Let the server do everything that will be measured before it is."""
+        for endpoint, mode in kinds:
+            self.load(self.server.ask(endpoint, mode, str(Question())), Question(), 8, _WARM_UP_S)
 
 
 def run_client(load: Load, cores: Cores) -> LoadResult:

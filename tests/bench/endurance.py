@@ -38,8 +38,8 @@ def measure(runs: int) -> list[Point]:
     cores, server = Cores.of_this_machine(), Flowpod("flowpod")
     with (
         tempfile.TemporaryDirectory() as name,
-        model(cores, Path(name)) as model_url,
-        started(server, model_url, cores, Path(name) / server.name) as visited,
+        model(cores, Path(name)) as mock,
+        started(server, mock, cores, Path(name) / server.name) as visited,
     ):
         begun = time.monotonic()
         points = [Point(0, 0.0, visited.tree.rss_bytes())]

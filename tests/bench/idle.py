@@ -31,8 +31,8 @@ def measure(streams: int, seconds: float) -> Idle:
     cores, server = Cores.of_this_machine(), Flowpod("flowpod", settings={"FLOWPOD_MAX_RUNS": str(streams)})
     with (
         tempfile.TemporaryDirectory() as name,
-        model(cores, Path(name)) as model_url,
-        started(server, model_url, cores, Path(name) / server.name) as visited,
+        model(cores, Path(name)) as mock,
+        started(server, mock, cores, Path(name) / server.name) as visited,
     ):
         visited.warm_up([(server.endpoints[0], "stream")])
         return Idle(streams, *visited.bytes_per_stream(streams, seconds))

@@ -66,8 +66,8 @@ def measure() -> tuple[list[Share], int]:
     cores = Cores.of_this_machine()
     with (
         tempfile.TemporaryDirectory() as name,
-        model(cores, Path(name)) as model_url,
-        started(_Watched("flowpod"), model_url, cores, Path(name) / "flowpod") as visited,
+        model(cores, Path(name)) as mock,
+        started(_Watched("flowpod"), mock, cores, Path(name) / "flowpod") as visited,
     ):
         lines = _LINE.findall(visited.tree.log.read_text())
     seconds: defaultdict[str, float] = defaultdict(float)

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from tests.bench.goals import goals
+from tests.bench.goals import HEAD, goals
 from tests.bench.peers.servers import program
 from tests.support.serving import ROOT
 
@@ -142,7 +142,7 @@ def write(folder: Path) -> Path:
     found = {name: orjson.loads(path.read_bytes()) for name in PAGES if (path := folder / f"{name}.json").exists()}
     parts = ["# Benchmark\n"]
     if rows := goals(found):
-        parts.append("## Goals\n\n" + table(["what", "goal", "measured", ""], rows))
+        parts.append("## Goals\n\n" + table(HEAD, [goal.row() for goal in rows]))
     if "speed" in found:
         parts.append("![requests a second](speed.svg)\n")
     page = folder / "results.md"

@@ -1,7 +1,7 @@
 """All servers that can be measured, by name: the model, the limits, Flowpod and its peers."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.bench.load import UNIQUE, Ask
 from tests.bench.peers.servers import PEERS
@@ -47,6 +47,11 @@ class Limit(Server):
 
     def command(self, place: Place) -> list[str]:
         return [sys.executable, "-m", "tests.bench.limit", self.kind, place.model, "--port", str(place.port)]
+
+    def ask(self, endpoint: str, mode: Mode, question: str) -> Ask:
+        ask = simple_ask(question, mode)
+        as_the_model = self.kind == "bytes" and mode == "stream"
+        return replace(ask, text=openai_ask(question, mode).text) if as_the_model else ask
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from tests.bench.goals import goals
 from tests.bench.load import Load
 from tests.bench.process import Cores, raise_file_limit
 from tests.bench.question import Question
 from tests.bench.results import machine, write_json
 from tests.bench.server import Mode, Server, openai_ask
 from tests.bench.servers import SERVERS
-from tests.bench.visit import Cell, Sample, Start, model, run_client, started
+from tests.bench.visit import Cell, Sample, Start, Started, model, run_client, started
 
 LEVELS = (1, 16, 64, 256)
 MODES: tuple[Mode, ...] = ("stream", "whole")
@@ -53,13 +54,14 @@ class Numbers:
     """All that was measured, with a number for each round.
 
     `paced` are seconds of PACED_STREAMS at once of the PACED answer; "model" is the model's own. `held` says how many
-    silent streams were open at once, and the bytes that each took.
+    silent streams were open at once, and the bytes that each took; `failures` what went wrong.
     """
 
     samples: defaultdict[Cell, list[Sample]] = field(default_factory=lambda: defaultdict(list))
     starts: defaultdict[str, list[Start]] = field(default_factory=lambda: defaultdict(list))
     paced: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     held: dict[str, tuple[int, float]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
     def medians(self) -> dict[Cell, Sample]:
         """Return each cell's medians."""
@@ -88,28 +90,35 @@ class Numbers:
 
 
 def measure(plan: Plan) -> Numbers:
-    """Do what the plan says; raises AssertionError where an answer is wrong or missing."""
+    """Do what the plan says; a server that fails is told of, and the others go on."""
     raise_file_limit()
     cores, numbers = Cores.of_this_machine(), Numbers()
-    with tempfile.TemporaryDirectory() as name, model(cores, Path(name)) as model_url:
+    with tempfile.TemporaryDirectory() as name, model(cores, Path(name)) as mock:
         for number in range(plan.rounds):
             if plan.streams:
-                numbers.paced[MODEL].append(_own_paced_s(model_url, cores))
+                numbers.paced[MODEL].append(_own_paced_s(mock.url, cores))
             for server in plan.servers:
-                folder = Path(name) / f"{server.name}-{number}"
-                with started(server, model_url, cores, folder) as visited:
-                    numbers.starts[server.name].append(visited.start)
-                    todo = cells(server, plan)
-                    visited.warm_up(dict.fromkeys((cell.endpoint, cell.mode) for cell in todo))
-                    for cell in todo:
-                        sample = visited.sample(cell.endpoint, cell.mode, cell.concurrency, plan.seconds)
-                        numbers.samples[cell].append(sample)
-                        print(_line(cell, sample), file=sys.stderr, flush=True)
-                    if plan.streams and server.name != MODEL:
-                        numbers.paced[server.name].append(visited.paced_s(PACED_STREAMS, PACED))
-                        if not number:
-                            numbers.held[server.name] = visited.bytes_per_stream(HELD_STREAMS, HELD_S)
+                try:
+                    with started(server, mock, cores, Path(name) / f"{server.name}-{number}") as visited:
+                        _visit(visited, plan, numbers)
+                except AssertionError as error:
+                    numbers.failures.append(f"{server.name}: {error}")
+                    print(f"failed: {numbers.failures[-1]}", file=sys.stderr, flush=True)
     return numbers
+
+
+def _visit(visited: Started, plan: Plan, numbers: Numbers) -> None:
+    name, todo = visited.server.name, cells(visited.server, plan)
+    numbers.starts[name].append(visited.start)
+    visited.warm_up(dict.fromkeys((cell.endpoint, cell.mode) for cell in todo))
+    for cell in todo:
+        sample = visited.sample(cell.endpoint, cell.mode, cell.concurrency, plan.seconds)
+        numbers.samples[cell].append(sample)
+        print(_line(cell, sample), file=sys.stderr, flush=True)
+    if plan.streams and name != MODEL:
+        numbers.paced[name].append(visited.paced_s(PACED_STREAMS, PACED))
+        if name not in numbers.held:
+            numbers.held[name] = visited.bytes_per_stream(HELD_STREAMS, HELD_S)
 
 
 def _own_paced_s(model_url: str, cores: Cores) -> float:
@@ -132,7 +141,7 @@ def cells(server: Server, plan: Plan) -> list[Cell]:
 
 HEAD = (
     f"{'server':14}{'endpoint':9}{'mode':7}{'at once':>7}{'req/s':>9}{'text kB/s':>10}"
-    f"{'p50 ms':>9}{'p99 ms':>9}{'first p50':>10}{'first p99':>10}{'CPU ms':>8}{'client':>7}"
+    f"{'p50 ms':>9}{'p99 ms':>9}{'first p50':>10}{'first p99':>10}{'CPU ms':>8}{'others':>7}"
 )
 
 
@@ -140,26 +149,30 @@ def _line(cell: Cell, sample: Sample) -> str:
     return (
         f"{cell.server:14}{cell.endpoint:9}{cell.mode:7}{cell.concurrency:7}{sample.per_s:9.1f}"
         f"{sample.text_per_s / 1000:10.1f}{sample.p50_ms:9.2f}{sample.p99_ms:9.2f}{sample.first_p50_ms:10.2f}"
-        f"{sample.first_p99_ms:10.2f}{sample.cpu_ms:8.3f}{sample.client_cpu:7.0%}"
+        f"{sample.first_p99_ms:10.2f}{sample.cpu_ms:8.3f}{sample.others_cpu:7.0%}"
     )
 
 
 def show(numbers: Numbers) -> None:
-    """Print the medians."""
+    """Print the medians, and the goals that they belong to."""
     print(HEAD)
     for cell, sample in numbers.medians().items():
         print(_line(cell, sample))
-    for name, facts in numbers.content()["servers"].items():
+    content = numbers.content()
+    for name, facts in content["servers"].items():
         line = f"{name:14} first answer {facts['cold_s']:5.2f} s after the command, then {facts['idle_bytes'] / 1e6:4.0f} MB"
         if "paced_ratio" in facts:
             line += f"; paced streams take {facts['paced_ratio']:.2f} times the model's own time"
         if "held_streams" in facts:
             line += f"; {facts['held_streams']} silent streams, {facts['bytes_per_stream'] / 1000:.0f} kB each"
         print(line)
+    for goal in goals({"speed": content}):
+        what, least, measured, by_cpu, verdict = goal.row()
+        print(f"{what}: {measured}{f', by CPU time {by_cpu}' if by_cpu else ''} ({least}: {verdict})")
 
 
-def main() -> None:
-    """Measure what the command line names."""
+def main() -> int:
+    """Measure what the command line names; return the exit status, 1 when a server failed."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0] if __doc__ else "", epilog=f"servers: {', '.join(SERVERS)}"
     )
@@ -188,7 +201,10 @@ def main() -> None:
         how = {"seconds": plan.seconds, "rounds": plan.rounds}
         write_json(options.results / "speed.json", how | numbers.content())
     print(f"{time.monotonic() - begun:.0f} s in all", file=sys.stderr)
+    for failure in numbers.failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if numbers.failures else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,14 +20,15 @@ pytestmark = pytest.mark.needs("taskset")
 
 def ask_model(folder: Path, ask: Ask, answer: str, concurrency: int = 1) -> tuple[int, Sequence[str]]:
     cores = Cores.of_this_machine()
-    with model(cores, folder) as url:
-        result = run_client(Load(url.removesuffix("/v1"), ask, answer, concurrency), cores)
+    with model(cores, folder) as mock:
+        result = run_client(Load(mock.url.removesuffix("/v1"), ask, answer, concurrency), cores)
     return result.requests, result.errors
 
 
 def test_flowpod_and_a_limit_are_measured(tmp_path: Path) -> None:
     servers = [SERVERS["flowpod"], SERVERS["limit"]]
     numbers = measure(Plan(servers, levels=[4], modes=["stream"], endpoints=["/run"], seconds=1))
+    assert numbers.failures == []
     content = numbers.content()
     assert [(cell["server"], cell["endpoint"]) for cell in content["cells"]] == [("flowpod", "/run"), ("limit", "/")]
     for cell in content["cells"]:

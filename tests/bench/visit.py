@@ -35,7 +35,8 @@ class Cell:
 class Sample:
     """The numbers of one run of the client; times in milliseconds.
 
-    `cpu_ms` is what the server's processes used for a request, `client_cpu` the share of a core that the client did.
+    `cpu_ms` is what the server's processes used for a request, `others_cpu` the share of the other core that the client
+    and the model used: near 1, the numbers are theirs and not the server's.
     """
 
     per_s: float
@@ -45,7 +46,7 @@ class Sample:
     first_p50_ms: float
     first_p99_ms: float
     cpu_ms: float
-    client_cpu: float
+    others_cpu: float
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,21 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Mock:
+    """The mock model: its base URL and its process."""
+
+    url: str
+    tree: Tree
+
+
+@dataclass(frozen=True)
 class Started:
     """A server that has answered once."""
 
     server: Server
     url: str
     tree: Tree
+    mock: Mock
     cores: Cores
     start: Start
 
@@ -76,8 +86,9 @@ class Started:
     def sample(self, endpoint: str, mode: Mode, concurrency: int, seconds: float) -> Sample:
         """Ask for answers without pauses, as fast as they come."""
         question = Question()
-        before = self.tree.cpu_s()
+        before, mock_before = self.tree.cpu_s(), self.mock.tree.cpu_s()
         result = self.load(self.server.ask(endpoint, mode, str(question)), question, concurrency, seconds)
+        others_s = result.cpu_s + self.mock.tree.cpu_s() - mock_before
         cpu_ms = (self.tree.cpu_s() - before) * 1000 / result.requests
         times = (result.p50_s, result.p99_s, result.first_p50_s, result.first_p99_s)
         p50, p99, first_p50, first_p99 = (second * 1000 for second in times)
@@ -89,7 +100,7 @@ class Started:
             first_p50,
             first_p99,
             cpu_ms,
-            result.cpu_s / result.seconds,
+            others_s / result.seconds,
         )
 
     def paced_s(self, streams: int, question: Question) -> float:
@@ -137,31 +148,30 @@ def client_command(load: Load) -> list[str]:
 
 
 @contextmanager
-def model(cores: Cores, folder: Path) -> Iterator[str]:
-    """Run the mock model until the block ends; yield its base URL."""
+def model(cores: Cores, folder: Path) -> Iterator[Mock]:
+    """Run the mock model until the block ends."""
     port = free_port()
-    with running(
-        [sys.executable, "-m", "tests.bench.mock_model", "--port", str(port)], cores.others, folder / "model.log"
-    ):
-        _first_answer(port, "GET", Ask("/v1/models", {}, ""))
-        yield f"http://127.0.0.1:{port}/v1"
+    command = [sys.executable, "-m", "tests.bench.mock_model", "--port", str(port)]
+    with running(command, cores.others, folder / "model.log") as tree:
+        _first_answer(port, "GET", Ask("/v1/models", {}, ""), tree)
+        yield Mock(f"http://127.0.0.1:{port}/v1", tree)
 
 
 @contextmanager
-def started(server: Server, model_url: str, cores: Cores, folder: Path) -> Iterator[Started]:
+def started(server: Server, mock: Mock, cores: Cores, folder: Path) -> Iterator[Started]:
     """Start a server, take the time of its first answer, and end it after the block."""
     folder.mkdir(parents=True)
-    place = Place(free_port(), model_url, folder)
+    place = Place(free_port(), mock.url, folder)
     command = server.command(place)
     ask = server.ask(server.endpoints[0], "whole", str(Question()))
     begun = time.monotonic()
     with running(command, cores.server, folder / "server.log", server.environment(place)) as tree:
         _first_answer(place.port, "POST", ask, tree)
         start = Start(time.monotonic() - begun, tree.rss_bytes())
-        yield Started(server, f"http://127.0.0.1:{place.port}", tree, cores, start)
+        yield Started(server, f"http://127.0.0.1:{place.port}", tree, mock, cores, start)
 
 
-def _first_answer(port: int, method: str, ask: Ask, tree: Tree | None = None) -> None:
+def _first_answer(port: int, method: str, ask: Ask, tree: Tree) -> None:
     """Ask until there is an answer; raises AssertionError when there is none in time."""
     deadline = time.monotonic() + _START_S
     headers = {name: value.replace(UNIQUE, "f" * 32) for name, value in ask.headers.items()}
@@ -178,8 +188,6 @@ def _first_answer(port: int, method: str, ask: Ask, tree: Tree | None = None) ->
             seen = str(error)
         finally:
             connection.close()
-        if tree is not None:
-            tree.check()
+        tree.check()
         time.sleep(0.005)
-    log = tree.log.read_text()[-3000:] if tree is not None else ""
-    raise AssertionError(f"no answer in {_START_S} s: {seen}\n{log}")
+    raise AssertionError(f"no answer in {_START_S} s: {seen}\n{tree.log.read_text()[-3000:]}")

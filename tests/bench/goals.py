@@ -40,6 +40,7 @@ def goals(found: dict[str, Any]) -> list[Goal]:
         rows += _of_speed(found["speed"])
     if "idle" in found:
         idle = found["idle"]
+        rows.append(Goal("silent streams open at once", "at least", 2000, idle["open"]))
         rows.append(Goal(f"each of {idle['open']} silent streams, kB", "at most", 120, idle["bytes_per_stream"] / 1e3))
     for flow in found.get("engine", ()):
         if flow["nodes"] == 50:

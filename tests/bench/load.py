@@ -24,6 +24,7 @@ import uvloop
 UNIQUE = "@UNIQUE-IN-EVERY-REQUEST-32-LONG"
 """Stands in a path, a header or a body for 32 characters that no other request has."""
 _UNIQUE = UNIQUE.encode()
+_OPENING = 64
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Ask:
 class Load:
     """What one run of the client does; with `seconds` 0 every connection asks once.
 
-    With `hold` it prints how many streams have begun once all have, or after so many seconds, and goes on.
+    With `hold` at most 64 streams at once wait for their first text; it prints how many have begun once all have, or
+    after so many seconds, and goes on.
     """
 
     url: str
@@ -158,6 +160,7 @@ class _Client:
         self.text_bytes = 0
         self.errors: list[str] = []
         self._all_begun = asyncio.Event()
+        self._opening = asyncio.Semaphore(_OPENING)
 
     async def talk(self, until: float) -> None:
         """Ask over one connection until the time is over."""
@@ -165,6 +168,8 @@ class _Client:
         host, port = self._address.hostname or "", self._address.port or 80
         connection: _Connection | None = None
         while True:
+            if self._load.hold:
+                await self._opening.acquire()
             try:
                 if connection is None or connection.transport.is_closing():
                     _, connection = await loop.create_connection(
@@ -173,6 +178,9 @@ class _Client:
                 await self._turn(connection)
             except OSError as error:
                 self.errors.append(str(error))
+                self._opening.release()
+                if connection is not None:
+                    connection.transport.abort()
                 connection = None
                 if len(self.errors) >= 20:
                     return
@@ -204,6 +212,7 @@ class _Client:
 
     def _began(self) -> None:
         self._begun += 1
+        self._opening.release()
         if self._begun >= self._load.concurrency:
             self._all_begun.set()
 

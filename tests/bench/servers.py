@@ -114,7 +114,12 @@ SERVERS: dict[str, Server] = {
         Limit("limit-batched", kind="batched"),
         Flowpod("flowpod"),
         Flowpod("flowpod-off", settings=OFF),
+        Flowpod("flowpod-no-history", endpoints=("/",), settings={"FLOWPOD_HISTORY": "off"}),
+        Flowpod("flowpod-no-tracing", endpoints=("/",), settings={"FLOWPOD_TRACING": "off"}),
         Flowpod("flowpod-chat", endpoints=("/",), chat=True),
         *PEERS,
     )
 }
+
+MEASURED = [name for name in SERVERS if not name.startswith("flowpod-no-")]
+"""The servers that are measured unless others are named; the rest tell the two parts of `flowpod-off` apart."""

@@ -23,7 +23,7 @@ from tests.bench.process import Cores, raise_file_limit
 from tests.bench.question import Question
 from tests.bench.results import machine, write_json
 from tests.bench.server import Mode, Server, openai_ask
-from tests.bench.servers import SERVERS
+from tests.bench.servers import MEASURED, SERVERS
 from tests.bench.visit import Cell, Sample, Start, Started, model, run_client, started
 
 LEVELS = (1, 16, 64, 256)
@@ -140,14 +140,14 @@ def cells(server: Server, plan: Plan) -> list[Cell]:
 
 
 HEAD = (
-    f"{'server':14}{'endpoint':9}{'mode':7}{'at once':>7}{'req/s':>9}{'text kB/s':>10}"
+    f"{'server':19}{'endpoint':9}{'mode':7}{'at once':>7}{'req/s':>9}{'text kB/s':>10}"
     f"{'p50 ms':>9}{'p99 ms':>9}{'first p50':>10}{'first p99':>10}{'CPU ms':>8}{'others':>7}"
 )
 
 
 def _line(cell: Cell, sample: Sample) -> str:
     return (
-        f"{cell.server:14}{cell.endpoint:9}{cell.mode:7}{cell.concurrency:7}{sample.per_s:9.1f}"
+        f"{cell.server:19}{cell.endpoint:9}{cell.mode:7}{cell.concurrency:7}{sample.per_s:9.1f}"
         f"{sample.text_per_s / 1000:10.1f}{sample.p50_ms:9.2f}{sample.p99_ms:9.2f}{sample.first_p50_ms:10.2f}"
         f"{sample.first_p99_ms:10.2f}{sample.cpu_ms:8.3f}{sample.others_cpu:7.0%}"
     )
@@ -160,7 +160,7 @@ def show(numbers: Numbers) -> None:
         print(_line(cell, sample))
     content = numbers.content()
     for name, facts in content["servers"].items():
-        line = f"{name:14} first answer {facts['cold_s']:5.2f} s after the command, then {facts['idle_bytes'] / 1e6:4.0f} MB"
+        line = f"{name:19} first answer {facts['cold_s']:5.2f} s after the command, then {facts['idle_bytes'] / 1e6:4.0f} MB"
         if "paced_ratio" in facts:
             line += f"; paced streams take {facts['paced_ratio']:.2f} times the model's own time"
         if "held_streams" in facts:
@@ -176,7 +176,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0] if __doc__ else "", epilog=f"servers: {', '.join(SERVERS)}"
     )
-    parser.add_argument("--servers", default=",".join(SERVERS), help="names, separated by commas")
+    parser.add_argument(
+        "--servers", default=",".join(MEASURED), help="names, separated by commas (default %(default)s)"
+    )
     parser.add_argument("--concurrency", default=",".join(map(str, LEVELS)), help="levels (default %(default)s)")
     parser.add_argument("--modes", default=",".join(MODES), help="stream, whole or both (default both)")
     parser.add_argument("--endpoints", default="", help="such as /,/run,/v1 (default all)")

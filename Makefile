@@ -53,7 +53,7 @@ bench: bench-deps ## measure Flowpod, its limits and its peers (about 25 minutes
 	status=0; \
 	for measure in "speed --rounds 3 --seconds 1.2 --streams" idle imports engine; do \
 	    $(BIN)/python -m tests.bench.$$measure --results $(RESULTS) || status=1; done; \
-	$(BIN)/python -m tests.bench.telemetry && \
+	$(BIN)/python -m tests.bench.telemetry || status=1; \
 	$(BIN)/python -m tests.bench.report $(RESULTS) && exit $$status
 
 .PHONY: bench-endurance

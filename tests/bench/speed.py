@@ -7,6 +7,7 @@ and the client share another core. What is shown are the medians of the rounds. 
 """
 
 import argparse
+import signal
 import statistics
 import sys
 import tempfile
@@ -196,6 +197,7 @@ def main() -> int:
         rounds=options.rounds,
         streams=options.streams,
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended on the way out
     begun = time.monotonic()
     numbers = measure(plan)
     show(numbers)

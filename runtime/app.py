@@ -17,6 +17,9 @@ from runtime.api.access import AccessLog
 from runtime.api.chat import Chats
 from runtime.api.complete import Complete
 from runtime.api.cors import with_cors
+from runtime.api.dashscope import Application
+from runtime.api.dashscope_generation import PATHS as GENERATION
+from runtime.api.dashscope_generation import Generation
 from runtime.api.errors import on_bug, on_flowpod_error, on_http_exception
 from runtime.api.health import Readyz, healthz
 from runtime.api.metrics import MetricsPage
@@ -102,12 +105,20 @@ def create_service(
 
 def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | None = None) -> list[Route]:
     """Return every endpoint of the service; without `telemetry` there are no traces and no metrics to show."""
-    api = ApiSettings(settings.max_body_bytes, settings.heartbeat_s, settings.openwebui_sessions == "on")
+    api = ApiSettings(
+        settings.max_body_bytes,
+        settings.heartbeat_s,
+        openwebui_sessions=settings.openwebui_sessions == "on",
+        dashscope_app_ids=settings.dashscope_app_ids,
+        dashscope_session_s=settings.dashscope_session_s,
+    )
     return [
         Route("/", Simple(service, api).answer, methods=["POST"]),
         Route("/run", Complete(service, api).answer, methods=["POST"]),
         Route("/v1/chat/completions", ChatCompletions(service, api).answer, methods=["POST"]),
         Route("/v1/models", Models(service).answer, methods=["GET"]),
+        Route("/api/v1/apps/{app_id}/completion", Application(service, api).answer, methods=["POST"]),
+        *(Route(path, Generation(service, api, kind).answer, methods=["POST"]) for kind, path in GENERATION.items()),
         Route("/score", Score(service, api).answer, methods=["POST"]),
         Route("/feedback", Feedback(service, api).answer, methods=["POST"]),
         Route("/swagger.json", Swagger(service).answer, methods=["GET"]),

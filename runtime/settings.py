@@ -62,6 +62,15 @@ class Settings(BaseSettings):
         "off",
         description="`on` keeps the history of Open WebUI's chats, by the `X-OpenWebUI-Chat-Id` that it sends.",
     )
+    dashscope_app_ids: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="The application ids, separated by commas, that DashScope's clients may call. Any by default.",
+    )
+    dashscope_session_s: float = Field(
+        3600,
+        gt=0,
+        description="When a `session_id` of DashScope's clients ends that was not used, in seconds.",
+    )
     history_write_timeout_s: float = Field(
         2, gt=0, description="How long the end of a run waits for its turn to be stored, in seconds."
     )
@@ -152,7 +161,7 @@ class Settings(BaseSettings):
             raise ValueError(f"an origin is a scheme, a host and perhaps a port, without a path: {', '.join(wrong)}")
         return value
 
-    @field_validator("tokens", "file_mounts", "cors_origins", mode="before")
+    @field_validator("tokens", "file_mounts", "cors_origins", "dashscope_app_ids", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

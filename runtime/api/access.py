@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime.api.middleware import PROBES, path_of
+from runtime.api.errors import path_of
+from runtime.api.middleware import PROBES
 from runtime.logs import FIELDS
 from runtime.telemetry.metrics import Metrics
 

@@ -8,7 +8,10 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
+from runtime.api.dashscope_errors import PATHS as DASHSCOPE_PATHS
+from runtime.api.dashscope_errors import dashscope_error
 from runtime.errors import (
     BodyTooLarge,
     ErrorInfo,
@@ -59,16 +62,28 @@ def error_body(error: ErrorInfo) -> dict[str, Any]:
     return {"error": asdict(error)}
 
 
+def path_of(scope: Scope) -> str:
+    """Return the path without the prefix under which a proxy serves us, which the server puts in front of it."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def body_for(scope: Scope, error: ErrorInfo) -> dict[str, Any]:
+    """Return the body of an error in the shape that the clients of the request's path know."""
+    if path_of(scope).startswith(DASHSCOPE_PATHS):
+        return dashscope_error(error, scope["state"]["request_id"])
+    return error_body(error)
+
+
 def error_response(error: FlowpodError, body: Mapping[str, Any] | None = None) -> JsonResponse:
     """Return the response for an error that was met before a run began; `body` for a protocol with its own shape."""
     status = _STATUS[type(error)]
     return JsonResponse(body or error_body(error.info), status, _HEADERS.get(status))
 
 
-async def on_flowpod_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
+async def on_flowpod_error(request: Request, error: Exception) -> Response:
     """Answer an error of ours."""
     assert isinstance(error, FlowpodError)
-    return error_response(error)
+    return error_response(error, body_for(request.scope, error.info))
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
@@ -82,11 +97,11 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         info = ErrorInfo(message, "invalid_request_error", None, "method_not_allowed")
     else:
         info = ErrorInfo(error.detail, "invalid_request_error", None, "bad_request")
-    return JsonResponse(error_body(info), error.status_code, error.headers)
+    return JsonResponse(body_for(request.scope, info), error.status_code, error.headers)
 
 
 async def on_bug(request: Request, error: Exception) -> Response:  # noqa: ARG001
     """Answer a bug of ours that was met before a run began; the server logs it."""
     message = "internal error; the log has the details under this request's X-Request-Id"
     info = ErrorInfo(message, "internal_error", None, "internal_error")
-    return JsonResponse(error_body(info), 500, _HEADERS[500])
+    return JsonResponse(body_for(request.scope, info), 500, _HEADERS[500])

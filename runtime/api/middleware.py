@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime.api.errors import error_response
+from runtime.api.errors import body_for, error_response, path_of
 from runtime.errors import Unauthorized
 from runtime.logs import REQUEST_ID, RUN_ID, TRACE_ID
 from runtime.run.service import FlowService
@@ -77,7 +77,8 @@ class TokenAuth:
             return
         given = "Authorization" in Headers(scope=scope)
         what = "the token is not valid" if given else "a token is needed: send Authorization: Bearer <token>"
-        await error_response(Unauthorized(what))(scope, receive, send)
+        error = Unauthorized(what)
+        await error_response(error, body_for(scope, error.info))(scope, receive, send)
 
     def _allows(self, scope: Scope) -> bool:
         value = Headers(scope=scope).get("Authorization", "").strip()
@@ -89,8 +90,3 @@ class TokenAuth:
 
 def _is_open(path: str) -> bool:
     return path in OPEN_PATHS or path.startswith(f"{DOCS}/")
-
-
-def path_of(scope: Scope) -> str:
-    """Return the path without the prefix under which a proxy serves us, which the server puts in front of it."""
-    return str(scope["path"]).removeprefix(scope.get("root_path", ""))

@@ -90,12 +90,14 @@ def openapi_document(service: FlowService) -> dict[str, Any]:
             "<inputs>": example_of(inputs, service),
             "<score>": example_of(score, service),
             "<chat>": _chat_example(example_of(inputs, service), flow.chat_input),
+            "<application>": _application_example(example_of(inputs, service), flow.chat_input),
+            "<generation>": _generation_example(example_of(inputs, service), flow.chat_input),
             "<inputs schema>": inputs,
             "<outputs schema>": outputs_schema(service, for_evaluation=True),
             "<variables schema>": {"type": "object", "properties": variables},
         },
     )
-    absent = [] if flow.is_chat else ["/v1/"]
+    absent = [] if flow.is_chat else ["/v1/", "/api/v1/"]
     absent += [] if service.history is not None else ["/chat/"]
     document["paths"] = {path: item for path, item in document["paths"].items() if not path.startswith(tuple(absent))}
     return document
@@ -105,6 +107,17 @@ def _chat_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, A
     question = inputs.pop(chat_input or "", "Hello")
     body = {"model": "default", "messages": [{"role": "user", "content": question}]}
     return body | ({"inputs": inputs} if inputs else {})
+
+
+def _application_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
+    question = inputs.pop(chat_input or "", "Hello")
+    return {"input": {"prompt": question, **({"biz_params": inputs} if inputs else {})}}
+
+
+def _generation_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
+    messages = [{"role": "user", "content": inputs.pop(chat_input or "", "Hello")}]
+    parameters = {"result_format": "message", **({"inputs": inputs} if inputs else {})}
+    return {"model": "default", "input": {"messages": messages}, "parameters": parameters}
 
 
 def _filled(node: Any, values: Mapping[str, Any]) -> Any:

@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from runtime.flow.model import Flow, Node, Reference, references_in
+from runtime.flow.model import SECRET_VARIABLES, Flow, Node, Reference, references_in
 from runtime.flow.plan import OUTPUT, Graph
 from runtime.flow.source import Key, Source
+
+_TAKES_SECRETS = ("python", "custom_llm")
 
 
 def check_flow(flow: Flow, source: Source) -> None:
@@ -49,7 +51,8 @@ class _Check:
         visible = {**around, **{node.name: node for node in nodes}}
         for node in nodes:
             for name, value in node.inputs.items():
-                self._check_value((*node.key, "inputs", name), value, visible, inside)
+                key = (*node.key, "inputs", name)
+                self._check_value(key, value, visible, inside, takes_secrets=node.type in _TAKES_SECRETS)
             if node.activate is not None:
                 self._check_value((*node.key, "activate", "when"), node.activate.when, visible, inside)
             self._check_edges(node, visible)
@@ -66,8 +69,20 @@ class _Check:
         own = {inner.name: inner for inner in node.body}
         self._check_value((*node.key, "result"), node.result, {**visible, **own}, (*inside, node))
 
-    def _check_value(self, key: Key, value: Any, visible: Mapping[str, Node], inside: tuple[Node, ...]) -> None:
+    def _check_value(
+        self,
+        key: Key,
+        value: Any,
+        visible: Mapping[str, Node],
+        inside: tuple[Node, ...],
+        *,
+        takes_secrets: bool = False,
+    ) -> None:
         for reference in references_in(value):
+            if reference.source == "sys" and reference.name in SECRET_VARIABLES and not takes_secrets:
+                kinds = " and ".join(_TAKES_SECRETS)
+                text = f"{reference} is a secret of the caller's; only the inputs of {kinds} nodes may refer to it"
+                self._note(key, text)
             self._check_reference(key, reference, visible, inside)
 
     def _check_reference(

@@ -34,6 +34,12 @@ MAX_ROUNDS = 1000
 SystemVariable = Literal["session_id", "user_id", "run_id", "turn", "instructions"]
 """What `${sys.NAME}` gives: facts of the request that no input carries."""
 
+GivenVariable = Literal["rag_options", "plugin_params", "plugin_tokens"]
+"""Mappings that `${sys.NAME}` and `${sys.NAME.KEY}` give of DashScope's calls; null where a request has none."""
+
+SECRET_VARIABLES = frozenset({"plugin_params", "plugin_tokens"})
+"""System variables that are nowhere shown, and so are handed to Python code alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:

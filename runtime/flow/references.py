@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from runtime.flow.model import Reference, SystemVariable, references_in
+from runtime.flow.model import GivenVariable, Reference, SystemVariable, references_in
 
 _MISSING = object()
 _BYPASSED = object()
@@ -57,9 +57,9 @@ def _own_reference(value: str, source: str, text: str) -> Reference:
         if path:
             raise ValueError(f"{value}: the index is a number and has no properties")
         return Reference("index", "")
-    known = get_args(SystemVariable)
-    if source == "sys" and (len(path) != 1 or path[0] not in known):
-        raise ValueError(f"{value}: there is no such variable; sys has {', '.join(known)}")
+    whole, mappings = get_args(SystemVariable), get_args(GivenVariable)
+    if source == "sys" and not (path and (path[0] in mappings or (path[0] in whole and len(path) == 1))):
+        raise ValueError(f"{value}: there is no such variable; sys has {', '.join(whole + mappings)}")
     if not path or isinstance(path[0], int):
         raise ValueError(f"{value} names no variable: write ${{{source}.NAME}}")
     return Reference(source, path[0], path[1:])  # type: ignore[arg-type]  # one of the names in _OWN
@@ -123,7 +123,12 @@ class Scope:
         if isinstance(value, Reference):
             found = self._root(value)
             for key in () if found is _BYPASSED else value.path:
-                found = _part(found, key, value)
+                try:
+                    found = _part(found, key, value)
+                except LookupError:
+                    if value.source == "sys":
+                        return None  # a request gives these or not, and their keys may not stand in a message
+                    raise
             return None if found is _BYPASSED else found
         if isinstance(value, dict) and references_in(value):
             return {name: self.resolve(item) for name, item in value.items()}

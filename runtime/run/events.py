@@ -73,8 +73,9 @@ class RunOutput:
 class RunTerminated:
     """The last event of every run, whatever became of it.
 
-    `usage` has OpenAI's three counts, summed over the run's models, or is empty; `finish_reason` is that of the model
-    behind the chat output; `history` is "deferred" when the turn could not be stored in time.
+    `usage` has OpenAI's three counts, summed over the run's models, or is empty; `models` has the first two for each
+    model by its name. `finish_reason` is that of the model behind the chat output; `history` is "deferred" when the
+    turn could not be stored in time.
     """
 
     run_id: str
@@ -84,6 +85,7 @@ class RunTerminated:
     usage: Mapping[str, int] = field(default_factory=dict)
     finish_reason: str = "stop"
     history: Literal["", "deferred"] = ""
+    models: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     timestamp: datetime = field(default_factory=utc_now)
 
 

@@ -88,7 +88,8 @@ class NodeRunner:
         self._taps = {name: Tap() for name in package.wiring.tapped}
         self._chat_sources = package.wiring.sources_of(package.flow, package.flow.chat_output or "")
         self._begun: dict[str, float] = {}
-        self.usage: Usage | None = None
+        self.usage: dict[str, Usage] = {}
+        """What each model counted, by the model's name."""
         self.finish_reason = "stop"
 
     async def perform(self, graph: Graph, level: Level) -> ErrorInfo | None:
@@ -261,7 +262,7 @@ class NodeRunner:
     async def _complete(self, call: _Call, result: Result) -> Ended:
         node, scope, top = call.node, call.level.scope, not call.level.prefix
         if result.usage is not None:
-            self.usage = result.usage if self.usage is None else self.usage + result.usage
+            self.usage[result.model] = self.usage.get(result.model, Usage()) + result.usage
         if result.finish_reason and node.name in self._chat_sources:
             self.finish_reason = result.finish_reason
         whole: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from runtime.flow.check import all_nodes
 from runtime.flow.connections import secret_values
 from runtime.flow.imports import late_imports
 from runtime.flow.load import load_flow
-from runtime.flow.model import Flow, Node, Reference
+from runtime.flow.model import SECRET_VARIABLES, Flow, Node, Reference
 from runtime.flow.paths import kind_of, leads_out
 from runtime.flow.plan import OUTPUT, Graph
 from runtime.flow.source import Source
@@ -49,13 +49,16 @@ class Package:
     streams: Mapping[str, bool]
 
     def without_secrets(self, values: Mapping[str, Any], references: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `values` with those hidden that `references` takes from inputs of type secret."""
+        """Return `values` with those hidden that `references` takes from secrets: inputs, or what callers send."""
         return {name: _HIDDEN if self._is_secret(references.get(name)) else value for name, value in values.items()}
 
     def _is_secret(self, value: Any) -> bool:
+        if not isinstance(value, Reference):
+            return False
+        if value.source == "sys":
+            return value.name in SECRET_VARIABLES
         return (
-            isinstance(value, Reference)
-            and value.source == "inputs"
+            value.source == "inputs"
             and value.name in self.flow.inputs
             and self.flow.inputs[value.name].type == "secret"
         )

@@ -25,6 +25,7 @@ class RunRequest:
     stored even then. `headers` carry the caller's trace context. `streaming`: the caller reads outputs as they come.
     `history_rounds` is how many past turns the caller wants in place of what the flow says.
     `overrides` are parameters for the models, of which each node takes those that it leaves to the request.
+    `given` are those of the `${sys.NAME}` variables that only some requests have; secrets may be among them.
     """
 
     inputs: Mapping[str, Any]
@@ -39,6 +40,7 @@ class RunRequest:
     history_rounds: int | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     protocol: Protocol = "command"
+    given: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def flow_inputs(flow: Flow, given: Mapping[str, Any], *, private_urls: bool = False) -> dict[str, Any]:

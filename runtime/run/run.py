@@ -14,6 +14,7 @@ from runtime.flow.references import Scope
 from runtime.history.append import Turn
 from runtime.history.service import HistoryService
 from runtime.jsonable import as_text
+from runtime.nodes.base import Usage
 from runtime.nodes.image_loading import with_fetched_images
 from runtime.run.events import EventChannel, RunStarted, RunStatus, RunTerminated
 from runtime.run.node import Level, NodeRunner
@@ -192,10 +193,9 @@ class Run:
     def _end(self, deferred: bool) -> None:
         assert self._status is not None
         self._end_span()
-        usage = self._runner.usage
-        counts = (
-            {} if usage is None else asdict(usage) | {"total_tokens": usage.prompt_tokens + usage.completion_tokens}
-        )
+        models = self._runner.usage
+        total = sum(models.values(), Usage())
+        counts = asdict(total) | {"total_tokens": total.prompt_tokens + total.completion_tokens} if models else {}
         self.events.put(
             RunTerminated(
                 self.id,
@@ -205,6 +205,7 @@ class Run:
                 counts,
                 self._runner.finish_reason,
                 "deferred" if deferred else "",
+                {name: asdict(usage) for name, usage in models.items()},
             )
         )
         seconds = (datetime.now(UTC) - self._started_at).total_seconds()

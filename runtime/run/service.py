@@ -160,12 +160,13 @@ class FlowService:
         if name is not None and not self._history_given(request) and conversation.pairs:
             inputs[name] = list(conversation.pairs)
         run_id = str(uuid.uuid4())
-        sys = {
+        sys: dict[str, Any] = {
             "session_id": request.session_id,
             "user_id": request.user_id or "",
             "run_id": run_id,
             "turn": conversation.last_turn + 1,
             "instructions": request.instructions,
+            **request.given,
         }
         facts = {
             "session.id": request.session_id,

@@ -1,0 +1,110 @@
+"""What DashScope's clients get of a run: frames as it goes on, or one object at its end."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from runtime.api.dashscope_frames import Frames
+from runtime.api.dashscope_nodes import Messages, Thoughts
+from runtime.api.fold import Outcome
+from runtime.jsonable import as_text
+from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
+
+StreamMode = Literal["full_thoughts", "message_format", "message_format_plus"]
+"""How a stream shows nodes: as thoughts, as messages of the End and Output nodes, or as messages of all nodes."""
+
+
+class Answer:
+    """One answer: its constant facts, and how events become frames or a body.
+
+    `output` is the flow's chat output, `node_types` are the kinds of its nodes, `default_model` names a model that does
+    not name itself. Text is what there is so far, or with `incremental` what is new. Messages are always what is new.
+    """
+
+    def __init__(
+        self,
+        *,
+        output: str,
+        session_id: str,
+        request_id: str,
+        node_types: Mapping[str, str],
+        default_model: str,
+        mode: StreamMode,
+        has_thoughts: bool,
+        incremental: bool,
+        flags_as_text: bool,
+    ) -> None:
+        self._output = output
+        self._session_id = session_id
+        self._request_id = request_id
+        self._default_model = default_model
+        self._mode = mode
+        self._incremental = incremental
+        self._node_types = node_types
+        self._thoughts = Thoughts(node_types) if has_thoughts else None
+        self._messages = Messages(node_types, of_all=mode == "message_format_plus", flags_as_text=flags_as_text)
+        self._frames = Frames(request_id)
+        self._text = ""
+
+    def encode(self, event: Event) -> bytes:
+        """Return the frames of an event, or nothing."""
+        if isinstance(event, RunTerminated):
+            return self._frames.error(event.error) if event.error is not None else self._last(event)
+        if self._mode != "full_thoughts":
+            return self._message_frames(event)
+        if isinstance(event, NodeUpdated) and self._thoughts is not None:
+            return self._frame("") if self._thoughts.update(event) else b""
+        if isinstance(event, RunOutput) and event.output == self._output and event.has_delta:
+            told = self._thoughts is not None and self._thoughts.add(event)
+            delta = as_text(event.delta)
+            return self._frame(delta) if delta or told else b""
+        return b""
+
+    def body(self, outcome: Outcome) -> dict[str, Any]:
+        """Return the whole answer."""
+        output: dict[str, Any] = {"finish_reason": "stop", "session_id": self._session_id}
+        if self._thoughts is not None:
+            for node in outcome.nodes.values():
+                self._thoughts.update(node)
+            output["thoughts"] = self._thoughts.all()
+        output["text"] = as_text(outcome.outputs.get(self._output))
+        return {"output": output, "usage": self._usage(outcome.terminated), "request_id": self._request_id}
+
+    def _message_frames(self, event: Event) -> bytes:
+        messages: list[dict[str, Any]] = []
+        if isinstance(event, RunOutput) and event.output == self._output:
+            if event.has_delta:
+                self._text += as_text(event.delta)
+            messages = self._messages.of_output(event)
+        elif isinstance(event, NodeUpdated):
+            messages = self._messages.of_node(event)
+        elif isinstance(event, RunStarted):
+            messages = self._messages.of_start()
+        opening = {"session_id": self._session_id, "finish_reason": "null"}
+        return b"".join(self._frames.result({**opening, "workflow_message": message}, {}) for message in messages)
+
+    def _frame(self, delta: str) -> bytes:
+        self._text += delta
+        output: dict[str, Any] = {"session_id": self._session_id, "finish_reason": "null"}
+        if self._thoughts is not None:
+            output["thoughts"] = self._thoughts.changed() if self._incremental else self._thoughts.all()
+        output["text"] = delta if self._incremental else self._text
+        return self._frames.result(output, {})
+
+    def _last(self, event: RunTerminated) -> bytes:
+        output: dict[str, Any] = {"session_id": self._session_id, "finish_reason": "stop"}
+        if self._mode == "full_thoughts" and self._thoughts is not None:
+            output["thoughts"] = self._thoughts.changed() if self._incremental else self._thoughts.all()
+        says_all = self._mode != "full_thoughts" or not self._incremental
+        output["text"] = self._text if says_all else ""
+        return self._frames.result(output, self._usage(event))
+
+    def _usage(self, event: RunTerminated) -> dict[str, Any]:
+        models = [
+            {
+                "input_tokens": counts["prompt_tokens"],
+                "output_tokens": counts["completion_tokens"],
+                "model_id": name or self._default_model,
+            }
+            for name, counts in event.models.items()
+        ]
+        return {"models": models} if models else {}

@@ -1,0 +1,167 @@
+"""DashScope's calls of models, for which the flow stands: `Generation.call` and `MultiModalConversation.call`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runtime.api.body import Caller, read_caller, read_model, read_object
+from runtime.api.dashscope import Input, Parameters
+from runtime.api.dashscope_errors import NO_REPEAT, dashscope_error, status_of
+from runtime.api.dashscope_frames import Frames
+from runtime.api.dashscope_messages import inputs_of, wants_stream, without_question
+from runtime.api.errors import JsonResponse
+from runtime.api.fold import Outcome, fold
+from runtime.api.openai import no_chat_flow
+from runtime.api.openai_messages import ChatRoles
+from runtime.api.settings import ApiSettings
+from runtime.api.sse import event_stream
+from runtime.jsonable import as_text
+from runtime.run.events import Event, RunOutput, RunTerminated
+from runtime.run.request import RunRequest
+from runtime.run.service import FlowService
+
+Kind = Literal["text", "multimodal"]
+
+PATHS: Mapping[Kind, str] = {
+    "text": "/api/v1/services/aigc/text-generation/generation",
+    "multimodal": "/api/v1/services/aigc/multimodal-generation/generation",
+}
+_FINISH_REASONS = ("stop", "length")
+
+
+class GenerationParameters(Parameters):
+    """How it is answered: a text, or with `result_format: message` a message. `inputs` are further ones by name."""
+
+    result_format: Literal["text", "message"] | None = None
+    inputs: dict[str, Any] | None = None
+
+
+class GenerationBody(BaseModel):
+    """The request's body. Any model name is taken, and whatever is not here is accepted and passed over."""
+
+    model_config = ConfigDict(frozen=True)
+
+    input: Input
+    parameters: GenerationParameters | None = None
+
+
+class Generation:
+    """The endpoint of text generation, or of multimodal generation, whose messages are lists of parts."""
+
+    def __init__(self, service: FlowService, settings: ApiSettings, kind: Kind) -> None:
+        self._service = service
+        self._settings = settings
+        self._roles = ChatRoles.of(service)
+        self._kind = kind
+
+    async def answer(self, request: Request) -> Response:
+        """Answer with a stream of frames or with one object."""
+        if self._roles is None:
+            raise no_chat_flow()
+        caller = read_caller(request)
+        body = read_model(GenerationBody, await read_object(request, self._settings.max_body_bytes))
+        parameters = body.parameters or GenerationParameters()
+        streaming = wants_stream(request)
+        run = await self._service.start(_run_request(self._roles, body.input, parameters, caller, streaming))
+        reply = Reply(
+            self._roles.answer,
+            request.state.request_id,
+            form="parts" if self._kind == "multimodal" else parameters.result_format or "text",
+            incremental=bool(parameters.incremental_output),
+        )
+        if streaming:
+            return event_stream(run, reply.encode, self._settings.heartbeat_s)
+        outcome = await fold(run, request)
+        if (error := outcome.terminated.error) is not None:
+            return JsonResponse(dashscope_error(error, request.state.request_id), status_of(error), NO_REPEAT)
+        return JsonResponse(reply.body(outcome))
+
+
+def _run_request(
+    roles: ChatRoles, given: Input, parameters: GenerationParameters, caller: Caller, streaming: bool
+) -> RunRequest:
+    conversation = given.conversation()
+    # A model remembers nothing: the client's own history counts, or that of a session which it names by the header.
+    brings_history = caller.assigned or conversation.user_turns > 1
+    inputs = inputs_of(roles, conversation, brings_history=brings_history)
+    return caller.request(
+        {**inputs, **without_question(roles, parameters.inputs or {}, "parameters.inputs")},
+        streaming=streaming,
+        keep_assigned=False,
+        instructions=conversation.instructions,
+        overrides=parameters.overrides,
+    )
+
+
+@dataclass(slots=True)
+class Reply:
+    """One answer: its constant facts, and how events become frames or a body.
+
+    `output` is the flow's chat output. `form`: a text, a message with a text, or a message with a list of parts.
+    """
+
+    output: str
+    request_id: str
+    form: Literal["text", "message", "parts"]
+    incremental: bool
+    _text: str = ""
+    _reasoning: str = ""
+    _frames: Frames = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._frames = Frames(self.request_id)
+
+    def encode(self, event: Event) -> bytes:
+        """Return the frame of an event, or nothing."""
+        match event:
+            case RunOutput(output=self.output, has_delta=True):
+                return self._piece(as_text(event.delta), event.reasoning)
+            case RunTerminated(error=error) if error is not None:
+                return self._frames.error(error)
+            case RunTerminated():
+                text, reasoning = ("", "") if self.incremental else (self._text, self._reasoning)
+                return self._frames.result(self._output(text, reasoning, _finish_reason(event)), _usage(event))
+            case _:
+                return b""
+
+    def body(self, outcome: Outcome) -> dict[str, Any]:
+        """Return the whole answer."""
+        text, reasoning = as_text(outcome.outputs.get(self.output)), outcome.reasoning.get(self.output, "")
+        return {
+            "output": self._output(text, reasoning, _finish_reason(outcome.terminated)),
+            "usage": _usage(outcome.terminated),
+            "request_id": self.request_id,
+        }
+
+    def _piece(self, text: str, reasoning: str) -> bytes:
+        if not (text or reasoning):
+            return b""
+        self._text += text
+        self._reasoning += reasoning
+        if not self.incremental:
+            text, reasoning = self._text, self._reasoning
+        return self._frames.result(self._output(text, reasoning, "null"), {})
+
+    def _output(self, text: str, reasoning: str, finish_reason: str) -> dict[str, Any]:
+        if self.form == "text":
+            return {"text": text, "finish_reason": finish_reason}
+        content = text if self.form == "message" else [{"text": text}]
+        message: dict[str, Any] = {"role": "assistant", "content": content}
+        if reasoning:
+            message["reasoning_content"] = reasoning
+        return {"choices": [{"finish_reason": finish_reason, "message": message}]}
+
+
+def _finish_reason(event: RunTerminated) -> str:
+    return event.finish_reason if event.finish_reason in _FINISH_REASONS else "stop"
+
+
+def _usage(event: RunTerminated) -> dict[str, int]:
+    if not event.usage:
+        return {}
+    names = {"total_tokens": "total_tokens", "output_tokens": "completion_tokens", "input_tokens": "prompt_tokens"}
+    return {ours: event.usage[theirs] for ours, theirs in names.items()}

@@ -47,6 +47,18 @@ class OpenAIPart(_ModelPart):
     type: Literal["open_ai"]
     base_url: Text = ""
     organization: Text = ""
+    api: Literal["chat", "responses"] = Field("chat", description="Chat completions, or the Responses API.")
+
+
+class DashScopePart(_ModelPart):
+    """Alibaba Cloud's DashScope by its own API."""
+
+    type: Literal["dashscope"]
+    base_url: Text = ""
+    workspace: Text = ""
+    api: Literal["auto", "text", "multimodal"] = Field(
+        "auto", description="Text or multimodal generation; by default what a prompt needs. Some models know only one."
+    )
 
 
 class _KeyOnlyPart(ConnectionPart):
@@ -138,6 +150,7 @@ PARTS: Mapping[str, type[ConnectionPart]] = {
     "open_ai": OpenAIPart,
     "azure_open_ai": AzureOpenAIPart,
     "serverless": ServerlessPart,
+    "dashscope": DashScopePart,
     "cognitive_search": CognitiveSearchPart,
     "azure_content_safety": ContentSafetyPart,
     "form_recognizer": FormRecognizerPart,

@@ -157,7 +157,7 @@ def _filled(name: str, part: ConnectionPart, environ: Mapping[str, str]) -> Conn
     fields = {field: filler.fill(field, value, part.secret) for field, value in values.items()}
     if part.fallback and not any(environ.get(variable) for variable in filler.variables):
         return Connection(name, OFFLINE.type, OFFLINE.fields, fallback=OFFLINE.name)
-    if kind == "open_ai" and fields["base_url"] and "base_url" not in filler.defaulted:
+    if kind in ("open_ai", "dashscope") and fields["base_url"] and "base_url" not in filler.defaulted:
         filler.wanting.pop("api_key", None)  # a server of one's own often asks for no key
     problems = tuple(
         f"connection {name!r}: {field}: {reason}" for field, reasons in filler.wanting.items() for reason in reasons

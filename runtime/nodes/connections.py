@@ -17,7 +17,7 @@ _CLASSES = {
     "serp": "SerpConnection",
     "custom": "CustomConnection",
 }
-_FLOWPODS_OWN = ("model", "timeout_s", "max_retries", "stream_usage")
+_FLOWPODS_OWN = ("model", "timeout_s", "max_retries", "stream_usage", "api")
 
 
 def no_connection(name: str) -> str:

@@ -8,7 +8,7 @@ from runtime.nodes.offline import MODEL, OfflineChat
 
 logger = logging.getLogger(__name__)
 
-_TYPES = ("open_ai", "azure_open_ai", "serverless")
+_TYPES = ("open_ai", "azure_open_ai", "serverless", "dashscope")
 
 
 class Models:
@@ -42,6 +42,14 @@ def _model(connection: Connection) -> ChatModel:
         )
         raise SpecProblem("connection", text)
     # The client takes half a second to import, which a flow without a model server need not wait for.
+    if connection.type == "dashscope":
+        from runtime.nodes.dashscope_chat import DashScopeChat
+
+        return DashScopeChat(connection)
+    if connection.fields.get("api") == "responses":
+        from runtime.nodes.openai_responses import OpenAIResponses
+
+        return OpenAIResponses(connection)
     from runtime.nodes.openai_chat import OpenAIChat
 
     return OpenAIChat(connection)

@@ -11,7 +11,10 @@ from runtime.nodes.base import Connection, SpecProblem
 from runtime.telemetry.model_call import CALL
 
 _CONNECT_TIMEOUT_S = 10
-_DEFAULT_BASE_URL = "https://api.openai.com/v1"
+_DEFAULT_BASE_URLS = {
+    "open_ai": "https://api.openai.com/v1",
+    "dashscope": "https://dashscope.aliyuncs.com/api/v1",
+}
 _NO_LIMIT = httpx2.Limits(max_connections=0)  # aiohttp's word for it: the process limits its runs, not their calls
 _NO_KEY = "none"  # the client insists on a key, servers that need none ignore it
 
@@ -26,13 +29,13 @@ class Client:
 
 
 def client_of(connection: Connection) -> Client:
-    """Return the client of a connection of type `open_ai`, `azure_open_ai` or `serverless`.
+    """Return the client of a connection of a type that has a model.
 
     Raises SpecProblem when its address is none.
     """
     fields = connection.fields
-    key = "base_url" if connection.type == "open_ai" else "api_base"
-    address = str(fields[key]) or (_DEFAULT_BASE_URL if connection.type == "open_ai" else "")
+    key = "base_url" if connection.type in _DEFAULT_BASE_URLS else "api_base"
+    address = str(fields[key]) or _DEFAULT_BASE_URLS.get(connection.type, "")
     if not _is_address(address):
         text = f"connection {connection.name!r}: its {key} is no address such as https://example.com/v1"
         raise SpecProblem("connection", text)

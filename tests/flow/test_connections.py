@@ -44,6 +44,7 @@ def test_connection_has_defaults(tmp_path: Path) -> None:
         "timeout_s": 120,
         "max_retries": 2,
         "stream_usage": True,
+        "api": "chat",
     }
 
 

@@ -16,6 +16,8 @@ CONNECTIONS = """
 open: {{type: open_ai, base_url: '{server.url}', max_retries: 0}}
 azure: {{type: azure_open_ai, api_base: '{server.azure_url}/', api_key: azure-key, api_version: v9, max_retries: 0}}
 serverless: {{type: serverless, api_base: '{server.azure_url}', api_key: less-key, max_retries: 0}}
+responses: {{type: open_ai, api: responses, base_url: '{server.url}', max_retries: 0}}
+native: {{type: dashscope, base_url: '{server.url}', api_key: scope-key, max_retries: 0}}
 serp: {{type: serp, api_key: k}}
 """
 
@@ -65,6 +67,8 @@ AZURE = {"connection": "azure"}
         ("open", "/v1/chat/completions", "authorization", "Bearer none"),
         ("azure", "/openai/deployments/echo/chat/completions?api-version=v9", "api-key", "azure-key"),
         ("serverless", "/v1/chat/completions", "authorization", "Bearer less-key"),
+        ("responses", "/v1/responses", "authorization", "Bearer none"),
+        ("native", "/v1/services/aigc/text-generation/generation", "authorization", "Bearer scope-key"),
     ],
 )
 async def test_each_type_of_connection_is_called_at_its_own_address(
@@ -73,7 +77,7 @@ async def test_each_type_of_connection_is_called_at_its_own_address(
     node = {"connection": connection, "inputs": {"deployment_name": "echo", "model": "echo"}}
     call, output = await sent(tmp_path, model_server, node)
     assert (call.path, call.headers[header]) == (path, value)
-    assert output == [f"You said: {call.body['messages'][-1]['content']}"]
+    assert output == [f"You said: {call.messages[-1]['content']}"]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +317,10 @@ async def test_flowpods_own_parameter_is_a_variable_where_the_prompt_uses_it(
     [
         ("", "an llm node needs a connection; define it in connections.yaml"),
         ("none", "there is no connection 'none'; define it in connections.yaml or where FLOWPOD_CONNECTIONS points"),
-        ("serp", "connection 'serp' is of type 'serp'; a model needs one of open_ai, azure_open_ai, serverless"),
+        (
+            "serp",
+            "connection 'serp' is of type 'serp'; a model needs one of open_ai, azure_open_ai, serverless, dashscope",
+        ),
     ],
 )
 def test_connection_without_a_model_is_refused(

@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from runtime.errors import NodeError
-from tests.nodes.test_openai_chat import answer
+from tests.nodes.test_model_apis import answer
 from tests.support.model_server import ModelServer
 
 

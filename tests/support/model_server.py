@@ -1,4 +1,4 @@
-"""A stand-in for a model: an OpenAI-compatible server on a real socket that misbehaves when told to.
+"""A stand-in for a model: a server of the APIs that models have, on a real socket, that misbehaves when told to.
 
 The name of the model says how it behaves, so that tests that share a server do not disturb each other:
 
@@ -10,15 +10,14 @@ The name of the model says how it behaves, so that tests that share a server do 
     told                    behaves as the first word of the last user message says
     <any name in SCENARIOS> see there
 
-It serves chat completions and plain completions, under OpenAI's paths and under Azure's. To a request with tools or
-functions it answers with a call of the first one.
+It serves chat completions and plain completions, under OpenAI's paths and under Azure's, OpenAI's Responses, and
+DashScope's text and multimodal generation. To a request with tools or functions it answers with a call of the first one.
 """
 
 import asyncio
-import json
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,9 +27,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tests.support.model_wires import USAGE, ChatWire, DashScopeWire, ResponsesWire, Wire, data
 from tests.support.serving import in_thread
-
-USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
 
 @dataclass
@@ -50,9 +48,28 @@ class Call:
     @property
     def question(self) -> str:
         """The text of the last user message, its first text where it has parts."""
-        messages = self.body.get("messages") or [{"role": "user", "content": self.body["prompt"]}]
-        content = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-        return str(content if isinstance(content, str) else next(p["text"] for p in content if p["type"] == "text"))
+        content = next((m["content"] for m in reversed(self.messages) if m.get("role") == "user"), "")
+        return str(content if isinstance(content, str) else next(p["text"] for p in content if "text" in p))
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The messages, wherever the API has them; a prompt is one."""
+        given = self.body.get("input", self.body)  # text, items or a mapping
+        if isinstance(given, dict):
+            given = given.get("messages") or given["prompt"]
+        return [{"role": "user", "content": given}] if isinstance(given, str) else given
+
+    @property
+    def streams(self) -> bool:
+        return bool(self.body.get("stream")) or self.headers.get("x-dashscope-sse") == "enable"
+
+    @property
+    def wire(self) -> Wire:
+        """How the API that was called puts answers."""
+        if "/services/aigc/" in self.path:
+            given = self.body["input"]
+            return DashScopeWire(parts="multimodal" in self.path, plain="prompt" in given)
+        return ResponsesWire() if self.path.endswith("/responses") else ChatWire(plain="prompt" in self.body)
 
     @property
     def behaviour(self) -> str:
@@ -81,125 +98,108 @@ class ModelServer:
         return [call for call in self.calls if call.model == model]
 
 
-def chunk(delta: dict[str, Any], finish_reason: str | None = None, **extra: Any) -> bytes:
-    return data(
-        {
-            "id": "chatcmpl-model",
-            "object": "chat.completion.chunk",
-            "created": 1,
-            "model": "stand-in",
-            "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
-            **extra,
-        }
-    )
-
-
-def data(content: Any) -> bytes:
-    text = content if isinstance(content, str) else json.dumps(content)
-    return f"data: {text}\n\n".encode()
-
-
 class BreakOffError(Exception):
     """Raised inside a stream: the server cuts the connection."""
 
 
-async def _no_done() -> AsyncIterator[bytes]:
-    yield chunk({"content": "all "})
-    yield chunk({"content": "here"}, "stop")
+async def _no_done(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("all ")
+    yield wire.text("here")
+    yield wire.end()
 
 
-async def _no_finish() -> AsyncIterator[bytes]:
-    yield chunk({"content": "all here"})
+async def _no_finish(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("all here")
     yield data("[DONE]")
 
 
-async def _ends_early() -> AsyncIterator[bytes]:
-    yield chunk({"content": "only ha"})
+async def _ends_early(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("only ha")
 
 
-async def _break_off() -> AsyncIterator[bytes]:
-    yield chunk({"content": "only ha"})
+async def _break_off(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("only ha")
     raise BreakOffError
 
 
-async def _rubbish() -> AsyncIterator[bytes]:
-    yield chunk({"content": "so far "})
+async def _rubbish(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("so far ")
     yield data("this is not JSON")
 
 
-async def _error_in_stream() -> AsyncIterator[bytes]:
-    yield chunk({"content": "so far "})
-    yield b"event: error\n" + data({"error": {"message": "out of tokens", "code": "overloaded"}})
+async def _error_in_stream(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("so far ")
+    yield wire.error("out of tokens")
 
 
-async def _flat_error() -> AsyncIterator[bytes]:
+async def _flat_error(wire: Wire) -> AsyncIterator[bytes]:
     yield data({"code": "Throttling", "message": "too fast", "request_id": "1"})
 
 
-async def _odd_but_fine() -> AsyncIterator[bytes]:
+async def _odd_but_fine(wire: Wire) -> AsyncIterator[bytes]:
     yield b": a comment\n\n"
-    yield b"event: message\r\nid: 7\r\n" + chunk({"role": "assistant", "content": ""}).replace(b"\n", b"\r\n")
-    yield data({"choices": [], "new_key": {"a": 1}})
-    yield data({"id": "no choices at all"})
-    yield chunk({"content": "fi"}, None, surprise=True)
+    yield b"event: message\r\nid: 7\r\n" + wire.text("").replace(b"\n", b"\r\n")
+    yield data({"choices": [], "output": {}, "type": "new", "new_key": {"a": 1}})
+    yield data({"id": "no choices at all", "type": "newer"})
+    yield wire.text("fi")
     # One event in two pieces, with a multi-byte character cut in the middle.
-    whole = f"data: {json.dumps({'choices': [{'delta': {'content': 'né'}}]}, ensure_ascii=False)}\n\n".encode()
+    whole = wire.text("né").replace(b"\\u00e9", "é".encode())
     cut = whole.index("é".encode()) + 1
     yield whole[:cut]
     await asyncio.sleep(0.02)
     yield whole[cut:]
-    yield chunk({}, "stop")
-    yield data({"choices": [], "usage": USAGE})
-    yield data("[DONE]")
+    yield wire.end(usage=USAGE)
+    yield wire.done()
 
 
-async def _reasoning() -> AsyncIterator[bytes]:
-    yield chunk({"reasoning_content": "let me "})
-    yield chunk({"reasoning_content": "think"})
-    yield chunk({"content": "forty-two"})
-    yield chunk({}, "stop")
-    yield data("[DONE]")
+async def _reasoning(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("let me ", reasoning=True)
+    yield wire.text("think", reasoning=True)
+    yield wire.text("forty-two")
+    yield wire.end()
+    yield wire.done()
 
 
-async def _two_answers() -> AsyncIterator[bytes]:
+async def _two_answers(wire: Wire) -> AsyncIterator[bytes]:
     for index, text in ((0, "fir"), (1, "sec"), (0, "st"), (1, "ond")):
-        yield data({"choices": [{"index": index, "delta": {"content": text}, "finish_reason": None}]})
-    yield chunk({}, "stop", usage={"prompt_tokens": "many", "completion_tokens": 2})
-    yield data("[DONE]")
+        yield wire.text(text, index=index)
+    yield wire.end(usage={"prompt_tokens": "many", "completion_tokens": 2})
+    yield wire.done()
 
 
-async def _parts() -> AsyncIterator[bytes]:
-    yield chunk({"content": [{"type": "text", "text": "x"}]})
+async def _parts(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text(wire.bad)
 
 
-async def _half_an_emoji() -> AsyncIterator[bytes]:
-    yield b'data: {"choices": [{"delta": {"content": "\\ud83d"}}]}\n\n'
-    yield chunk({}, "stop")
+async def _half_an_emoji(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("\ud83d")
+    yield wire.end()
 
 
-async def _length() -> AsyncIterator[bytes]:
-    yield chunk({"content": "cut off"})
-    yield chunk({}, "length", usage=USAGE)
-    yield data("[DONE]")
+async def _length(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("cut off")
+    yield wire.end("length", usage=USAGE)
+    yield wire.done()
 
 
-async def _silent() -> AsyncIterator[bytes]:
-    yield chunk({"content": "so far "})
+async def _silent(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("so far ")
     await asyncio.sleep(60)
 
 
-async def _silent_after_finish() -> AsyncIterator[bytes]:
-    yield chunk({"content": "all here"}, "stop")
+async def _silent_after_finish(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("all here")
+    yield wire.end()
     await asyncio.sleep(60)
 
 
-async def _endless() -> AsyncIterator[bytes]:
+async def _endless(wire: Wire) -> AsyncIterator[bytes]:
     while True:
-        yield chunk({"content": "more "})
+        yield wire.text("more ")
         await asyncio.sleep(0.01)
 
 
-SCENARIOS = {
+SCENARIOS: dict[str, Callable[[Wire], AsyncIterator[bytes]]] = {
     "no-done": _no_done,
     "no-finish": _no_finish,
     "ends-early": _ends_early,
@@ -219,24 +219,22 @@ SCENARIOS = {
 }
 
 
-async def _words(words: list[str], pause: float, usage: bool) -> AsyncIterator[bytes]:
-    yield chunk({"role": "assistant", "content": ""})
+async def _words(wire: Wire, words: list[str], pause: float, usage: bool) -> AsyncIterator[bytes]:
+    yield wire.text("")
     for word in words:
         if pause:
             await asyncio.sleep(pause)
-        yield chunk({"content": word})
-    yield chunk({}, "stop")
-    if usage:
-        yield data({"id": "chatcmpl-model", "model": "stand-in", "choices": [], "usage": USAGE})
-    yield data("[DONE]")
+        yield wire.text(word)
+    yield wire.end(usage=USAGE if usage else None)
+    yield wire.done()
 
 
-async def _steps(number: int, gate: threading.Semaphore) -> AsyncIterator[bytes]:
+async def _steps(wire: Wire, number: int, gate: threading.Semaphore) -> AsyncIterator[bytes]:
     for word in range(number):
         while not gate.acquire(blocking=False):
             await asyncio.sleep(0.005)
-        yield chunk({"content": f"w{word} "})
-    yield chunk({}, "stop")
+        yield wire.text(f"w{word} ")
+    yield wire.end()
 
 
 def _words_of(call: Call) -> tuple[list[str], float]:
@@ -247,27 +245,6 @@ def _words_of(call: Call) -> tuple[list[str], float]:
     return [
         word if last else word + " " for word, last in zip(words, [*[False] * (len(words) - 1), True], strict=True)
     ], 0.0
-
-
-async def _texts(words: list[str]) -> AsyncIterator[bytes]:
-    for word in words:
-        yield data({"choices": [{"index": 0, "text": word, "finish_reason": None}]})
-    yield data({"choices": [{"index": 0, "text": "", "finish_reason": "stop"}], "usage": USAGE})
-    yield data("[DONE]")
-
-
-def _answered(body: dict[str, Any], text: str) -> dict[str, Any]:
-    if "prompt" in body:
-        return {"text": text}
-    message: dict[str, Any] = {"role": "assistant", "content": text}
-    if body["model"] == "reasoning":
-        message |= {"content": "forty-two", "reasoning_content": "let me think"}
-    if body.get("tools"):
-        called = {"name": body["tools"][0]["function"]["name"], "arguments": "{}"}
-        message |= {"content": None, "tool_calls": [{"id": "c1", "type": "function", "function": called}]}
-    elif body.get("functions"):
-        message |= {"content": None, "function_call": {"name": body["functions"][0]["name"], "arguments": "{}"}}
-    return {"message": message}
 
 
 class _Model:
@@ -286,28 +263,31 @@ class _Model:
             return JSONResponse({"error": {"message": f"refused with {rest[0]}", "type": "x"}}, int(rest[0]))
         if kind == "hang":
             await asyncio.sleep(60)
+        if kind == "whole-error":
+            return JSONResponse({"status": "failed", "error": {"message": "out of tokens"}, "output": []})
         if kind == "html":
             return Response("<html>a proxy's page</html>", media_type="text/html")
-        if not call.body.get("stream") or kind == "json-to-stream":
+        if not call.streams or kind == "json-to-stream":
             return self._whole(call)
-        if "prompt" in call.body:
-            words, _ = _words_of(call)
-            parts = _texts(words)
-        elif scenario := SCENARIOS.get(kind):
-            parts = scenario()
+        if scenario := SCENARIOS.get(kind):
+            parts = scenario(call.wire)
         elif kind == "steps":
-            parts = _steps(int(rest[0]), self._server.steps[rest[1]])
+            parts = _steps(call.wire, int(rest[0]), self._server.steps[rest[1]])
         else:
             words, pause = _words_of(call)
-            parts = _words(words, pause, bool((call.body.get("stream_options") or {}).get("include_usage")))
+            asked = (call.body.get("stream_options") or {}).get("include_usage")
+            always = "input" in call.body or "prompt" in call.body
+            parts = _words(call.wire, words, pause, bool(asked or always))
         return StreamingResponse(self._watched(call, parts), media_type="text/event-stream")
 
     def _whole(self, call: Call) -> Response:
         words, _ = _words_of(call)
         call.ended = "done"
         call.over.set()
-        choice = {"index": 0, **_answered(call.body, "".join(words)), "finish_reason": "stop"}
-        return JSONResponse({"id": "c", "model": "stand-in", "choices": [choice], "usage": USAGE})
+        text, reasoning = "".join(words), ""
+        if call.model == "reasoning":
+            text, reasoning = "forty-two", "let me think"
+        return JSONResponse(call.wire.whole(call.body, text, reasoning))
 
     async def _watched(self, call: Call, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         call.ended = "left"
@@ -329,6 +309,8 @@ def running_model_server() -> Iterator[ModelServer]:
     model = _Model(server)
     bases = ("/v1", "/openai/deployments/{deployment}")
     paths = [f"{base}/{api}" for base in bases for api in ("chat/completions", "completions")]
+    paths += ["/v1/responses"]
+    paths += [f"/v1/services/aigc/{kind}-generation/generation" for kind in ("text", "multimodal")]
     app = Starlette(routes=[Route(path, model.answer, methods=["POST"]) for path in paths])
     with in_thread(app) as url:
         server.url = f"{url}/v1"

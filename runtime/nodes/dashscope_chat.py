@@ -1,0 +1,153 @@
+"""DashScope's own API as a model: text generation, and multimodal generation for messages with images."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+from runtime.nodes.base import Chunk, Connection, Result
+from runtime.nodes.openai_chat import message_of
+from runtime.nodes.openai_clients import client_of
+from runtime.nodes.upstream import Reading, answer_of, posted, text_of, usage_of, with_effect
+
+_TEXT = "/services/aigc/text-generation/generation"
+_MULTIMODAL = "/services/aigc/multimodal-generation/generation"
+
+
+class DashScopeChat:
+    """The model behind one connection: one client and its pool, shared by all runs."""
+
+    fixed_model = False
+
+    def __init__(self, connection: Connection) -> None:
+        fields = connection.fields
+        self.connection_type = connection.type
+        self.default_model = str(fields["model"])
+        self._api = str(fields["api"])
+        self._timeout_s = float(fields["timeout_s"])
+        workspace = str(fields["workspace"])
+        self._headers = {"X-DashScope-WorkSpace": workspace} if workspace else {}
+        client = client_of(connection)
+        self._where = client.where
+        self._client = client.api
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        parameters: Mapping[str, Any],
+        *,
+        stream: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[Chunk | Result, None]:
+        """Yield the answer's chunks, then its Result; see `ChatModel.chat`."""
+        calling = bool(parameters.get("tools") or parameters.get("functions"))
+        multimodal = self._api == "multimodal" or (self._api == "auto" and any(map(_has_image, messages)))
+        content = {"messages": [_message(message, multimodal=multimodal) for message in messages]}
+        return self._call(
+            _MULTIMODAL if multimodal else _TEXT,
+            content,
+            {**parameters, "result_format": "message"},
+            stream=stream and not calling,
+            headers=headers,
+            tools=calling,
+        )
+
+    def complete(
+        self,
+        prompt: str,
+        parameters: Mapping[str, Any],
+        *,
+        stream: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[Chunk | Result, None]:
+        """Yield the text's chunks, then its Result; see `ChatModel.complete`."""
+        return self._call(_TEXT, {"prompt": prompt}, parameters, stream=stream, headers=headers)
+
+    def _call(
+        self,
+        path: str,
+        content: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        *,
+        stream: bool,
+        headers: Mapping[str, str] | None,
+        tools: bool = False,
+    ) -> AsyncGenerator[Chunk | Result, None]:
+        rest = with_effect(parameters)
+        model = rest.pop("model", self.default_model)
+        if "max_completion_tokens" in rest:
+            rest["max_tokens"] = rest.pop("max_completion_tokens")
+        if stream:
+            rest["incremental_output"] = True
+        body = {"model": model, "input": content, "parameters": rest}
+        asking = {"Accept": "text/event-stream", "X-DashScope-SSE": "enable"} if stream else {}
+        request = posted(self._client, path, body, {**self._headers, **asking, **(headers or {})}, stream=stream)
+        reading = _Reading(self._where, str(model), tools=tools)  # the answer does not name its model
+        return answer_of(request, reading, stream=stream, timeout_s=self._timeout_s)
+
+    async def close(self) -> None:
+        """Close the pool."""
+        await self._client.close()
+
+
+class _Reading(Reading):
+    what = "an answer of DashScope's"
+    end = "no finish_reason"
+
+    def piece(self, content: dict[str, Any]) -> Chunk:
+        self.usage = usage_of(content.get("usage"), "input_tokens", "output_tokens") or self.usage
+        output = content.get("output") or {}
+        choice = _choice(output)
+        if choice.get("index"):
+            return Chunk()  # a further answer, of a node that asked for `n`: the first one is the value
+        self._finish(choice)
+        self.ended = bool(self.finish_reason)
+        return _chunk(choice)
+
+    def all(self, content: dict[str, Any]) -> Chunk:
+        self.usage = usage_of(content.get("usage"), "input_tokens", "output_tokens")
+        choice = _choice(content["output"])
+        self._finish(choice)
+        if "message" not in choice and "text" not in choice:
+            raise LookupError("message")
+        return _chunk(choice)
+
+    def message(self, content: dict[str, Any]) -> dict[str, Any]:
+        self.all(content)
+        return message_of(content["output"]["choices"])
+
+    def _finish(self, choice: Mapping[str, Any]) -> None:
+        reason = choice.get("finish_reason")
+        self.finish_reason = "" if reason in (None, "null") else str(reason)
+
+
+def _choice(output: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the first choice, or in the older form, which has none, the output itself."""
+    choices = output.get("choices")
+    choice: Mapping[str, Any] = choices[0] if choices else output
+    return choice
+
+
+def _chunk(choice: Mapping[str, Any]) -> Chunk:
+    message = choice.get("message") or {"content": choice.get("text")}
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(text_of(part.get("text")) for part in content)
+    return Chunk(text_of(content), text_of(message.get("reasoning_content")))
+
+
+def _has_image(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    return isinstance(content, list) and any(part["type"] != "text" for part in content)
+
+
+def _message(message: Mapping[str, Any], *, multimodal: bool) -> Mapping[str, Any]:
+    """Return OpenAI's message as DashScope's: a text, or for multimodal generation a list of parts."""
+    content = message.get("content")
+    if isinstance(content, list):
+        if not multimodal:
+            return {**message, "content": "\n".join(part["text"] for part in content if part["type"] == "text")}
+        return {**message, "content": [_part(part) for part in content]}
+    return {**message, "content": [{"text": content}]} if multimodal and content is not None else message
+
+
+def _part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"text": part["text"]} if part["type"] == "text" else {"image": part["image_url"]["url"]}

@@ -1,0 +1,129 @@
+"""The calls that Model Studio's pages make with curl and Python's HTTP, against the served command."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.dashscope_flow import write_dashscope_flow
+from tests.support.model_server import ModelServer, running_model_server
+from tests.support.serving import Served, serving
+
+pytestmark = pytest.mark.needs("curl")
+KEY = "sk-test"
+APP = "/api/v1/apps/YOUR_APP_ID/completion"
+TEXT = "/api/v1/services/aigc/text-generation/generation"
+MULTIMODAL = "/api/v1/services/aigc/multimodal-generation/generation"
+PLUGIN: dict[str, Any] = {"{your_plugin_code}": {"article_index": 2}}
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[ModelServer]:
+    with running_model_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, model: ModelServer) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("dashscope")
+    flow = write_dashscope_flow(folder / "flow", model.url)
+    with serving(flow, folder, FLOWPOD_TOKENS=KEY) as running:
+        yield running
+
+
+def curl(url: str, content: dict[str, Any], *options: str, key: str = KEY) -> str:
+    """Post with curl as the pages do, and return what it prints."""
+    headers = ("--header", f"Authorization: Bearer {key}", "--header", "Content-Type: application/json")
+    command = ["curl", "--silent", "-X", "POST", url, *headers, *options, "--data", json.dumps(content)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+
+
+def app_body(prompt: str, parameters: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    return {"input": {"prompt": prompt, **more}, "parameters": parameters or {}, "debug": {}}
+
+
+def told(server: ModelServer) -> str:
+    return str(server.calls[-1].body["messages"][0]["content"])
+
+
+def test_one_question(served: Served) -> None:
+    answer = json.loads(curl(served.url + APP, app_body("Who are you?")))
+    assert answer["output"]["text"] == "You said: Who are you?"
+    assert answer["usage"] == {"models": [{"output_tokens": 7, "model_id": "stand-in", "input_tokens": 11}]}
+
+
+def test_several_turns(served: Served, model: ModelServer) -> None:
+    first = json.loads(curl(served.url + APP, app_body("I want to visit Singapore")))
+    session_id = first["output"]["session_id"]
+    second = json.loads(curl(served.url + APP, app_body("What are the foods there?", session_id=session_id)))
+    assert second["output"]["session_id"] == session_id
+    assert len(model.calls[-1].body["messages"]) == 4
+
+
+def test_a_stream(served: Served) -> None:
+    stream = curl(served.url + APP, app_body("Hello"), "--no-buffer", "--header", "X-DashScope-SSE: enable")
+    first, *others, last, rest = stream.split("\n\n")
+    assert first.startswith('id:1\nevent:result\n:HTTP_STATUS/200\ndata:{"output":{"session_id":"')
+    assert [frame.split("\n")[0] for frame in (*others, last)] == ["id:2", "id:3", "id:4"]
+    assert '"finish_reason":"stop","text":"You said: Hello"' in last
+    assert rest == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (app_body("Query this city", biz_params={"city": "Hangzhou"}), "city=Hangzhou"),
+        (app_body("The convention", biz_params={"user_defined_params": PLUGIN}), "article=2 allowed=False"),
+        (
+            app_body(
+                "The convention",
+                biz_params={
+                    "user_defined_params": PLUGIN,
+                    "user_defined_tokens": {"your_plugin_code": {"user_token": "YOUR_TOKEN"}},
+                },
+            ),
+            "article=2 allowed=True",
+        ),
+        (app_body("A phone", {"rag_options": {"pipeline_ids": ["your_pipeline_id1"]}}), "bases=['your_pipeline_id1']"),
+        (
+            app_body(
+                "A phone",
+                {"rag_options": {"pipeline_ids": ["b"], "metadata_filter": {"name": "Tom"}, "tags": "phone"}},
+            ),
+            "rag={'pipeline_ids': ['b'], 'metadata_filter': {'name': 'Tom'}, 'tags': 'phone'}",
+        ),
+    ],
+)
+def test_what_a_caller_passes_through(
+    served: Served, model: ModelServer, content: dict[str, Any], expected: str
+) -> None:
+    answer = json.loads(curl(served.url + APP, content))
+    assert answer["output"]["finish_reason"] == "stop"
+    assert expected in told(model)
+    # The pages' other languages leave `parameters` and `debug` out.
+    assert json.loads(curl(served.url + APP, {"input": content["input"]}))["output"]["finish_reason"] == "stop"
+
+
+def test_generation(served: Served) -> None:
+    messages = [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": "Who are you?"},
+    ]
+    content = {"model": "qwen-plus", "input": {"messages": messages}, "parameters": {"result_format": "message"}}
+    answer = json.loads(curl(served.url + TEXT, content, "--location"))
+    assert answer["output"]["choices"] == [
+        {"finish_reason": "stop", "message": {"role": "assistant", "content": "You said: Who are you?"}}
+    ]
+    assert answer["usage"] == {"total_tokens": 18, "output_tokens": 7, "input_tokens": 11}
+    asked = [{"role": "user", "content": [{"text": "What products are shown in the image?"}]}]
+    answer = json.loads(curl(served.url + MULTIMODAL, {"model": "qwen3.6-plus", "input": {"messages": asked}}))
+    assert answer["output"]["choices"][0]["message"]["content"] == [
+        {"text": "You said: What products are shown in the image?"}
+    ]
+
+
+def test_a_wrong_key(served: Served) -> None:
+    wrong = curl(served.url + APP, app_body("hi"), key="wrong")
+    assert json.loads(wrong).keys() == {"code", "message", "request_id"}

@@ -67,7 +67,7 @@ def test_every_command_prints_what_is_shown(example: Example, tmp_path: Path) ->
 def test_the_examples_were_found() -> None:
     commands = [text for kind, text in blocks(README) if kind == "sh"]
     assert commands[:2] == ["make serve", "make test"]
-    assert len(examples(README, "curl")) == 5
+    assert len(examples(README, "curl")) == 6
     assert len(examples(README, "flowpod")) == 2
 
 

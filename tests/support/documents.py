@@ -39,6 +39,7 @@ def normal(text: str) -> str:
     """Return `text` with what differs from run to run made the same."""
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", "TIME", text)
+    text = re.sub(r'"session_id":"[0-9a-f]{32}"', '"session_id":"SESSION"', text)
     text = re.sub(r"0x[0-9a-f]{32}", "TRACE", text)
     text = re.sub(r"chatcmpl-[0-9a-f]{32}", "CHAT", text)
     text = re.sub(r'"created":\d+', '"created":N', text)

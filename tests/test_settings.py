@@ -36,6 +36,8 @@ def read(monkeypatch: pytest.MonkeyPatch, environ: Mapping[str, str]) -> Setting
         ("FLOWPOD_DATA_DIR", "/data/x", Path("/data/x")),
         ("FLOWPOD_HISTORY", "mysql://user:pass@host/db", "mysql://user:pass@host/db"),
         ("FLOWPOD_HISTORY_DAYS", "0.5", 0.5),
+        ("FLOWPOD_DASHSCOPE_APP_IDS", "one, two", ("one", "two")),
+        ("FLOWPOD_DASHSCOPE_SESSION_S", "60", 60.0),
         ("FLOWPOD_MAX_RUNS", "7", 7),
         ("FLOWPOD_RUN_TIMEOUT_S", "0.5", 0.5),
         ("FLOWPOD_MAX_BODY_BYTES", "1024", 1024),

@@ -33,7 +33,7 @@ from runtime.api.openai import no_chat_flow
 from runtime.api.openai_messages import ChatRoles, Conversation, read_conversation
 from runtime.api.settings import ApiSettings
 from runtime.api.sse import event_stream
-from runtime.errors import InvalidRequest, NotFound
+from runtime.errors import InvalidRequest, NotFound, Unavailable
 from runtime.run.request import RunRequest
 from runtime.run.service import FlowService
 
@@ -175,7 +175,7 @@ class Application:
             return False
         try:
             session = await self._service.history.archive.session(None, session_id)
-        except NotFound:
+        except (NotFound, Unavailable):  # the run will tell whether it can do without the history
             return False
         return datetime.now(UTC) - session.updated_at > timedelta(seconds=self._settings.dashscope_session_s)
 

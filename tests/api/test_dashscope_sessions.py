@@ -16,6 +16,7 @@ from runtime.telemetry.setup import tracing_of
 from tests.support.conversations import write_talking_flow
 from tests.support.dashscope_flow import write_dashscope_flow
 from tests.support.flows import client_of, problems_of, write_flow
+from tests.support.mariadb import running_mariadb
 from tests.support.model_server import ModelServer
 
 PATH = "/api/v1/apps/a/completion"
@@ -109,6 +110,21 @@ async def test_somebody_elses_session_is_none(tmp_path: Path) -> None:
         content = {"input": {"prompt": "two", "session_id": session}}
         response = await client.post(PATH, json=content, headers={"Chat-User-Id": "bob"})
     assert (response.status_code, response.json()["code"]) == (404, "NotFound")
+
+
+@pytest.mark.needs("mariadbd")
+async def test_a_history_that_is_away_stops_stored_sessions_only(tmp_path: Path) -> None:
+    flow = write_talking_flow(tmp_path / "flow")
+    with running_mariadb(tmp_path) as server:
+        async with client_of(flow, database=server.new_database("d"), history_write_timeout_s=0.1) as client:
+            _, session = await ask(client, "one")
+            server.stop()
+            refused = await client.post(PATH, json={"input": {"prompt": "two", "session_id": session}})
+            own, _ = await ask(client, "two", session, history=[{"user": "a", "bot": "1"}])
+            new, _ = await ask(client, "three")
+    assert (refused.status_code, refused.json()["code"]) == (503, "ServiceUnavailable")
+    assert int(refused.headers["retry-after"]) > 0
+    assert (own, new) == ("after 1 turns: two ", "after 0 turns: three ")
 
 
 BIZ = {

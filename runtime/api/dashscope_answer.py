@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from runtime.api.dashscope_frames import Frames
+from runtime.api.dashscope_frames import Frames, Growing
 from runtime.api.dashscope_nodes import Messages, Thoughts
 from runtime.api.fold import Outcome
 from runtime.jsonable import as_text
@@ -43,7 +43,7 @@ class Answer:
         self._thoughts = Thoughts(node_types) if has_thoughts else None
         self._messages = Messages(node_types, of_all=mode == "message_format_plus", flags_as_text=flags_as_text)
         self._frames = Frames(request_id)
-        self._text = ""
+        self._text = Growing()
 
     def encode(self, event: Event) -> bytes:
         """Return the frames of an event, or nothing."""
@@ -54,9 +54,7 @@ class Answer:
         if isinstance(event, NodeUpdated) and self._thoughts is not None:
             return self._frame("") if self._thoughts.update(event) else b""
         if isinstance(event, RunOutput) and event.output == self._output and event.has_delta:
-            told = self._thoughts is not None and self._thoughts.add(event)
-            delta = as_text(event.delta)
-            return self._frame(delta) if delta or told else b""
+            return self._piece(event)
         return b""
 
     def body(self, outcome: Outcome) -> dict[str, Any]:
@@ -69,11 +67,19 @@ class Answer:
         output["text"] = as_text(outcome.outputs.get(self._output))
         return {"output": output, "usage": self._usage(outcome.terminated), "request_id": self._request_id}
 
+    def _piece(self, event: RunOutput) -> bytes:
+        delta = as_text(event.delta)
+        self._text.add(delta)
+        thinks = self._thoughts is not None and self._thoughts.add(event)
+        if self._incremental:
+            return self._frame(delta) if delta or thinks else b""
+        return self._frame(delta) if (delta and self._text.is_due) or (thinks and not delta) else b""
+
     def _message_frames(self, event: Event) -> bytes:
         messages: list[dict[str, Any]] = []
         if isinstance(event, RunOutput) and event.output == self._output:
             if event.has_delta:
-                self._text += as_text(event.delta)
+                self._text.add(as_text(event.delta))
             messages = self._messages.of_output(event)
         elif isinstance(event, NodeUpdated):
             messages = self._messages.of_node(event)
@@ -83,11 +89,10 @@ class Answer:
         return b"".join(self._frames.result({**opening, "workflow_message": message}, {}) for message in messages)
 
     def _frame(self, delta: str) -> bytes:
-        self._text += delta
         output: dict[str, Any] = {"session_id": self._session_id, "finish_reason": "null"}
         if self._thoughts is not None:
             output["thoughts"] = self._thoughts.changed() if self._incremental else self._thoughts.all()
-        output["text"] = delta if self._incremental else self._text
+        output["text"] = delta if self._incremental else self._text.whole()
         return self._frames.result(output, {})
 
     def _last(self, event: RunTerminated) -> bytes:
@@ -95,7 +100,7 @@ class Answer:
         if self._mode == "full_thoughts" and self._thoughts is not None:
             output["thoughts"] = self._thoughts.changed() if self._incremental else self._thoughts.all()
         says_all = self._mode != "full_thoughts" or not self._incremental
-        output["text"] = self._text if says_all else ""
+        output["text"] = self._text.whole() if says_all else ""
         return self._frames.result(output, self._usage(event))
 
     def _usage(self, event: RunTerminated) -> dict[str, Any]:

@@ -6,6 +6,36 @@ from runtime.api.dashscope_errors import dashscope_error, status_of
 from runtime.errors import ErrorInfo
 from runtime.jsonable import dumps
 
+_STEPS = 256
+
+
+class Growing:
+    """A text that is told again from its beginning as it grows.
+
+    The longer it is, the more must be new before it is due: what goes out stays in proportion to the text's length.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._length = 0
+        self._told = 0
+
+    def add(self, piece: str) -> None:
+        """Take in what is new."""
+        self._pieces.append(piece)
+        self._length += len(piece)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether enough is new."""
+        return (self._length - self._told) * _STEPS >= self._length > 0
+
+    def whole(self) -> str:
+        """Return all of it, which is told by that."""
+        self._pieces = ["".join(self._pieces)]
+        self._told = self._length
+        return self._pieces[0]
+
 
 class Frames:
     """Writes the frames of one stream, numbered from 1, each with the id of its request."""

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from runtime.api.body import Caller, read_caller, read_model, read_object
 from runtime.api.dashscope import Input, Parameters
 from runtime.api.dashscope_errors import NO_REPEAT, dashscope_error, status_of
-from runtime.api.dashscope_frames import Frames
+from runtime.api.dashscope_frames import Frames, Growing
 from runtime.api.dashscope_messages import inputs_of, wants_stream, without_question
 from runtime.api.errors import JsonResponse
 from runtime.api.fold import Outcome, fold
@@ -108,8 +108,8 @@ class Reply:
     request_id: str
     form: Literal["text", "message", "parts"]
     incremental: bool
-    _text: str = ""
-    _reasoning: str = ""
+    _text: Growing = field(default_factory=Growing)
+    _reasoning: Growing = field(default_factory=Growing)
     _frames: Frames = field(init=False)
 
     def __post_init__(self) -> None:
@@ -123,7 +123,7 @@ class Reply:
             case RunTerminated(error=error) if error is not None:
                 return self._frames.error(error)
             case RunTerminated():
-                text, reasoning = ("", "") if self.incremental else (self._text, self._reasoning)
+                text, reasoning = ("", "") if self.incremental else (self._text.whole(), self._reasoning.whole())
                 return self._frames.result(self._output(text, reasoning, _finish_reason(event)), _usage(event))
             case _:
                 return b""
@@ -140,10 +140,12 @@ class Reply:
     def _piece(self, text: str, reasoning: str) -> bytes:
         if not (text or reasoning):
             return b""
-        self._text += text
-        self._reasoning += reasoning
         if not self.incremental:
-            text, reasoning = self._text, self._reasoning
+            self._text.add(text)
+            self._reasoning.add(reasoning)
+            if not (self._text.is_due if text else self._reasoning.is_due):
+                return b""
+            text, reasoning = self._text.whole(), self._reasoning.whole()
         return self._frames.result(self._output(text, reasoning, "null"), {})
 
     def _output(self, text: str, reasoning: str, finish_reason: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from runtime.api.dashscope_frames import Growing
 from runtime.jsonable import as_text, dumps
 from runtime.run.events import NodeUpdated, RunOutput
 
@@ -41,7 +42,8 @@ class Thoughts:
     def __init__(self, node_types: Mapping[str, str]) -> None:
         self._node_types = node_types
         self._nodes: dict[str, dict[str, Any]] = {}
-        self._texts: dict[str, tuple[str, str]] = {}
+        self._said: dict[str, tuple[Growing, Growing]] = {}
+        self._new: dict[str, tuple[str, str]] = {}
         self._changed: dict[str, None] = {}
 
     def update(self, event: NodeUpdated) -> bool:
@@ -52,8 +54,10 @@ class Thoughts:
         node = self._node(name)
         node["nodeStatus"] = _STATUSES[event.status]
         node["nodeExecTime"] = f"{round(event.duration * 1000)}ms"
+        self._new.pop(name, None)
         if event.status == "Completed":
-            node["nodeResult"] = self._result(name, as_text(event.output))
+            reasoning = self._said[name][1].whole() if name in self._said else ""
+            node["nodeResult"] = self._result(name, as_text(event.output), reasoning)
         elif event.error is not None:
             node["nodeResult"] = event.error.message
         return True
@@ -63,19 +67,26 @@ class Thoughts:
         name = node_of(event)
         if not event.is_stream or name not in self._nodes or not (event.delta or event.reasoning):
             return False
-        text, reasoning = self._texts.get(name, ("", ""))
-        self._texts[name] = (text + event.delta, reasoning + event.reasoning)
-        self._node(name)["nodeResult"] = self._result(name, text + event.delta)
-        return True
+        text, reasoning = self._said.setdefault(name, (Growing(), Growing()))
+        text.add(event.delta)
+        reasoning.add(event.reasoning)
+        self._new[name] = (event.delta, event.reasoning)
+        self._changed[name] = None
+        return bool(event.delta) or reasoning.is_due
 
     def all(self) -> list[dict[str, str]]:
-        """Return all thoughts."""
+        """Return all thoughts, of nodes that are not done with their text so far."""
+        for name in self._new:
+            text, reasoning = self._said[name]
+            self._nodes[name]["nodeResult"] = self._result(name, text.whole(), reasoning.whole())
         self._changed.clear()
         return [_thought(node) for node in self._nodes.values()]
 
     def changed(self) -> list[dict[str, str]]:
-        """Return the thoughts that are new or changed since the last time."""
-        names, self._changed = self._changed, {}
+        """Return the thoughts that are new or changed since the last time, of nodes that are not done what is new."""
+        for name, (text, reasoning) in self._new.items():
+            self._nodes[name]["nodeResult"] = self._result(name, text, reasoning)
+        names, self._changed, self._new = self._changed, {}, {}
         return [_thought(self._nodes[name]) for name in names]
 
     def _node(self, name: str) -> dict[str, Any]:
@@ -85,10 +96,8 @@ class Thoughts:
             self._nodes[name] = {"nodeId": name, "nodeName": name, "nodeType": kind}
         return self._nodes[name]
 
-    def _result(self, name: str, text: str) -> str:
-        if self._node_types[name] != "llm":
-            return text
-        return _said(text, self._texts.get(name, ("", ""))[1])
+    def _result(self, name: str, text: str, reasoning: str) -> str:
+        return _said(text, reasoning) if self._node_types[name] == "llm" else text
 
 
 def _thought(node: Mapping[str, Any]) -> dict[str, str]:

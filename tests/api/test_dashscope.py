@@ -302,3 +302,20 @@ async def test_usage_is_of_each_model_and_a_model_may_have_no_name(tmp_path: Pat
         last = frames(await client.post(PATH, json=body(), headers=SSE))[-1]
     assert whole["usage"] == {"models": [{"input_tokens": 33, "output_tokens": 21, "model_id": "stand-in"}]}
     assert last["usage"] == {"models": [{"input_tokens": 22, "output_tokens": 16, "model_id": "stand-in"}]}
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+@pytest.mark.parametrize("has_thoughts", [True, False])
+async def test_what_goes_out_stays_in_proportion_to_a_long_text(
+    tmp_path: Path, model_server: ModelServer, incremental: bool, has_thoughts: bool
+) -> None:
+    whole = "".join(f"w{number} " for number in range(4000))
+    content = body(parameters={"incremental_output": incremental, "has_thoughts": has_thoughts})
+    async with client_of(write_chat_flow(tmp_path, model_server.url, "words:4000")) as client:
+        response = await client.post(PATH, json=content, headers=SSE)
+    found = frames(response)
+    text = "".join(frame["output"]["text"] for frame in found) if incremental else found[-1]["output"]["text"]
+    assert text == whole
+    # Told whole at every word it would be 50 MB, or with the thoughts 100.
+    assert len(response.content) < (4_000_000 if incremental else 1_000 * len(whole))
+    assert len(found) > 500

@@ -99,7 +99,7 @@ async def test_thoughts_of_an_incremental_stream_are_those_that_changed(
         ("draft", "success", '{"result":"You said: found hi"}'),
         ("reply", "executing", ""),
         ("reply", "executing", '{"result":"w0 "}'),
-        ("reply", "executing", '{"result":"w0 w1 "}'),
+        ("reply", "executing", '{"result":"w1 "}'),
         ("reply", "success", '{"result":"w0 w1 "}'),
     ]
     assert "".join(output["text"] for output in outputs) == "w0 w1 "

@@ -40,7 +40,7 @@ class Answer:
         self._mode = mode
         self._incremental = incremental
         self._node_types = node_types
-        self._thoughts = Thoughts(node_types) if has_thoughts else None
+        self._thoughts = Thoughts(node_types, incremental=incremental) if has_thoughts else None
         self._messages = Messages(node_types, of_all=mode == "message_format_plus", flags_as_text=flags_as_text)
         self._frames = Frames(request_id)
         self._text = Growing()
@@ -91,14 +91,14 @@ class Answer:
     def _frame(self, delta: str) -> bytes:
         output: dict[str, Any] = {"session_id": self._session_id, "finish_reason": "null"}
         if self._thoughts is not None:
-            output["thoughts"] = self._thoughts.changed() if self._incremental else self._thoughts.all()
+            output["thoughts"] = self._thoughts.told()
         output["text"] = delta if self._incremental else self._text.whole()
         return self._frames.result(output, {})
 
     def _last(self, event: RunTerminated) -> bytes:
         output: dict[str, Any] = {"session_id": self._session_id, "finish_reason": "stop"}
         if self._mode == "full_thoughts" and self._thoughts is not None:
-            output["thoughts"] = self._thoughts.changed() if self._incremental else self._thoughts.all()
+            output["thoughts"] = self._thoughts.told()
         says_all = self._mode != "full_thoughts" or not self._incremental
         output["text"] = self._text.whole() if says_all else ""
         return self._frames.result(output, self._usage(event))

@@ -39,8 +39,9 @@ def node_of(event: RunOutput) -> str:
 class Thoughts:
     """Every node of the flow that has begun, in order, as an object in the `response` of a thought."""
 
-    def __init__(self, node_types: Mapping[str, str]) -> None:
+    def __init__(self, node_types: Mapping[str, str], *, incremental: bool) -> None:
         self._node_types = node_types
+        self._incremental = incremental
         self._nodes: dict[str, dict[str, Any]] = {}
         self._said: dict[str, tuple[Growing, Growing]] = {}
         self._new: dict[str, tuple[str, str]] = {}
@@ -72,18 +73,24 @@ class Thoughts:
         reasoning.add(event.reasoning)
         self._new[name] = (event.delta, event.reasoning)
         self._changed[name] = None
-        return bool(event.delta) or reasoning.is_due
+        return bool(event.delta) or self._incremental or reasoning.is_due
+
+    def told(self) -> list[dict[str, str]]:
+        """Return all thoughts, or of an incremental stream those that are new or changed since the last time.
+
+        Nodes that are not done are there with their text so far, or with what is new of it.
+        """
+        return self._changes() if self._incremental else self.all()
 
     def all(self) -> list[dict[str, str]]:
-        """Return all thoughts, of nodes that are not done with their text so far."""
+        """Return all thoughts."""
         for name in self._new:
             text, reasoning = self._said[name]
             self._nodes[name]["nodeResult"] = self._result(name, text.whole(), reasoning.whole())
         self._changed.clear()
         return [_thought(node) for node in self._nodes.values()]
 
-    def changed(self) -> list[dict[str, str]]:
-        """Return the thoughts that are new or changed since the last time, of nodes that are not done what is new."""
+    def _changes(self) -> list[dict[str, str]]:
         for name, (text, reasoning) in self._new.items():
             self._nodes[name]["nodeResult"] = self._result(name, text, reasoning)
         names, self._changed, self._new = self._changed, {}, {}

@@ -111,6 +111,17 @@ async def test_a_models_reasoning_is_in_its_thought(tmp_path: Path, model_server
     assert '{"result":"","reasoningContent":"let me "}' in [nodes(output)[-1][2] for output in outputs]
 
 
+async def test_a_models_reasoning_comes_in_pieces(tmp_path: Path, model_server: ModelServer) -> None:
+    flow = write(tmp_path, model_server, model="reasoning")
+    outputs = await stream(flow, has_thoughts=True, incremental_output=True)
+    assert [node[2] for output in outputs for node in nodes(output)][-4:] == [
+        '{"result":"","reasoningContent":"let me "}',
+        '{"result":"","reasoningContent":"think"}',
+        '{"result":"forty-two"}',
+        '{"result":"forty-two","reasoningContent":"let me think"}',
+    ]
+
+
 async def test_thoughts_in_one_piece(tmp_path: Path, model_server: ModelServer) -> None:
     content = {"input": {"prompt": "hi"}, "parameters": {"has_thoughts": True}}
     async with client_of(write(tmp_path, model_server)) as client:

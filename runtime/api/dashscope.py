@@ -189,6 +189,7 @@ class Application:
         return replace(
             caller.request(
                 {**inputs, **without_question(roles, biz.inputs, "input.biz_params")},
+                protocol="dashscope",
                 streaming=streaming,
                 instructions=conversation.instructions,
                 overrides=parameters.overrides,

@@ -90,6 +90,7 @@ def _run_request(
     inputs = inputs_of(roles, conversation, brings_history=brings_history)
     return caller.request(
         {**inputs, **without_question(roles, parameters.inputs or {}, "parameters.inputs")},
+        protocol="dashscope",
         streaming=streaming,
         keep_assigned=False,
         instructions=conversation.instructions,

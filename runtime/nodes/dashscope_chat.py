@@ -26,6 +26,7 @@ class DashScopeChat:
         workspace = str(fields["workspace"])
         self._headers = {"X-DashScope-WorkSpace": workspace} if workspace else {}
         client = client_of(connection)
+        self.address = client.address
         self._where = client.where
         self._client = client.api
 

@@ -20,6 +20,7 @@ class OpenAIResponses:
         self.default_model = str(fields["model"])
         self._timeout_s = float(fields["timeout_s"])
         client = client_of(connection)
+        self.address = client.address
         self._where = client.where
         self._client = client.api
 

@@ -1,19 +1,19 @@
 """What a protocol asks of the service, and what the flow makes of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from runtime.errors import InvalidRequest
-from runtime.flow.model import FILE_TYPES, MAX_ROUNDS, Flow
+from runtime.flow.model import FILE_TYPES, MAX_ROUNDS, SECRET_VARIABLES, Flow
 from runtime.flow.values import coerce
 from runtime.nodes.images import ImageRules
 from runtime.run.files import Files
 
 __all__ = ["MAX_ROUNDS", "Protocol", "RunRequest", "flow_inputs", "with_files"]
 
-Protocol = Literal["simple", "complete", "openai", "score", "command"]
+Protocol = Literal["simple", "complete", "openai", "dashscope", "score", "command"]
 """What a run was asked for through."""
 
 
@@ -41,6 +41,19 @@ class RunRequest:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     protocol: Protocol = "command"
     given: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The texts among the secret ones of the `given` variables."""
+        return tuple(text for name in SECRET_VARIABLES for text in _texts(self.given.get(name)))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def flow_inputs(flow: Flow, given: Mapping[str, Any], *, private_urls: bool = False) -> dict[str, Any]:

@@ -178,7 +178,7 @@ class FlowService:
         if request.user_id is not None:
             facts["user.id"] = request.user_id
         span = self._tracing.start_run(self.name, request.headers, facts)
-        RUN_SECRETS.set(Secrets(self._package.secret_inputs(inputs)).values)
+        RUN_SECRETS.set(Secrets((*self._package.secret_inputs(inputs), *request.secrets)).values)
         RUN_ID.set(run_id)
         TRACE_ID.set(self._tracing.trace_id(span))
         kept = self.history if request.keep_assigned or not request.assigned else None

@@ -154,6 +154,8 @@ def ask(question: str, params: dict, token: str):
     assert (params["your_plugin_code"]["article_index"], token) == ("S3CRET-PARAM", "S3CRET-TOKEN")
     if question == "fail":
         raise ValueError("no luck")
+    if question == "tell":
+        raise ValueError(f"no luck with {token}")
     return "done"
 """
 
@@ -181,6 +183,18 @@ async def test_what_is_meant_for_plugins_is_nowhere_shown(
     logged = caplog.text + "".join(str(record.__dict__) for record in caplog.records)
     for where in (*spans, logged, stored.decode("latin-1"), response.text):
         assert "S3CRET" not in where
+
+
+async def test_code_that_tells_of_a_token_does_not_tell_the_trace(tmp_path: Path) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    flow = write_flow(tmp_path / "flow", PLUGIN, {"ask.py": ASK})
+    async with client_of(flow, tracing=tracing_of(provider)) as client:
+        response = await client.post(PATH, json={"input": {"prompt": "tell", "biz_params": BIZ}})
+    assert "no luck with S3CRET-TOKEN" in response.text  # whose own it is
+    spans = "".join(span.to_json() for span in exporter.get_finished_spans())
+    assert "no luck with ***" in spans
+    assert "S3CRET" not in spans
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,24 @@ BODIES = {
     "/run": '{"inputs": {%s: %s}, "stream": false, "response_config": {"include_node_output": true}}',
     "/score": "{%s: %s}",
     "/v1/chat/completions": '{"messages": [{"role": "user", "content": "x"}], "inputs": {%s: %s}}',
+    "/api/v1/apps/a/completion": '{"input": {"prompt": "x", "biz_params": {%s: %s}}}',
 }
 PLACES = {
+    "/api/v1/apps/a/completion": (
+        '{"input": %s}',
+        '{"input": {"prompt": %s}}',
+        '{"input": {"prompt": "x", "session_id": %s}}',
+        '{"input": {"prompt": "x", "history": [%s]}}',
+        '{"input": {"prompt": "x", "image_list": [%s]}}',
+        '{"input": {"prompt": "x", "file_list": [%s]}}',
+        '{"input": {"prompt": "x", "biz_params": {"user_defined_params": {"p": %s}}}}',
+        '{"input": {"prompt": "x"}, "parameters": {"rag_options": %s}}',
+        '{"input": {"prompt": "x"}, "parameters": {"has_thoughts": true, "max_tokens": %s}}',
+        '{"input": {"messages": %s}}',
+        '{"input": {"messages": [{"role": "user", "content": %s}]}}',
+        '{"input": {"messages": [{"role": "user", "content": [%s]}]}}',
+        '{"input": {"messages": [{"role": "user", "content": [{"text": %s}, {"image": %s}]}]}}',
+    ),
     "/": ("%s",),
     "/run": ("%s", '{"inputs": %s}', '{"stream": %s}', '{"response_config": %s}'),
     "/score": ("%s",),
@@ -82,7 +98,7 @@ PLACES = {
 async def test_no_value_meets_a_bug(tmp_path: Path, path: str) -> None:
     names = ["q", "chat_history", *(f"in_{kind}" for kind in KINDS), "", "__proto__"]
     bodies = [BODIES[path] % (json.dumps(name), value) for name in names for value in VALUES]
-    bodies += [place % value for place in PLACES[path] for value in VALUES]
+    bodies += [place.replace("%s", value) for place in PLACES[path] for value in VALUES]
     async with client_of(
         write_flow(tmp_path / "flow", FLOW, {"p.jinja2": "{{ q }} {{ list }}"}), file_mounts=(Path("/tmp"),)
     ) as client:

@@ -8,9 +8,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -34,10 +35,21 @@ from runtime.api.openai_messages import ChatRoles, Conversation, read_conversati
 from runtime.api.settings import ApiSettings
 from runtime.api.sse import event_stream
 from runtime.errors import InvalidRequest, NotFound, Unavailable
+from runtime.jsonable import MAX_DEPTH, is_too_deep
 from runtime.run.request import RunRequest
 from runtime.run.service import FlowService
 
 _FILES = ("File", "file")
+
+
+def _not_deep(value: Any) -> Any:
+    if is_too_deep(value):
+        text = f"Expected at most {MAX_DEPTH} lists and objects inside each other"
+        raise PydanticCustomError("depth", text)
+    return value
+
+
+ByPlugin = Annotated[dict[str, dict[str, Any]], AfterValidator(_not_deep)]
 
 
 class BizParams(BaseModel):
@@ -45,8 +57,8 @@ class BizParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    user_defined_params: dict[str, dict[str, Any]] | None = Field(None, repr=False)
-    user_defined_tokens: dict[str, dict[str, Any]] | None = Field(None, repr=False)
+    user_defined_params: ByPlugin | None = Field(None, repr=False)
+    user_defined_tokens: ByPlugin | None = Field(None, repr=False)
 
     @property
     def inputs(self) -> Mapping[str, Any]:
@@ -90,7 +102,7 @@ class Parameters(BaseModel):
     incremental_output: bool | None = None
     has_thoughts: bool | None = None
     flow_stream_mode: StreamMode | None = None
-    rag_options: dict[str, Any] | None = None
+    rag_options: Annotated[dict[str, Any], AfterValidator(_not_deep)] | None = None
     temperature: FiniteFloat | None = None
     top_p: FiniteFloat | None = None
     max_tokens: int | None = None

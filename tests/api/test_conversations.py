@@ -18,7 +18,7 @@ CHAT = "/v1/chat/completions"
 
 def sent_for(model_server: ModelServer, question: str) -> list[str]:
     """Return the contents of the messages that the model got with this question, less the system's."""
-    call = next(c for c in model_server.calls if c.body["messages"][-1]["content"] == question)
+    call = next(c for c in model_server.calls if c.question == question)
     return [message["content"] for message in call.body["messages"][1:]]
 
 

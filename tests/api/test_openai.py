@@ -134,7 +134,7 @@ async def test_system_messages_reach_the_flow_as_instructions_alone(tmp_path: Pa
     async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
         response = await client.post(PATH, json={"messages": messages})
     assert response.json()["choices"][0]["message"]["content"] == "You said: instructions?"
-    sent = next(c for c in model_server.calls if c.body["messages"][-1]["content"] == "instructions?").body["messages"]
+    sent = next(c for c in model_server.calls if c.question == "instructions?").body["messages"]
     assert sent[0] == {"role": "system", "content": "Be brief. Speak Latin.\n\nAnd softly."}
     assert len(sent) == 2
 

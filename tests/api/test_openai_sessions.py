@@ -28,7 +28,7 @@ async def ask(client: httpx.AsyncClient, text: str, headers: dict[str, str], **m
 
 def sent(server: ModelServer, question: str) -> list[str]:
     """Return the texts that the model was sent with `question` as the last."""
-    messages = next(call.body["messages"] for call in server.calls if call.body["messages"][-1]["content"] == question)
+    messages = next(call.body["messages"] for call in server.calls if call.question == question)
     return [message["content"] for message in messages[1:]]
 
 

@@ -70,7 +70,7 @@ async def test_a_run_that_the_service_ends_is_424(
     flow, question = write_chat_flow(tmp_path, model_server.url, "hang"), new("ended")
     async with service_of(flow) as service, caller_of(service) as client:
         asking = asyncio.create_task(client.post("/score", json={"question": question}, headers=headers))
-        while not any(call.body["messages"][-1]["content"] == question for call in model_server.calls):
+        while not any(call.question == question for call in model_server.calls):
             await asyncio.sleep(0.01)
         service.cancel_all("the service is shutting down")
         response = await asking
@@ -88,7 +88,7 @@ async def test_a_caller_that_leaves_before_the_first_byte_ends_the_run(
     async def receive() -> dict[str, Any]:
         for message in sent:
             return message
-        while not (calls := [c for c in model_server.calls if c.body["messages"][-1]["content"] == question]):
+        while not (calls := [c for c in model_server.calls if c.question == question]):
             await asyncio.sleep(0.01)
         assert not calls[0].over.is_set()
         return {"type": "http.disconnect"}
@@ -112,7 +112,7 @@ async def test_a_request_that_the_server_drops_ends_its_run(
     flow, question = write_chat_flow(tmp_path, model_server.url, "hang"), new("dropped")
     async with service_of(flow) as service, caller_of(service) as client:
         asking = asyncio.create_task(client.post("/score", json={"question": question}, headers=headers))
-        while not any(call.body["messages"][-1]["content"] == question for call in model_server.calls):
+        while not any(call.question == question for call in model_server.calls):
             await asyncio.sleep(0.01)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -84,5 +84,5 @@ def test_a_session_by_header(tmp_path: Path, model_server: ModelServer) -> None:
                 model="any", messages=[{"role": "user", "content": text}]
             )
             assert raw.headers["chat-session-id"] == SESSION
-    sent = next(c for c in model_server.calls if c.body["messages"][-1]["content"] == f"second {tmp_path.name}")
+    sent = next(c for c in model_server.calls if c.question == f"second {tmp_path.name}")
     assert len(sent.body["messages"]) == 4

@@ -45,7 +45,7 @@ def test_a_real_model_is_used_where_its_variables_are_set(tmp_path: Path, model_
         body = {"messages": [{"role": "user", "content": "hi"}]}
         assert httpx.post(f"{served.url}/v1/chat/completions", json=body).json()["model"] == "echo"
         assert "offline" not in served.log
-    call = next(c for c in model_server.calls if c.body["messages"][-1]["content"] == "How do I rotate a token?")
+    call = next(c for c in model_server.calls if c.question == "How do I rotate a token?")
     assert '<passage title="Rotate a token">' in call.body["messages"][0]["content"]
     assert call.body["temperature"] == 0.2
 

@@ -95,7 +95,7 @@ def test_a_client_that_leaves_cancels_its_run_down_to_the_model(
         except httpx.ReadTimeout:
             assert accept == "application/json"
         if accept == "text/event-stream":
-            call = next(c for c in model_server.calls if c.body["messages"][-1]["content"] == question)
+            call = next(c for c in model_server.calls if c.question == question)
             assert call.over.wait(10)
             assert call.ended == "left"
         wait_for_turns(tmp_path, ["Canceled"])
@@ -112,7 +112,7 @@ def test_a_restart_keeps_the_conversation(tmp_path: Path, model_server: ModelSer
         served.process.kill()
     with serving(flow, tmp_path) as served:
         httpx.post(served.url, json={"question": two}, headers=headers).raise_for_status()
-    sent = next(c for c in model_server.calls if c.body["messages"][-1]["content"] == two).body["messages"]
+    sent = next(c for c in model_server.calls if c.question == two).body["messages"]
     assert [message["content"] for message in sent[1:]] == [one, f"You said: {one}", two]
 
 

@@ -58,7 +58,7 @@ def test_three_modes_answer_and_a_restart_finds_the_history(
         assert engine.call("inspect", "--format", "{{.State.ExitCode}}", container) == "0\n"
     with engine.serving(image, volume, *environment(model_server)) as (_, url):
         httpx.post(url, json={"question": two}, headers=headers).raise_for_status()
-    sent = next(c for c in model_server.calls if c.body["messages"][-1]["content"] == two).body["messages"]
+    sent = next(c for c in model_server.calls if c.question == two).body["messages"]
     assert [message["content"] for message in sent[1:]] == [one, f"You said: {one}", two]
 
 
@@ -73,7 +73,7 @@ def test_an_upgrade_serves_the_changed_flow_with_the_old_history(
     for tag, question in ((image, one), (built(engine, context, "upgrade"), two)):
         with engine.serving(tag, volume, *environment(model_server)) as (_, url):
             httpx.post(url, json={"question": question}, headers=headers).raise_for_status()
-    sent = next(c for c in model_server.calls if c.body["messages"][-1]["content"] == two).body["messages"]
+    sent = next(c for c in model_server.calls if c.question == two).body["messages"]
     assert sent[0]["content"].strip() == "Be long."
     assert [message["content"] for message in sent[1:]] == [one, f"You said: {one}", two]
 
@@ -133,7 +133,7 @@ def test_workers_share_the_port_and_the_history(
         for number in range(10):
             question = f"{container} {number}"
             httpx.post(url, json={"question": question}, headers=headers).raise_for_status()
-        sent = next(c for c in model_server.calls if c.body["messages"][-1]["content"] == question).body["messages"]
+        sent = next(c for c in model_server.calls if c.question == question).body["messages"]
         assert len(sent) == 1 + 2 * 9 + 1
         engine.call("stop", container)
         assert engine.call("inspect", "--format", "{{.State.ExitCode}}", container) == "0\n"

@@ -126,7 +126,7 @@ async def test_a_reader_that_leaves_cancels_the_run_down_to_the_model(
                 break
         run.leave()
         await run.finished()
-    call = next(call for call in model_server.calls_of(model) if call.body["messages"][-1]["content"] == "leave")
+    call = next(call for call in model_server.calls_of(model) if call.question == "leave")
     assert await asyncio.to_thread(call.over.wait, 10)
     assert call.ended == "left"
 

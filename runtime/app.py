@@ -27,6 +27,7 @@ from runtime.api.middleware import RequestHeaders, TokenAuth
 from runtime.api.openai import ChatCompletions, Models
 from runtime.api.openapi import OpenApi
 from runtime.api.promptflow import Feedback, Score, Swagger, health, version
+from runtime.api.runs import Runs
 from runtime.api.settings import ApiSettings
 from runtime.api.simple import Simple
 from runtime.api.sse import let_runs_end_streams
@@ -37,6 +38,7 @@ from runtime.history.database import Database
 from runtime.history.service import HistoryService
 from runtime.run.files import Files
 from runtime.run.package import Package
+from runtime.run.recorder import RecorderLimits
 from runtime.run.run import Limits
 from runtime.run.service import FlowService
 from runtime.settings import Settings
@@ -81,14 +83,15 @@ def history_of(settings: Settings, data: Path) -> Address | None:
 def create_service(
     package: Package, settings: Settings, name: str, history: Address | None, tracing: Tracing
 ) -> FlowService:
-    """Return the service that runs the package, with its chat history in the database `history`.
+    """Return the service that runs the package, with its chat history and recorded runs in the database `history`.
 
     Raises InvalidRequest when the folder of a database file cannot be made.
     """
+    database = None if history is None else Database(history, name)
     conversations = None
-    if history is not None and package.flow.is_chat:
+    if database is not None:
         conversations = HistoryService(
-            Database(history, name),
+            database,
             write_timeout_s=settings.history_write_timeout_s,
             single_turn_days=settings.single_turn_days,
             days=settings.history_days,
@@ -100,7 +103,10 @@ def create_service(
     from langstudio.types import File
 
     files = Files(File, settings.file_mounts, settings.allow_private_urls == "on")
-    return FlowService(name, package, conversations, tracing, limits, files)
+    recorded = RecorderLimits(
+        settings.max_background_runs, settings.background_queue, settings.run_days, settings.history_write_timeout_s
+    )
+    return FlowService(name, package, conversations, tracing, limits, files, database, recorded)
 
 
 def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | None = None) -> list[Route]:
@@ -124,6 +130,7 @@ def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | N
         Route("/swagger.json", Swagger(service).answer, methods=["GET"]),
         Route("/health", health, methods=["GET"]),
         Route("/version", version, methods=["GET"]),
+        *Runs(service, api).routes(),
         *Chats(service, api).routes(),
         *Traces(telemetry.recorder if telemetry else None).routes(),
         Route("/metrics", MetricsPage(telemetry.snapshots.families if telemetry else list).answer, methods=["GET"]),

@@ -86,6 +86,15 @@ class Settings(BaseSettings):
         gt=0,
         description="How long a run may take, in seconds. OpenAI clients give up, and ask again, at 600.",
     )
+    max_background_runs: int = Field(
+        100, ge=1, description="Background runs at once in a process, besides the others; one more waits."
+    )
+    background_queue: int = Field(
+        1000, ge=0, description="How many background runs may wait in a process; one more gets 429."
+    )
+    run_days: float = Field(
+        30, gt=0, description="When a background run, or a stored response, is deleted after its end, in days."
+    )
     threads: int = Field(
         64,
         ge=1,

@@ -21,7 +21,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "run": ("flow", "nodes", "history", "telemetry"),
     # Of telemetry, api has what it shows of it and counts in it: spans are the run's.
     "api": (
-        *("run.events", "run.request", "run.run", "run.service", "history.service", "history.archive"),
+        *("run.events", "run.request", "run.run", "run.service", "run.recorder", "run.records"),
+        *("history.service", "history.archive", "history.runs", "history.replies"),
         *("telemetry.metrics", "telemetry.prometheus", "telemetry.recorder", "telemetry.snapshots"),
         *("telemetry.store", "telemetry.tree"),
     ),

@@ -7,15 +7,16 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runtime.api.body import read_caller, read_model, read_object
+from runtime.api.body import Caller, read_caller, read_model, read_object
 from runtime.api.errors import RUN_FAILED, JsonResponse, error_body
 from runtime.api.fold import Outcome, fold
+from runtime.api.recorded import ACCEPTED, IDEMPOTENCY_KEY, RUN, read_key, recorder_of
 from runtime.api.settings import ApiSettings
 from runtime.api.sse import event_stream
-from runtime.errors import ErrorInfo
+from runtime.errors import ErrorInfo, InvalidRequest
 from runtime.jsonable import dumps, timestamp
 from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
-from runtime.run.run import Run
+from runtime.run.recorder import Submission
 from runtime.run.service import FlowService
 
 
@@ -37,6 +38,7 @@ class RunBody(BaseModel):
 
     inputs: dict[str, Any] | None = None
     stream: bool | None = None
+    background: bool | None = None
     response_config: ResponseConfig | None = None
 
 
@@ -50,14 +52,31 @@ class Complete:
     async def answer(self, request: Request) -> Response:
         """Answer with an event stream or with one JSON body."""
         caller = read_caller(request)
-        body = read_model(RunBody, await read_object(request, self._settings.max_body_bytes))
+        content = await read_object(request, self._settings.max_body_bytes)
+        body = read_model(RunBody, content)
+        key = read_key(request)
+        if body.background:
+            return await self._submit(caller, body, key, content)
+        if key is not None:
+            raise InvalidRequest(f"{IDEMPOTENCY_KEY} needs background: true", param=IDEMPOTENCY_KEY)
         streaming = _wants_stream(request) if body.stream is None else body.stream
         run = await self._service.start(caller.request(body.inputs or {}, protocol="complete", streaming=streaming))
         encoder = Encoder(body.response_config or ResponseConfig())
         if streaming:
             return event_stream(run, encoder.encode, self._settings.heartbeat_s)
         outcome = await fold(run, request)
-        return JsonResponse(encoder.body(run, outcome), RUN_FAILED if outcome.terminated.error else 200)
+        return JsonResponse(encoder.body(run.id, outcome), RUN_FAILED if outcome.terminated.error else 200)
+
+    async def _submit(self, caller: Caller, body: RunBody, key: str | None, content: dict[str, Any]) -> Response:
+        if body.stream:
+            message = "stream: a background run has no reader; leave it out and follow GET /runs/{id}/events"
+            raise InvalidRequest(message, param="stream")
+        config = body.response_config or ResponseConfig()
+        asked = dumps([content, None if caller.assigned else caller.session_id])
+        submission = Submission({"kind": RUN, "response_config": config.model_dump()}, key, asked)
+        request = caller.request(body.inputs or {}, streaming=True)
+        run = await recorder_of(self._service).submit(request, submission)
+        return JsonResponse({"run_id": run.run_id, "status": run.status}, ACCEPTED, {"Location": f"runs/{run.run_id}"})
 
 
 def _wants_stream(request: Request) -> bool:
@@ -95,15 +114,28 @@ class Encoder:
         }
         return b"data: " + dumps(head | facts) + b"\n\n"
 
-    def body(self, run: Run, outcome: Outcome) -> dict[str, Any]:
+    def body(self, run_id: str, outcome: Outcome) -> dict[str, Any]:
         """Return the same facts as one object; a failure is also under `error`, where every JSON answer has it."""
         end = outcome.terminated
         error = {} if end.error is None else error_body(end.error)
         return {
             **error,
-            "run_id": run.id,
+            "run_id": run_id,
             "timestamp": timestamp(end.timestamp),
             **_end(end),
+            **self.parts(outcome),
+        }
+
+    def state(self, run_id: str, status: str, outcome: Outcome) -> dict[str, Any]:
+        """Return the facts about a run that may not have ended; its `status` counts where no event tells."""
+        end = outcome.end
+        facts = {"flow_run_info": _flow_run_info(run_id, status, None, "")} if end is None else _end(end)
+        error = {} if end is None or end.error is None else error_body(end.error)
+        return {**error, **facts, **self.parts(outcome)}
+
+    def parts(self, outcome: Outcome) -> dict[str, Any]:
+        """Return what there is of the nodes and outputs."""
+        return {
             "node_run_infos": [
                 self._node_run_info(node) for node in outcome.nodes.values() if node.node not in self._excluded
             ],

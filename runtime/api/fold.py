@@ -8,8 +8,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from runtime.run.events import Event, NodeUpdated, RunOutput, RunTerminated
-from runtime.run.run import Run
+from runtime.run.events import Event, NodeUpdated, Readable, RunOutput, RunTerminated
 
 
 @dataclass(slots=True)
@@ -17,7 +16,7 @@ class Outcome:
     """What a run came to: each node's last state, each output's value as far as it got, and the end.
 
     `streamed` are the outputs that came as streams, `begun` those of them that have text or thoughts already. The
-    value of a stream is put together when it is finished, or when the run is.
+    value of a stream is put together when it is finished, when the run is, and by `settle`.
     """
 
     nodes: dict[str, NodeUpdated] = field(default_factory=dict)
@@ -38,8 +37,12 @@ class Outcome:
                 self._add_output(event)
             case RunTerminated():
                 self.end = event
-                for name in self.streamed - self.finished:
-                    self._put_together(name)
+                self.settle()
+
+    def settle(self) -> None:
+        """Put together what has come of the streams that are not finished."""
+        for name in self.streamed - self.finished:
+            self._put_together(name)
 
     def _add_output(self, event: RunOutput) -> None:
         name = event.output
@@ -67,7 +70,7 @@ class Outcome:
         return self.end
 
 
-async def fold(run: Run, request: Request) -> Outcome:
+async def fold(run: Readable, request: Request) -> Outcome:
     """Read a run to its end. A client that leaves cancels the run."""
     outcome = Outcome()
     try:
@@ -80,7 +83,7 @@ async def fold(run: Run, request: Request) -> Outcome:
     return outcome
 
 
-async def look_ahead(run: Run, request: Request, seen: Callable[[Outcome], bool]) -> Outcome:
+async def look_ahead(run: Readable, request: Request, seen: Callable[[Outcome], bool]) -> Outcome:
     """Read a run until `seen` holds, or to its end, and put back what was read, for whoever answers.
 
     This lets the status of a stream depend on how its run began; what is held meanwhile is bounded by how long a node's
@@ -104,7 +107,7 @@ async def look_ahead(run: Run, request: Request, seen: Callable[[Outcome], bool]
 
 
 @asynccontextmanager
-async def _reading(run: Run, request: Request) -> AsyncIterator[AsyncIterator[list[Event]]]:
+async def _reading(run: Readable, request: Request) -> AsyncIterator[AsyncIterator[list[Event]]]:
     watch = asyncio.create_task(_cancel_when_gone(run, request))
     try:
         async with aclosing(run.events.batches()) as batches:
@@ -113,7 +116,7 @@ async def _reading(run: Run, request: Request) -> AsyncIterator[AsyncIterator[li
         watch.cancel()
 
 
-async def _cancel_when_gone(run: Run, request: Request) -> None:
+async def _cancel_when_gone(run: Readable, request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     run.cancel("the client left")

@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus
 
-from runtime.run.events import Event
-from runtime.run.run import Run
+from runtime.run.events import Event, Readable
 
 Encode = Callable[[Event], bytes]
 
@@ -18,13 +17,18 @@ def let_runs_end_streams() -> None:
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # the library has no types here
 
 
-def event_stream(run: Run, encode: Encode, heartbeat_s: float) -> EventSourceResponse:
+def event_stream(run: Readable, encode: Encode, heartbeat_s: float) -> EventSourceResponse:
     """Return the response that streams a run; its headers go out at once.
 
     A stream that is silent for `heartbeat_s` seconds gets a comment. A reader that leaves cancels the run.
     """
+    return stream_of(_frames(run, encode), heartbeat_s)
+
+
+def stream_of(frames: AsyncIterator[bytes], heartbeat_s: float) -> EventSourceResponse:
+    """Return the response that streams ready frames, with a comment when it is silent for `heartbeat_s` seconds."""
     return EventSourceResponse(
-        _frames(run, encode),
+        frames,
         headers=_HEADERS,
         sep="\n",
         ping=heartbeat_s,
@@ -32,7 +36,7 @@ def event_stream(run: Run, encode: Encode, heartbeat_s: float) -> EventSourceRes
     )
 
 
-async def _frames(run: Run, encode: Encode) -> AsyncIterator[bytes]:
+async def _frames(run: Readable, encode: Encode) -> AsyncIterator[bytes]:
     try:
         async for batch in run.events.batches():
             # All that waits goes out in one piece: each piece costs a system call here and one at the reader.

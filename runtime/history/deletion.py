@@ -16,6 +16,7 @@ async def delete_sessions(database: Database, ids: Sequence[str], allowed: Colum
     """Delete those of the sessions for whose row `allowed` holds, with all that belongs to them.
 
     Returns how many turns each of them had. A long one goes by several transactions, so that nobody waits behind it.
+    A recorded run of it that is still performed ends when its owner finds its record gone.
     """
     deleted: dict[str, int] = {}
     for session_id in ids:
@@ -47,5 +48,9 @@ async def _delete_some(
     if len(ids) == _TURNS:
         return len(ids), False
     await connection.execute(delete(variables).where(variables.c.session_id == session_id))
+    runs, events = schema.runs, schema.events
+    recorded = select(runs.c.run_id).where(runs.c.session_id == session_id)
+    await connection.execute(delete(events).where(events.c.run_id.in_(recorded)))
+    await connection.execute(delete(runs).where(runs.c.session_id == session_id))
     await connection.execute(delete(sessions).where(sessions.c.session_id == session_id))
     return len(ids), True

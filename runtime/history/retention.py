@@ -13,7 +13,10 @@ _REST_S = 600.0
 
 
 class Retention:
-    """Deletes sessions of one turn that no client named after `single_turn_age`, and after `age`, if any, all."""
+    """Deletes sessions of one turn that no client named after `single_turn_age`, and after `age`, if any, all.
+
+    Of the first kind, those with a recorded run stay as long as that.
+    """
 
     def __init__(self, database: Database, single_turn_age: timedelta, age: timedelta | None) -> None:
         self._database = database
@@ -23,12 +26,13 @@ class Retention:
     async def step(self) -> float:
         """Delete some sessions; return how many seconds to wait before the next step. May raise SQLAlchemy's errors."""
         now = datetime.now(UTC)
-        sessions = self._database.schema.sessions
+        sessions, runs = self._database.schema.sessions, self._database.schema.runs
         deleted = await self._delete(
             and_(
                 sessions.c.assigned,
                 sessions.c.last_turn <= 1,
                 sessions.c.updated_at < as_stored(now - self._single_turn_age),
+                ~select(runs.c.run_id).where(runs.c.session_id == sessions.c.session_id).exists(),
             )
         )
         if self._age is not None:

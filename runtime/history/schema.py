@@ -34,8 +34,9 @@ _OPTIONS: Mapping[str, Any] = {"mysql_charset": "utf8mb4", "mysql_engine": "Inno
 class Schema:
     """The tables of one service; times are UTC.
 
-    A session's `last_turn` is the number of its newest turn: numbers go on where old turns were deleted.
-    A turn's `size` is that of its inputs and outputs, in bytes of JSON.
+    A session's `last_turn` is the number of its newest turn: numbers go on where old turns were deleted. A turn's `size`
+    is that of its inputs and outputs, in bytes of JSON. A row of `events` has some events of a run, of which the last
+    one is number `last`. `cancellations` are wishes for runs that have no row in `runs`.
     """
 
     service: str
@@ -44,6 +45,9 @@ class Schema:
     turns: Table
     variables: Table
     migrations: Table
+    runs: Table
+    events: Table
+    cancellations: Table
 
 
 def schema_of(service: str) -> Schema:
@@ -100,4 +104,49 @@ def schema_of(service: str) -> Schema:
         Column("applied_at", _Time, nullable=False),
         **_OPTIONS,
     )
-    return Schema(service, metadata, sessions, turns, variables, migrations)
+    return Schema(service, metadata, sessions, turns, variables, migrations, *_run_tables(service, metadata))
+
+
+def _run_tables(service: str, metadata: MetaData) -> tuple[Table, Table, Table]:
+    runs = Table(
+        f"langstudio_run_{service}",
+        metadata,
+        Column("run_id", String(64), primary_key=True),
+        Column("session_id", _Id, nullable=False),
+        Column("user_id", _Id),
+        Column("idempotency_key", String(64)),
+        Column("fingerprint", String(64), nullable=False),
+        Column("facts", _Json, nullable=False),
+        Column("status", String(16), nullable=False),
+        Column("last_event", Integer, nullable=False),
+        Column("owner", String(64), nullable=False),
+        Column("lease_until", _Time, nullable=False),
+        Column("cancel_requested", Boolean(create_constraint=False), nullable=False),
+        Column("created_at", _Time, nullable=False),
+        Column("started_at", _Time),
+        Column("finished_at", _Time),
+        UniqueConstraint("idempotency_key"),
+        Index(f"ix_{service}_run_owner", "owner", "status"),
+        Index(f"ix_{service}_run_lease", "status", "lease_until"),
+        Index(f"ix_{service}_run_session", "session_id"),
+        Index(f"ix_{service}_run_finished", "finished_at"),
+        **_OPTIONS,
+    )
+    events = Table(
+        f"langstudio_run_event_{service}",
+        metadata,
+        Column("run_id", String(64), primary_key=True),
+        Column("last", Integer, primary_key=True, autoincrement=False),
+        Column("events", _Json, nullable=False),
+        **_OPTIONS,
+    )
+    cancellations = Table(
+        f"langstudio_run_cancel_{service}",
+        metadata,
+        Column("run_id", String(64), primary_key=True),
+        Column("user_id", _Id),
+        Column("taken", Boolean(create_constraint=False), nullable=False),
+        Column("asked_at", _Time, nullable=False),
+        **_OPTIONS,
+    )
+    return runs, events, cancellations

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from runtime.errors import ErrorInfo
 
@@ -144,3 +144,17 @@ class EventChannel:
             yield batch
             if isinstance(batch[-1], RunTerminated):
                 return
+
+
+class Readable(Protocol):
+    """A run as its one reader has it, who calls `leave` when done with the events; before the end that cancels it."""
+
+    id: str
+    session_id: str
+    events: EventChannel
+
+    def leave(self) -> None:
+        """Let the reader go."""
+
+    def cancel(self, reason: str) -> None:
+        """End the run early."""

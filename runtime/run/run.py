@@ -67,6 +67,7 @@ class Run:
     ) -> None:
         self.id = str(scope.sys["run_id"])
         self.session_id = filing.session_id
+        self.user_id = request.user_id
         self.events = EventChannel(_CHANNEL_LIMIT)
         self._package = package
         self._request = request

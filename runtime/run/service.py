@@ -9,10 +9,14 @@ from typing import Any
 
 from runtime.errors import TooManyRuns, Unavailable
 from runtime.flow.references import Scope
+from runtime.history.database import Database
+from runtime.history.runs import RecordStatus
 from runtime.history.service import Conversation, HistoryService
 from runtime.logs import RUN_ID, TRACE_ID
 from runtime.run.files import Files
 from runtime.run.package import Package
+from runtime.run.recorder import ASKED, Recorder, RecorderLimits
+from runtime.run.records import run_not_found
 from runtime.run.request import RunRequest, flow_inputs, with_files
 from runtime.run.run import Filing, Limits, Run
 from runtime.run.variables import session_values, typed_values
@@ -36,6 +40,8 @@ class FlowService:
         tracing: Tracing,
         limits: Limits,
         files: Files,
+        database: Database | None = None,
+        recorder_limits: RecorderLimits | None = None,
     ) -> None:
         self.name = name
         self.flow = package.flow
@@ -43,8 +49,12 @@ class FlowService:
         self.streams = package.streams
         self.history = history if package.flow.is_chat else None
         self.metrics = tracing.metrics
+        self.recorder: Recorder | None = None
+        if history is not None and database is not None:
+            self.recorder = Recorder(database, history.reach, self, recorder_limits or RecorderLimits())
         self.draining = False
         self.closing = False
+        self._database = history
         self._package = package
         self._tracing = tracing
         self._limits = limits
@@ -70,43 +80,74 @@ class FlowService:
 
     async def open(self) -> None:
         """Reach for the history; must be called on the event loop that will run the flow."""
-        if self.history is not None:
-            await self.history.open()
+        if self._database is not None:
+            await self._database.open()
+        if self.recorder is not None:
+            self.recorder.open()
 
     async def close(self) -> None:
         """Close what runs share, once there are none."""
-        if self.history is not None:
-            await self.history.close()
+        if self._database is not None:
+            await self._database.close()
         await self._package.close()
 
-    async def start(self, request: RunRequest) -> Run:
-        """Check a request and start its run.
+    async def check(self, request: RunRequest, *, limited: bool = True) -> None:
+        """Raise what `start` would, with nothing run."""
+        self._check_room(limited)
+        await self._inputs(request)
+        await self._conversation(request)
+
+    async def start(self, request: RunRequest, *, run_id: str | None = None, limited: bool = True) -> Run:
+        """Check a request and start its run; `run_id` is its id where it has one already.
 
         Raises, with nothing run: InvalidRequest for its inputs, NotFound for somebody else's session, TooManyRuns
-        beyond the limit, Unavailable when the service is closing or a stored session is out of reach.
+        beyond the limit if the run is `limited` by it, Unavailable when the service is closing or a stored session is
+        out of reach.
         """
-        if self.closing:
-            raise Unavailable("the service is shutting down; try again", code="shutting_down")
-        if len(self._runs) + self._starting >= self._limits.max_runs:
-            raise TooManyRuns(f"{self._limits.max_runs} runs are in progress, which is the limit; try again")
-        inputs = flow_inputs(self.flow, request.inputs, private_urls=self._package.resources.private_urls)
+        self._check_room(limited)
         self._starting += 1
         try:
-            inputs = await with_files(self.flow, request.inputs, inputs, self._files)
+            inputs = await self._inputs(request)
             conversation = await self._conversation(request)
         finally:
             self._starting -= 1
         if self.closing:  # it began to while the history was read
             raise Unavailable("the service is shutting down; try again", code="shutting_down")
-        run = self._run(request, inputs, conversation)
+        run = self._run(request, inputs, conversation, run_id or str(uuid.uuid4()))
         self._runs.add(run)
         self._idle.clear()
         run.start(self._ended)
         return run
 
+    def running(self, run_id: str) -> Run | None:
+        """Return a run of this process that is performed now."""
+        return next((run for run in self._runs if run.id == run_id), None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether this process performs runs."""
+        return bool(self._runs)
+
+    async def cancel(self, run_id: str, user: str | None) -> RecordStatus | None:
+        """Cancel a run, whichever instance performs it; return how it has ended if it has, and so stays as it is.
+
+        Raises NotFound for a run that is not there, or not the user's.
+        """
+        run = self.running(run_id)
+        if run is not None and (user is None or run.user_id == user):
+            run.cancel(ASKED)
+            return None
+        if run is not None or self.recorder is None:
+            raise run_not_found(run_id)
+        recorded = await self.recorder.records.request_cancel(run_id, user)
+        self.recorder.cancel(run_id)
+        return None if recorded is None or recorded.active else recorded.status
+
     async def finish(self, grace_s: float) -> None:
         """Take no new work, give the runs `grace_s` seconds to end, then cancel them and wait for their last event."""
         self.closing = True
+        if self.recorder is not None:
+            self.recorder.drop_queue()
         if self._runs and grace_s:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), grace_s)
@@ -114,6 +155,8 @@ class FlowService:
             logger.warning("cancelling %d runs that did not end within %g s", len(self._runs), grace_s)
             self.cancel_all("the service is shutting down")
             await self._idle.wait()
+        if self.recorder is not None:
+            await self.recorder.close()
 
     def note(self, name: str, headers: Mapping[str, str], facts: Mapping[str, str | bool | int | float]) -> None:
         """Put `facts` on a span called `name`, in the trace that the caller's `headers` continue."""
@@ -137,6 +180,16 @@ class FlowService:
         if not self._runs:
             self._idle.set()
 
+    def _check_room(self, limited: bool) -> None:
+        if self.closing:
+            raise Unavailable("the service is shutting down; try again", code="shutting_down")
+        if limited and len(self._runs) + self._starting >= self._limits.max_runs:
+            raise TooManyRuns(f"{self._limits.max_runs} runs are in progress, which is the limit; try again")
+
+    async def _inputs(self, request: RunRequest) -> dict[str, Any]:
+        inputs = flow_inputs(self.flow, request.inputs, private_urls=self._package.resources.private_urls)
+        return await with_files(self.flow, request.inputs, inputs, self._files)
+
     async def _conversation(self, request: RunRequest) -> Conversation:
         """Return what is stored of the caller's session, less its turns where the caller brings them."""
         if self.history is None or request.assigned:
@@ -155,11 +208,10 @@ class FlowService:
     def _history_given(self, request: RunRequest) -> bool:
         return self.flow.chat_history is not None and self.flow.chat_history in request.inputs
 
-    def _run(self, request: RunRequest, inputs: dict[str, object], conversation: Conversation) -> Run:
+    def _run(self, request: RunRequest, inputs: dict[str, Any], conversation: Conversation, run_id: str) -> Run:
         name = self.flow.chat_history
         if name is not None and not self._history_given(request) and conversation.pairs:
             inputs[name] = list(conversation.pairs)
-        run_id = str(uuid.uuid4())
         sys: dict[str, Any] = {
             "session_id": request.session_id,
             "user_id": request.user_id or "",

@@ -1,0 +1,148 @@
+"""Where a reply belongs: to the session that it answers in, or to a new one with a copy of the turns up to there."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from runtime.errors import InvalidRequest, NotFound
+from runtime.history.database import as_stored
+from runtime.history.schema import Schema
+from runtime.jsonable import dumps
+
+_ACTIVE = ("Queued", "Running")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a run goes on with: the run that it replies to, and then turns that the client brings itself.
+
+    A turn is `{"inputs": {...}, "outputs": {...}}`.
+    """
+
+    previous: str | None = None
+    earlier: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A turn of a session: its number, and that of the session's last one."""
+
+    session_id: str
+    user_id: str | None
+    turn: int
+    last_turn: int
+
+
+async def place(connection: AsyncConnection, schema: Schema, reply: Reply, session_id: str, user_id: str | None) -> str:
+    """Return the session in which a reply is the next turn; `session_id` is a new one's.
+
+    The session goes on where the turn that is replied to is its last, and no other run is about to be its next.
+    Raises NotFound or InvalidRequest for a run that cannot be replied to.
+    """
+    if reply.previous is not None:
+        at = await find(connection, schema, reply.previous, user_id)
+        if at.turn == at.last_turn and not await _is_busy(connection, schema, at.session_id):
+            session_id = at.session_id
+        else:
+            await _copy(connection, schema, at, session_id)
+    else:
+        await _begin(connection, schema, session_id, user_id)
+    await _bring(connection, schema, session_id, reply.earlier)
+    return session_id
+
+
+async def find(connection: AsyncConnection, schema: Schema, run_id: str, user_id: str | None) -> Place:
+    """Return where the turn of a recorded run is; until the transaction ends, its session does not change."""
+    runs, sessions, turns = schema.runs, schema.sessions, schema.turns
+    run = (await connection.execute(select(runs.c.user_id, runs.c.status).where(runs.c.run_id == run_id))).one_or_none()
+    missing = NotFound(
+        f"there is no response {run_id!r}, or it is not stored any more",
+        param="previous_response_id",
+        code="previous_response_not_found",
+    )
+    if run is None or (user_id is not None and run.user_id != user_id):
+        raise missing
+    if run.status != "Completed":
+        how = "has not ended" if run.status in _ACTIVE else f"ended as {run.status}"
+        raise InvalidRequest(
+            f"the response before {how}, so there is nothing to reply to", param="previous_response_id"
+        )
+    turn = (
+        await connection.execute(select(turns.c.session_id, turns.c.turn).where(turns.c.run_id == run_id))
+    ).one_or_none()
+    if turn is None:
+        raise missing
+    held = select(sessions.c.user_id, sessions.c.last_turn).where(sessions.c.session_id == turn.session_id)
+    session = (await connection.execute(held.with_for_update())).one_or_none()
+    if session is None:
+        raise missing
+    return Place(turn.session_id, session.user_id, turn.turn, session.last_turn)
+
+
+async def _is_busy(connection: AsyncConnection, schema: Schema, session_id: str) -> bool:
+    runs = schema.runs
+    query = select(runs.c.run_id).where(runs.c.session_id == session_id, runs.c.status.in_(_ACTIVE)).limit(1)
+    return (await connection.execute(query)).first() is not None
+
+
+async def _begin(connection: AsyncConnection, schema: Schema, session_id: str, user_id: str | None) -> None:
+    now = as_stored(datetime.now(UTC))
+    values = {"session_id": session_id, "user_id": user_id, "assigned": True, "last_turn": 0}
+    await connection.execute(insert(schema.sessions).values(values | {"created_at": now, "updated_at": now}))
+
+
+async def _copy(connection: AsyncConnection, schema: Schema, at: Place, session_id: str) -> None:
+    """Make a new session of a session's turns up to a place, and of its variables as they are now."""
+    sessions, turns, variables = schema.sessions, schema.turns, schema.variables
+    old = (await connection.execute(select(sessions).where(sessions.c.session_id == at.session_id))).one()
+    now = as_stored(datetime.now(UTC))
+    changed = {"session_id": session_id, "assigned": True, "last_turn": at.turn, "created_at": now, "updated_at": now}
+    await connection.execute(insert(sessions).values(dict(old._mapping) | changed))
+    before = select(turns).where(turns.c.session_id == at.session_id, turns.c.turn <= at.turn).order_by(turns.c.turn)
+    rows = (await connection.execute(before)).all()
+    await _insert(connection, turns, [_copied(row, session_id) for row in rows])
+    written = (await connection.execute(select(variables).where(variables.c.session_id == at.session_id))).all()
+    await _insert(connection, variables, [dict(row._mapping) | {"session_id": session_id} for row in written])
+
+
+def _copied(row: Row[*tuple[Any, ...]], session_id: str) -> dict[str, Any]:
+    values = dict(row._mapping) | {"session_id": session_id, "run_id": str(uuid.uuid4())}
+    del values["id"]
+    return values
+
+
+async def _bring(
+    connection: AsyncConnection, schema: Schema, session_id: str, earlier: Sequence[Mapping[str, Any]]
+) -> None:
+    """Add the turns that a client brings to a session."""
+    if not earlier:
+        return
+    sessions, now = schema.sessions, as_stored(datetime.now(UTC))
+    this = sessions.c.session_id == session_id
+    last = await connection.scalar(select(func.max(sessions.c.last_turn)).where(this))
+    rows = [
+        {
+            "session_id": session_id,
+            "turn": number,
+            "run_id": str(uuid.uuid4()),
+            "status": "Completed",
+            "inputs": dumps(turn["inputs"]).decode(),
+            "outputs": dumps(turn["outputs"]).decode(),
+            "otel_trace_id": "",
+            "started_at": now,
+            "finished_at": now,
+        }
+        for number, turn in enumerate(earlier, (last or 0) + 1)
+    ]
+    await connection.execute(update(sessions).where(this).values(last_turn=sessions.c.last_turn + len(rows)))
+    await _insert(connection, schema.turns, rows)
+
+
+async def _insert(connection: AsyncConnection, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        await connection.execute(insert(table), rows)

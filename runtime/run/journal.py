@@ -1,0 +1,159 @@
+"""The journal of a process: what its recorded runs tell goes to the database, that of all runs together.
+
+Any instance reads it there. A run whose instance does not renew its lease has died with it, which whoever finds out
+first writes down.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from runtime.errors import RunError
+from runtime.history.reach import FAILURES, Reach, reason_of
+from runtime.history.runs import ACTIVE, Batch, RecordedRun, RunStore
+from runtime.run.recording import Recording, never_went_on
+from runtime.run.stored_events import to_json
+
+logger = logging.getLogger(__name__)
+
+BATCH_S = 0.25
+LEASE_S = 30.0
+_RENEW_S = 10.0
+_RETRY_S = 1.0
+_TRIES_ALONE = 3
+_MAX_BATCHES = 500
+_CLOSE_S = 5.0
+
+
+class Journal:
+    """Writes the recordings of one process, each 250 ms and at once when a run ends."""
+
+    def __init__(self, store: RunStore, reach: Reach) -> None:
+        self.owner = str(uuid.uuid4())
+        self._store = store
+        self._reach = reach
+        self._recordings: dict[str, Recording] = {}
+        self._hurry = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def lease_until(self) -> datetime:
+        """Until when a lease that is taken now lasts."""
+        return datetime.now(UTC) + timedelta(seconds=LEASE_S)
+
+    def open(self) -> None:
+        """Begin to write."""
+        self._tasks = {asyncio.create_task(self._keep_writing()), asyncio.create_task(self._keep_leases())}
+
+    async def close(self) -> None:
+        """Write what waits, and wait for that some seconds."""
+        self._closing.set()
+        self._hurry.set()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        self._tasks = set()
+        for recording in self._recordings.values():
+            logger.error("run %s: its end is not stored", recording.run_id)
+
+    def record(self, run_id: str, cancel: Callable[[str], None]) -> Recording:
+        """Begin to record a run that is in the database already."""
+        recording = Recording(run_id, cancel, self._hurry)
+        self._recordings[run_id] = recording
+        return recording
+
+    async def fail_if_expired(self, run: RecordedRun) -> bool:
+        """Fail a run whose instance does not renew its lease; return whether this call did."""
+        now = datetime.now(UTC)
+        if not run.active or run.lease_until > now:
+            return False
+
+        def end(count: int) -> list[object]:
+            error = RunError(
+                "the instance that performed the run has ended, or could not reach the database for "
+                f"{LEASE_S:g} s; how far the run got is not known",
+                code="instance_lost",
+            ).info
+            return [to_json(event) for event in never_went_on(run.run_id, error, "Failed", begun=count > 0)]
+
+        failed = await self._store.fail_expired(run.run_id, now, end)
+        if failed:
+            logger.error("run %s: Failed, since its instance is gone", run.run_id)
+        return failed
+
+    async def _keep_writing(self) -> None:
+        while not (self._closing.is_set() and not any(one.is_due for one in self._recordings.values())):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), BATCH_S)
+            self._hurry.clear()
+            due = [one for one in self._recordings.values() if one.is_due]
+            for start in range(0, len(due), _MAX_BATCHES):
+                await self._write(due[start : start + _MAX_BATCHES])
+
+    async def _write(self, recordings: Sequence[Recording]) -> None:
+        """Store what waits of these runs, however long that takes."""
+        batches = [(one, one.take()) for one in recordings]
+        try:
+            await self._append(batches)
+        except FAILURES as error:
+            self._reach.failed(error)
+            for one, batch in batches:  # one by one: the database may refuse only one of them
+                await self._write_alone(one, batch)
+        else:
+            self._reach.found()
+
+    async def _write_alone(self, recording: Recording, batch: Batch) -> None:
+        tries = 0
+        while True:
+            try:
+                await self._append([(recording, batch)])
+            except FAILURES as error:
+                self._reach.failed(error)
+                if await self._answers():
+                    tries += 1
+                if tries == _TRIES_ALONE:
+                    logger.error("run %s: its events cannot be stored: %s", recording.run_id, reason_of(error))
+                    recording.refuse(batch, reason_of(error))
+                    return
+            else:
+                self._reach.found()
+                return
+            await asyncio.sleep(_RETRY_S)
+
+    async def _answers(self) -> bool:
+        try:
+            await self._store.get("")
+        except FAILURES:
+            return False
+        return True
+
+    async def _append(self, batches: Sequence[tuple[Recording, Batch]]) -> None:
+        lost = await self._store.append(self.owner, [batch for _, batch in batches])
+        for recording, batch in batches:
+            if recording.run_id in lost:
+                logger.error("run %s: it is not this instance's any more, or was deleted", recording.run_id)
+                recording.cancel("its record is gone, or another instance took it for dead")
+            if recording.run_id in lost or batch.status not in ACTIVE:
+                self._recordings.pop(recording.run_id, None)
+                recording.ended.set()
+
+    async def _keep_leases(self) -> None:
+        while not self._closing.is_set():
+            pause = _RENEW_S
+            try:
+                if self._recordings:
+                    await self._store.renew(self.owner, self.lease_until)
+                if self._reach.reached and not self._reach.lost:
+                    for run in await self._store.expired(datetime.now(UTC)):
+                        await self.fail_if_expired(run)
+            except FAILURES as error:
+                self._reach.failed(error)
+                pause = _RETRY_S
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause)

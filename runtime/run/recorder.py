@@ -1,0 +1,295 @@
+"""Runs that outlive their request: recorded, so that any instance tells of them, and queued where there are many."""
+
+import asyncio
+import hashlib
+import logging
+import uuid
+from collections import deque
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from runtime.errors import FlowpodError, InvalidRequest, RunError, TooManyRuns
+from runtime.history.cancellations import Cancellations
+from runtime.history.database import Database
+from runtime.history.reach import FAILURES, Reach, reason_of
+from runtime.history.replies import Reply
+from runtime.history.runs import NewRun, RecordedRun, RunStore
+from runtime.run.events import Event, EventChannel, RunTerminated
+from runtime.run.journal import Journal
+from runtime.run.recording import Attached, Entry, Recording
+from runtime.run.records import Records
+from runtime.run.request import RunRequest
+from runtime.run.run import Run
+
+logger = logging.getLogger(__name__)
+
+ASKED = "a client asked for that"
+_ASK_S = 1.0
+_CLOSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderLimits:
+    """Background runs at once in a process, how many may wait, and for how many days ended runs are kept.
+
+    `write_timeout_s` is how long a reader waits for the run's end to be stored.
+    """
+
+    max_runs: int = 100
+    max_waiting: int = 1000
+    days: float = 30.0
+    write_timeout_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """How a run is recorded: `facts` are what its protocol needs to show it.
+
+    `key` is the caller's Idempotency-Key and `content` what was asked with it; `reply` says with what the run goes on.
+    """
+
+    facts: Mapping[str, Any]
+    key: str | None = None
+    content: bytes = b""
+    reply: Reply | None = None
+
+
+class Runs(Protocol):
+    """What the recorder needs of the service that performs runs."""
+
+    async def check(self, request: RunRequest, *, limited: bool) -> None:
+        """Raise what `start` would."""
+
+    async def start(self, request: RunRequest, *, run_id: str | None, limited: bool) -> Run:
+        """Start a run."""
+
+    def running(self, run_id: str) -> Run | None:
+        """Return a run of this process that is performed now."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether this process performs runs."""
+
+
+class Recorder:
+    """Records runs and performs them; `records` tells of those of all instances."""
+
+    def __init__(self, database: Database, reach: Reach, runs: Runs, limits: RecorderLimits) -> None:
+        self._journal = Journal(RunStore(database), reach)
+        self.records = Records(database, reach, self._journal, limits.days)
+        self._store = RunStore(database)
+        self._cancellations = Cancellations(database)
+        self._reach = reach
+        self._runs = runs
+        self._limits = limits
+        self._entries: dict[str, Entry] = {}
+        self._queue: deque[Entry] = deque()
+        self._performing = 0
+        self._submitting = 0
+        self._closing = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._upkeep: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Begin to write, to look for cancellations and to clean up."""
+        self._journal.open()
+        self._upkeep = {asyncio.create_task(self._keep_asking()), asyncio.create_task(self._keep_clean())}
+
+    def drop_queue(self) -> None:
+        """Begin no more runs; those that wait are cancelled."""
+        self._closing.set()
+        while self._queue:
+            self._end_queued(self._queue.popleft(), "the service is shutting down, and the run had not begun")
+
+    async def close(self) -> None:
+        """Write the last events, once no run is performed any more, and let everybody go who follows one."""
+        self._closing.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLOSE_S)
+        await self._journal.close()
+        self.records.close()
+        for task in (*self._upkeep, *self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._upkeep, *self._tasks, return_exceptions=True)
+        self._upkeep = set()
+
+    async def submit(self, request: RunRequest, submission: Submission) -> RecordedRun:
+        """Record a run and perform it in the background, now or when its turn comes.
+
+        Where the caller's key names a run already, that one is returned. Raises what starting a run raises, TooManyRuns
+        when too many wait, InvalidRequest for a key that came with something else before, and Unavailable when the
+        database is out of reach.
+        """
+        key = None if submission.key is None else _digest(f"{request.user_id or ''}\0{submission.key}".encode())
+        fingerprint = _digest(submission.content)
+        if key is not None:
+            with self._reach.needed():
+                found = await self._store.with_key(key)
+            if found is not None:
+                return _same(found, fingerprint)
+        self._submitting += 1
+        try:
+            self._check_room()
+            await self._runs.check(request, limited=False)
+            run_id = str(uuid.uuid4())
+            run = await self._add(run_id, request, submission, key, fingerprint)
+        finally:
+            self._submitting -= 1
+        if run.run_id != run_id:  # another request with the key was faster
+            return _same(run, fingerprint)
+        entry = self._entry(request, submission, run)
+        if self._closing.is_set():
+            self._end_queued(entry, "the service is shutting down, and the run had not begun")
+        else:
+            self._queue.append(entry)
+            self._begin_waiting()
+        return run
+
+    async def attach(self, request: RunRequest, submission: Submission) -> Attached:
+        """Record a run and perform it for a reader, who gets the run's end once it is stored.
+
+        Raises what starting a run raises, and Unavailable when the database is out of reach.
+        """
+        await self._runs.check(request, limited=True)
+        recorded = await self._add(str(uuid.uuid4()), request, submission)
+        entry = self._entry(request, submission, recorded)
+        try:
+            run = await self._start(entry, limited=True)
+        except FlowpodError as error:
+            self._drop(entry, error)
+            raise
+        attached = Attached(run)
+        self._keep(self._record(entry, run, attached.events))
+        return attached
+
+    def cancel(self, run_id: str) -> None:
+        """Cancel a run that this process has recorded or performs; do nothing about any other."""
+        entry = self._entries.get(run_id)
+        if entry is not None and entry in self._queue:
+            self._queue.remove(entry)
+            self._end_queued(entry, ASKED)
+        elif entry is not None:
+            entry.cancel(ASKED)
+
+    def _check_room(self) -> None:
+        if self._performing + len(self._queue) + self._submitting > self._limits.max_runs + self._limits.max_waiting:
+            raise TooManyRuns(
+                f"{self._limits.max_runs} background runs at once and {self._limits.max_waiting} that wait are the "
+                "limit; try again"
+            )
+
+    async def _add(
+        self, run_id: str, request: RunRequest, submission: Submission, key: str | None = None, fingerprint: str = ""
+    ) -> RecordedRun:
+        reply, facts = submission.reply, submission.facts
+        new = NewRun(run_id, request.session_id, request.user_id, facts, key, fingerprint, reply)
+        with self._reach.needed():
+            return await self._store.add(new, self._journal.owner, self._journal.lease_until)
+
+    def _entry(self, request: RunRequest, submission: Submission, run: RecordedRun) -> Entry:
+        if submission.reply is not None:  # the run goes on with a session that is stored now
+            request = replace(request, session_id=run.session_id, assigned=False)
+        entry = Entry(request, run.run_id, self._journal.record)
+        self._entries[run.run_id] = entry
+        return entry
+
+    def _begin_waiting(self) -> None:
+        while self._queue and self._performing < self._limits.max_runs:
+            self._performing += 1
+            self._keep(self._perform(self._queue.popleft()))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _perform(self, entry: Entry) -> None:
+        try:
+            run = await self._start(entry, limited=False)
+        except FlowpodError as error:
+            self._drop(entry, error)
+        else:
+            await self._record(entry, run)
+        finally:
+            self._performing -= 1
+            self._begin_waiting()
+
+    async def _start(self, entry: Entry, *, limited: bool) -> Run:
+        run = await self._runs.start(entry.request, run_id=entry.recording.run_id, limited=limited)
+        entry.run = run
+        if entry.cancelled:
+            run.cancel(entry.cancelled)
+        return run
+
+    def _drop(self, entry: Entry, error: FlowpodError) -> None:
+        entry.end(error.info, "Canceled" if self._closing.is_set() else "Failed")
+        del self._entries[entry.recording.run_id]
+
+    def _end_queued(self, entry: Entry, reason: str) -> None:
+        entry.end(RunError(f"the run was cancelled: {reason}", code="canceled").info, "Canceled")
+        del self._entries[entry.recording.run_id]
+
+    async def _record(self, entry: Entry, run: Run, reader: EventChannel | None = None) -> None:
+        """Write what a run tells, and pass it on to its reader, if there is one; the end only when it is stored."""
+        recording = entry.recording
+        async for batch in run.events.batches():
+            recording.add(batch)
+            if reader is not None:
+                await self._pass_on(batch, recording, reader)
+            await recording.room()
+        del self._entries[recording.run_id]
+
+    async def _pass_on(self, batch: Sequence[Event], recording: Recording, reader: EventChannel) -> None:
+        for event in batch:
+            if isinstance(event, RunTerminated):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(recording.ended.wait(), self._limits.write_timeout_s)
+            reader.put(event)
+            await reader.room()
+
+    async def _keep_asking(self) -> None:
+        """Cancel what other instances were asked to cancel."""
+        while not await self._closed_after(_ASK_S):
+            try:
+                if self._entries:
+                    for run_id in await self._store.to_cancel(self._journal.owner):
+                        self.cancel(run_id)
+                if self._runs.busy:
+                    await self._take_wishes()
+            except FAILURES as error:
+                self._reach.failed(error)
+
+    async def _take_wishes(self) -> None:
+        for run_id, user in await self._cancellations.waiting():
+            run = self._runs.running(run_id)
+            if run is not None and (user is None or run.user_id == user):
+                run.cancel(ASKED)
+                await self._cancellations.take(run_id)
+
+    async def _keep_clean(self) -> None:
+        pause = 0.0
+        while not await self._closed_after(pause):
+            pause = _CLOSE_S
+            if self._reach.reached and not self._reach.lost:
+                try:
+                    pause = await self.records.clean()
+                except FAILURES as error:
+                    logger.warning("cleaning up old runs failed, trying again: %s", reason_of(error))
+
+    async def _closed_after(self, pause_s: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), pause_s)
+        return self._closing.is_set()
+
+
+def _same(run: RecordedRun, fingerprint: str) -> RecordedRun:
+    if run.fingerprint != fingerprint:
+        message = "this Idempotency-Key came with another request before; send a new key with a new request"
+        raise InvalidRequest(message, param="Idempotency-Key", code="idempotency_key_reused")
+    return run
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,128 @@
+"""One recorded run in the process that performs it."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from runtime.errors import ErrorInfo, RunError
+from runtime.history.runs import ACTIVE, Batch, RecordStatus
+from runtime.run.events import Event, EventChannel, RunStarted, RunStatus, RunTerminated
+from runtime.run.request import RunRequest
+from runtime.run.run import Run
+from runtime.run.stored_events import put_together, to_json
+
+_MAX_WAITING = 2000
+_READER_LIMIT = 256
+
+
+class Recording:
+    """A run in the journal. `cancel` ends the run when the journal cannot go on with it."""
+
+    def __init__(self, run_id: str, cancel: Callable[[str], None], hurry: asyncio.Event) -> None:
+        self.run_id = run_id
+        self.cancel = cancel
+        self.ended = asyncio.Event()
+        """Set when nothing more will be written: the run's end is stored, or the run is not ours any more."""
+        self._hurry = hurry
+        self._waiting: list[Event] = []
+        self._number = 0
+        self._status: RecordStatus = "Queued"
+        self._started_at: datetime | None = None
+        self._finished_at: datetime | None = None
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def add(self, events: Sequence[Event]) -> None:
+        """Take in what the run has told; after its last event nothing more."""
+        for event in events:
+            if self._status not in ACTIVE:
+                return
+            self._waiting.append(event)
+            if isinstance(event, RunStarted):
+                self._status, self._started_at = "Running", event.timestamp
+            elif isinstance(event, RunTerminated):
+                self._status, self._finished_at = event.status, event.timestamp
+                self._hurry.set()
+        if len(self._waiting) >= _MAX_WAITING:
+            self._room.clear()
+            self._hurry.set()
+
+    async def room(self) -> None:
+        """Wait until not too much waits to be written."""
+        if not self._room.is_set():
+            await self._room.wait()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether something waits to be written."""
+        return bool(self._waiting)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run's last event is among those that were taken."""
+        return self._status not in ACTIVE
+
+    def take(self) -> Batch:
+        """Return what waits, numbered, to be written."""
+        events = put_together(self._waiting)
+        self._waiting = []
+        self._room.set()
+        self._number += len(events)
+        stored = [to_json(event) for event in events]
+        return Batch(self.run_id, stored, self._number, self._status, self._started_at, self._finished_at)
+
+    def refuse(self, batch: Batch, reason: str) -> None:
+        """End the run as failed, in place of a batch that the database does not take."""
+        error = RunError(f"the run's events cannot be stored: {reason}", code="events_not_stored").info
+        self._number = batch.last - len(batch.events)
+        self._status = "Running"
+        self._waiting = []
+        self.add([RunTerminated(self.run_id, "Failed", "", error)])
+        self.cancel("its events cannot be stored")
+
+
+class Entry:
+    """A run that this process has recorded and not ended yet."""
+
+    def __init__(
+        self, request: RunRequest, run_id: str, record: Callable[[str, Callable[[str], None]], Recording]
+    ) -> None:
+        self.request = request
+        self.run: Run | None = None
+        self.cancelled = ""
+        self.recording = record(run_id, self.cancel)
+
+    def cancel(self, reason: str) -> None:
+        """End the run early, or see to it that it ends as soon as it begins."""
+        self.cancelled = self.cancelled or reason
+        if self.run is not None:
+            self.run.cancel(reason)
+
+    def end(self, error: ErrorInfo, status: RunStatus) -> None:
+        """End a run that is not begun."""
+        self.recording.add(never_went_on(self.recording.run_id, error, status))
+
+
+class Attached:
+    """A recorded run with a reader in this process, who leaves as the reader of any run does: that cancels it."""
+
+    def __init__(self, run: Run) -> None:
+        self.id = run.id
+        self.session_id = run.session_id
+        self.events = EventChannel(_READER_LIMIT)
+        self._run = run
+
+    def leave(self) -> None:
+        """Let the reader go."""
+        self.events.close()
+        self._run.cancel("the client left")
+
+    def cancel(self, reason: str) -> None:
+        """End the run early."""
+        self._run.cancel(reason)
+
+
+def never_went_on(run_id: str, error: ErrorInfo, status: RunStatus, *, begun: bool = False) -> list[Event]:
+    """Return the events that end a run which is not performed any more, or never was."""
+    end = RunTerminated(run_id, status, "", error)
+    return [end] if begun else [RunStarted(run_id, ""), end]

@@ -1,0 +1,148 @@
+"""Recorded runs as any instance tells of them: read, followed, cancelled and deleted."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from runtime.errors import InvalidRequest, NotFound
+from runtime.history.cancellations import Cancellations
+from runtime.history.database import Database
+from runtime.history.reach import FAILURES, Reach
+from runtime.history.runs import RecordedRun, RunStore
+from runtime.run.events import Event, RunTerminated
+from runtime.run.journal import BATCH_S, Journal
+from runtime.run.stored_events import from_json
+
+_ANSWER_S = 3.0
+_CLEAN_S = 600.0
+_PAUSE_S = 0.5
+_WISHES_LAST = timedelta(minutes=1)
+
+
+class Records:
+    """The recorded runs of one service.
+
+    `user` narrows a method to that user's runs; None means all. Raises NotFound for a run that is not there, or not the
+    user's, and Unavailable when the database is away. Ended runs are kept for `days`.
+    """
+
+    def __init__(self, database: Database, reach: Reach, journal: Journal, days: float) -> None:
+        self._store = RunStore(database)
+        self._cancellations = Cancellations(database)
+        self._reach = reach
+        self._journal = journal
+        self._age = timedelta(days=days)
+        self._closed = asyncio.Event()
+
+    def close(self) -> None:
+        """Let everybody go who follows a run."""
+        self._closed.set()
+
+    async def read(self, run_id: str, user: str | None) -> RecordedRun:
+        """Return a run; one whose instance is gone has failed."""
+        with self._reach.needed():
+            run = await self._store.get(run_id)
+            if run is not None and await self._journal.fail_if_expired(run):
+                run = await self._store.get(run_id)
+        if run is None or (user is not None and run.user_id != user):
+            raise run_not_found(run_id)
+        return run
+
+    async def events(self, run_id: str) -> list[Event]:
+        """Return all events of a run so far."""
+        found: list[Event] = []
+        with self._reach.needed():
+            while page := await self._store.events(run_id, len(found)):
+                found += [from_json(event) for _, event in page]
+        return found
+
+    async def follow(self, run_id: str, after: int = 0) -> AsyncGenerator[list[tuple[int, Event]], None]:
+        """Yield (number, event) of a run's events behind number `after`, as they come, to the last one.
+
+        While the database is away it waits; it ends early when the process does, or the run is deleted.
+        """
+        while True:
+            try:
+                page = [(number, from_json(event)) for number, event in await self._store.events(run_id, after)]
+                gone = not page and not await self._is_there(run_id)
+            except FAILURES as error:
+                self._reach.failed(error)
+                page, gone = [], False
+            if page:
+                after = page[-1][0]
+                yield page
+                if isinstance(page[-1][1], RunTerminated):
+                    return
+            elif gone or await self._closed_after(BATCH_S):
+                return
+
+    async def wait_for_end(self, run_id: str) -> None:
+        """Wait until a run has ended, some seconds at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_S):
+                while not self._closed.is_set():
+                    with self._reach.needed():
+                        run = await self._store.get(run_id)
+                    if run is None or not run.active:
+                        return
+                    await asyncio.sleep(BATCH_S)
+
+    async def request_cancel(self, run_id: str, user: str | None) -> RecordedRun | None:
+        """Ask the instance that performs a run to cancel it; one that has ended stays as it is.
+
+        Returns the run as it was before, None where it is not recorded. Of such a one only its instance knows: NotFound,
+        after some seconds, when none says that it is its own.
+        """
+        with self._reach.needed():
+            recorded = await self._store.get(run_id) is not None
+        if recorded:
+            run = await self.read(run_id, user)
+            with self._reach.needed():
+                await self._store.request_cancel(run_id)
+            return run
+        with self._reach.needed():
+            await self._cancellations.ask(run_id, user)
+            taken = await self._taken(run_id)
+            await self._cancellations.forget(run_id)
+        if not taken:
+            raise run_not_found(run_id)
+        return None
+
+    async def delete(self, run_id: str, user: str | None) -> None:
+        """Delete a run that has ended; raises InvalidRequest for one that has not."""
+        if (await self.read(run_id, user)).active:
+            raise InvalidRequest(f"the run {run_id} has not ended; cancel it first", code="run_not_ended")
+        with self._reach.needed():
+            await self._store.delete([run_id])
+
+    async def clean(self) -> float:
+        """Delete some old runs; return how many seconds to wait before the next time. May raise SQLAlchemy's errors."""
+        now = datetime.now(UTC)
+        await self._cancellations.forget_old(now - _WISHES_LAST)
+        return _PAUSE_S if await self._store.delete_old(now - self._age) else _CLEAN_S
+
+    async def _taken(self, run_id: str) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_S):
+                while not self._closed.is_set():
+                    if await self._cancellations.taken(run_id):
+                        return True
+                    await asyncio.sleep(BATCH_S)
+        return False
+
+    async def _is_there(self, run_id: str) -> bool:
+        run = await self._store.get(run_id)
+        if run is not None:
+            await self._journal.fail_if_expired(run)
+        return run is not None
+
+    async def _closed_after(self, pause_s: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), pause_s)
+        return self._closed.is_set()
+
+
+def run_not_found(run_id: str) -> NotFound:
+    """Return the error for a run that is not there, or not the caller's."""
+    return NotFound(f"there is no run {run_id!r}", param="run_id", code="run_not_found")

@@ -1,0 +1,67 @@
+"""Events as they are stored: as JSON, and with the pieces of a text that come at once put together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import Any
+
+from runtime.errors import ErrorInfo
+from runtime.jsonable import timestamp
+from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
+
+_KINDS: Mapping[str, type[Event]] = {
+    kind.__name__: kind for kind in (RunStarted, NodeUpdated, RunOutput, RunTerminated)
+}
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """Return an event as JSON has it, without what is as it mostly is."""
+    stored: dict[str, Any] = {"event": type(event).__name__}
+    for field in fields(event):
+        value = getattr(event, field.name)
+        if field.name == "timestamp":
+            stored["timestamp"] = timestamp(value)
+        elif value != field.default and not (field.name == "usage" and not value):
+            stored[field.name] = value
+    return stored
+
+
+def from_json(stored: Mapping[str, Any]) -> Event:
+    """Return the event that `to_json` has made this of."""
+    values = dict(stored)
+    kind = _KINDS[values.pop("event")]
+    values["timestamp"] = datetime.fromisoformat(values["timestamp"])
+    if values.get("error") is not None:
+        values["error"] = ErrorInfo(**values["error"])
+    return kind(**values)
+
+
+def put_together(events: Sequence[Event]) -> list[Event]:
+    """Return the events with those that follow each other in one output's stream as one.
+
+    What opens and closes a stream stays as it is, and a model's thoughts are not mixed with its text.
+    """
+    made: list[Event] = []
+    for event in events:
+        last = made[-1] if made else None
+        if isinstance(event, RunOutput) and isinstance(last, RunOutput) and _continues(event, last):
+            made[-1] = replace(last, delta=last.delta + event.delta, reasoning=last.reasoning + event.reasoning)
+        else:
+            made.append(event)
+    return made
+
+
+def _continues(event: RunOutput, last: RunOutput) -> bool:
+    return (
+        event.is_stream
+        and last.is_stream
+        and (event.output, event.run_id, event.status) == (last.output, last.run_id, last.status)
+        and _only(event) == _only(last) != ""
+    )
+
+
+def _only(event: RunOutput) -> str:
+    """Return what a piece of a stream is: text, thoughts, or "" for neither or both."""
+    if event.has_delta and event.delta and not event.reasoning:
+        return "text"
+    return "reasoning" if event.reasoning and not event.delta else ""

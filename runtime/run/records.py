@@ -91,8 +91,8 @@ class Records:
     async def request_cancel(self, run_id: str, user: str | None) -> RecordedRun | None:
         """Ask the instance that performs a run to cancel it; one that has ended stays as it is.
 
-        Returns the run as it was before, None where it is not recorded. Of such a one only its instance knows: NotFound,
-        after some seconds, when none says that it is its own.
+        Returns the run as it was before, None where it is not recorded. Of such a one only its instance knows, so it is
+        NotFound when, after some seconds, none has said that it is its own.
         """
         with self._reach.needed():
             recorded = await self._store.get(run_id) is not None

@@ -27,6 +27,7 @@ from runtime.api.middleware import RequestHeaders, TokenAuth
 from runtime.api.openai import ChatCompletions, Models
 from runtime.api.openapi import OpenApi
 from runtime.api.promptflow import Feedback, Score, Swagger, health, version
+from runtime.api.responses import Responses
 from runtime.api.runs import Runs
 from runtime.api.settings import ApiSettings
 from runtime.api.simple import Simple
@@ -122,6 +123,7 @@ def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | N
         Route("/", Simple(service, api).answer, methods=["POST"]),
         Route("/run", Complete(service, api).answer, methods=["POST"]),
         Route("/v1/chat/completions", ChatCompletions(service, api).answer, methods=["POST"]),
+        *Responses(service, api).routes(),
         Route("/v1/models", Models(service).answer, methods=["GET"]),
         Route("/api/v1/apps/{app_id}/completion", Application(service, api).answer, methods=["POST"]),
         *(Route(path, Generation(service, api, kind).answer, methods=["POST"]) for kind, path in GENERATION.items()),

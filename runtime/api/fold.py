@@ -73,14 +73,19 @@ class Outcome:
 async def fold(run: Readable, request: Request) -> Outcome:
     """Read a run to its end. A client that leaves cancels the run."""
     outcome = Outcome()
+    await read(run, request, outcome.add)
+    return outcome
+
+
+async def read(run: Readable, request: Request, add: Callable[[Event], object]) -> None:
+    """Give each of a run's events to `add`. A client that leaves cancels the run."""
     try:
         async with _reading(run, request) as batches:
             async for batch in batches:
                 for event in batch:
-                    outcome.add(event)
+                    add(event)
     finally:
         run.leave()
-    return outcome
 
 
 async def look_ahead(run: Readable, request: Request, seen: Callable[[Outcome], bool]) -> Outcome:

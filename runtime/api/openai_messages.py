@@ -121,19 +121,21 @@ class Conversation:
     instructions: str
 
 
-def read_conversation(messages: Sequence[Message]) -> Conversation:
+def read_conversation(messages: Sequence[Message], place: str = "messages") -> Conversation:
     """Return the last question, what came before it, and the system messages.
 
     Messages of one side that follow each other are joined. A system message that follows an answer is a question: so
-    some clients ask for a summary. Raises InvalidRequest when there is no question at the end.
+    some clients ask for a summary. Raises InvalidRequest, which names `place`, when there is no question at the end.
     """
     said = [item for item in messages if item.role not in ("system", "developer")]
     told = [item for item in messages if item.role in ("system", "developer")]
     if said and said[-1].role == "assistant" and messages[-1].role in ("system", "developer"):
         said.append(Message.model_construct(role="user", content=told.pop().content))
     if not said or said[-1].role != "user":
+        if not messages:
+            raise InvalidRequest(f"{place}: there is no message", param=place)
         role = said[-1].role if said else messages[-1].role
-        param = f"messages.{len(messages) - 1}.role"
+        param = f"{place}.{len(messages) - 1}.role"
         raise InvalidRequest(f"the last message must be the user's, not the {role}'s", param=param)
     turns: list[tuple[str, tuple[Part, ...]]] = []
     for item in said:

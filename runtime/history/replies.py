@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -61,7 +62,7 @@ async def find(connection: AsyncConnection, schema: Schema, run_id: str, user_id
     runs, sessions, turns = schema.runs, schema.sessions, schema.turns
     run = (await connection.execute(select(runs.c.user_id, runs.c.status).where(runs.c.run_id == run_id))).one_or_none()
     missing = NotFound(
-        f"there is no response {run_id!r}, or it is not stored any more",
+        f"the response of run {run_id!r} is not there, or its turn is not stored any more",
         param="previous_response_id",
         code="previous_response_not_found",
     )
@@ -82,6 +83,21 @@ async def find(connection: AsyncConnection, schema: Schema, run_id: str, user_id
     if session is None:
         raise missing
     return Place(turn.session_id, session.user_id, turn.turn, session.last_turn)
+
+
+async def past(
+    schema: Schema, run_id: str, user_id: str | None, rounds: int, connection: AsyncConnection
+) -> list[dict[str, Any]]:
+    """Return the last `rounds` completed turns up to that of a run, oldest first; raises what `find` raises."""
+    turns, at = schema.turns, await find(connection, schema, run_id, user_id)
+    query = (
+        select(turns.c.inputs, turns.c.outputs)
+        .where(turns.c.session_id == at.session_id, turns.c.turn <= at.turn, turns.c.status == "Completed")
+        .order_by(turns.c.turn.desc())
+        .limit(rounds)
+    )
+    rows = (await connection.execute(query)).all()
+    return [{"inputs": orjson.loads(inputs), "outputs": orjson.loads(outputs)} for inputs, outputs in reversed(rows)]
 
 
 async def _is_busy(connection: AsyncConnection, schema: Schema, session_id: str) -> bool:

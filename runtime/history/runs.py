@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Insert, Row, Select, bindparam, delete, in
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runtime.history.database import Database, as_stored
-from runtime.history.replies import Reply, place
+from runtime.history.replies import Reply, past, place
 from runtime.jsonable import dumps
 
 RecordStatus = Literal["Queued", "Running", "Completed", "Failed", "Canceled"]
@@ -198,13 +198,18 @@ class RunStore:
 
         return await self._database.write(write)
 
-    async def delete(self, run_ids: Sequence[str]) -> int:
-        """Delete runs that have ended, with their events; return how many there were."""
+    async def past(self, run_id: str, user: str | None, rounds: int) -> list[dict[str, Any]]:
+        """Return the last completed turns up to a run's own, as `Store.past` does; raises what a reply raises."""
+        return await self._database.write(partial(past, self._database.schema, run_id, user, rounds))
+
+    async def delete(self, run_ids: Sequence[str], *, turns: bool = False) -> int:
+        """Delete runs that have ended, with their events, and with their turns; return how many there were."""
         ended = self._runs.c.run_id.in_(run_ids) & self._runs.c.status.not_in(ACTIVE)
 
         async def write(connection: AsyncConnection) -> int:
             ids = list((await connection.execute(select(self._runs.c.run_id).where(ended).with_for_update())).scalars())
-            for table in (self._runs, self._events):
+            tables = (self._runs, self._events, *([self._database.schema.turns] if turns else []))
+            for table in tables:
                 await connection.execute(delete(table).where(table.c.run_id.in_(ids)))
             return len(ids)
 

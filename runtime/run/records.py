@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from runtime.errors import InvalidRequest, NotFound
 from runtime.history.cancellations import Cancellations
@@ -109,12 +110,20 @@ class Records:
             raise run_not_found(run_id)
         return None
 
+    async def past(self, run_id: str, user: str | None, rounds: int) -> list[dict[str, Any]]:
+        """Return the last `rounds` completed turns of a run's session up to its own, oldest first, for a reply to it.
+
+        Raises NotFound or InvalidRequest for a run that cannot be replied to.
+        """
+        with self._reach.needed():
+            return await self._store.past(run_id, user, rounds)
+
     async def delete(self, run_id: str, user: str | None) -> None:
-        """Delete a run that has ended; raises InvalidRequest for one that has not."""
+        """Delete a run that has ended, with its turn; raises InvalidRequest for one that has not."""
         if (await self.read(run_id, user)).active:
             raise InvalidRequest(f"the run {run_id} has not ended; cancel it first", code="run_not_ended")
         with self._reach.needed():
-            await self._store.delete([run_id])
+            await self._store.delete([run_id], turns=True)
 
     async def clean(self) -> float:
         """Delete some old runs; return how many seconds to wait before the next time. May raise SQLAlchemy's errors."""

@@ -92,6 +92,7 @@ def openapi_document(service: FlowService) -> dict[str, Any]:
             "<chat>": _chat_example(example_of(inputs, service), flow.chat_input),
             "<application>": _application_example(example_of(inputs, service), flow.chat_input),
             "<generation>": _generation_example(example_of(inputs, service), flow.chat_input),
+            "<response>": _response_example(example_of(inputs, service), flow.chat_input),
             "<inputs schema>": inputs,
             "<outputs schema>": outputs_schema(service, for_evaluation=True),
             "<variables schema>": {"type": "object", "properties": variables},
@@ -118,6 +119,11 @@ def _generation_example(inputs: dict[str, Any], chat_input: str | None) -> dict[
     messages = [{"role": "user", "content": inputs.pop(chat_input or "", "Hello")}]
     parameters = {"result_format": "message", **({"inputs": inputs} if inputs else {})}
     return {"model": "default", "input": {"messages": messages}, "parameters": parameters}
+
+
+def _response_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
+    question = inputs.pop(chat_input or "", "Hello")
+    return {"model": "default", "input": question} | ({"inputs": inputs} if inputs else {})
 
 
 def _filled(node: Any, values: Mapping[str, Any]) -> Any:

@@ -270,21 +270,13 @@ def _changes(batch: Batch) -> dict[str, Any]:
         "this": batch.run_id,
         "new_status": batch.status,
         "new_last_event": batch.last,
-        "new_started_at": _stored(batch.started_at),
-        "new_finished_at": _stored(batch.finished_at),
+        "new_started_at": batch.started_at and as_stored(batch.started_at),
+        "new_finished_at": batch.finished_at and as_stored(batch.finished_at),
     }
 
 
 def _event_row(batch: Batch) -> dict[str, Any]:
     return {"run_id": batch.run_id, "last": batch.last, "events": dumps(batch.events).decode()}
-
-
-def _stored(time: datetime | None) -> datetime | None:
-    return None if time is None else as_stored(time)
-
-
-def _aware(time: datetime | None) -> datetime | None:
-    return None if time is None else time.replace(tzinfo=UTC)
 
 
 def _run(row: Row[*tuple[Any, ...]]) -> RecordedRun:
@@ -299,6 +291,6 @@ def _run(row: Row[*tuple[Any, ...]]) -> RecordedRun:
         lease_until=row.lease_until.replace(tzinfo=UTC),
         cancel_requested=row.cancel_requested,
         created_at=row.created_at.replace(tzinfo=UTC),
-        started_at=_aware(row.started_at),
-        finished_at=_aware(row.finished_at),
+        started_at=row.started_at and row.started_at.replace(tzinfo=UTC),
+        finished_at=row.finished_at and row.finished_at.replace(tzinfo=UTC),
     )

@@ -69,7 +69,7 @@ class Journal:
         return recording
 
     async def fail_if_expired(self, run: RecordedRun) -> bool:
-        """Fail a run whose instance does not renew its lease; return whether this call did."""
+        """Fail a run whose instance does not renew its lease; return whether the run has changed, by us or others."""
         now = datetime.now(UTC)
         if not run.active or run.lease_until > now:
             return False
@@ -85,7 +85,7 @@ class Journal:
         failed = await self._store.fail_expired(run.run_id, now, end)
         if failed:
             logger.error("run %s: Failed, since its instance is gone", run.run_id)
-        return failed
+        return True
 
     async def _keep_writing(self) -> None:
         while not (self._closing.is_set() and not any(one.is_due for one in self._recordings.values())):

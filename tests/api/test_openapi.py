@@ -111,7 +111,7 @@ async def test_every_example_works(tmp_path: Path, dag: str) -> None:
                     response = await client.request(method, path, json=content["application/json"]["example"])
                     assert response.status_code == 200, (path, response.text)
                     tried += 1
-    assert tried == (8 if dag == DAG else 4)
+    assert tried == (9 if dag == DAG else 4)
 
 
 async def test_what_a_flow_does_not_have_is_not_described(tmp_path: Path) -> None:

@@ -21,21 +21,37 @@ from tests.support.serving import ROOT, environment, serving
 
 CHECKS = {"check_text", "check_vision", "check_tools"}
 """What Chatbox asks when its user checks a provider."""
-ANSWERED = {"whole", "stream", "turns", "image", "inputs", "session", *CHECKS}
-PARTIAL = {"thinking": "forty-two", "failed_stream": "", "middle": "only ha"}
+RESPONSES = {
+    *("response", "response_stream", "response_thinking", "response_middle"),
+    *("response_reply", "response_image", "response_failed"),
+}
+KEPT = {"response_kept", "response_background", "response_followed", "response_cancelled"}
+ANSWERED = {"whole", "stream", "turns", "image", "inputs", "session", *CHECKS} | {
+    *("response", "response_stream", "response_reply", "response_image"),
+    *("response_kept", "response_background", "response_followed"),
+}
+PARTIAL = {
+    "thinking": "forty-two",
+    "failed_stream": "",
+    "middle": "only ha",
+    "response_thinking": "forty-two",
+    "response_middle": "only ha",
+}
 ERRORS = {
     "token": "the token is not valid",
     "invalid": "the last message must be the user's",
     "failed": "the model answered 500",
     "failed_stream": "the model answered 500",
     "middle": "broke off",
+    "response_failed": "the model answered 500",
+    "response_middle": "broke off",
 }
-STATUSES = {"token": 401, "invalid": 400, "failed": 424}
-SCENARIOS = {*ANSWERED - CHECKS, *PARTIAL, *ERRORS, "cancel"}
+STATUSES = {"token": 401, "invalid": 400, "failed": 424, "response_failed": 424}
+SCENARIOS = {*ANSWERED, *PARTIAL, *ERRORS, "cancel"} - CHECKS - RESPONSES - KEPT
 MORE: dict[str, set[str]] = {
-    "openai_python": {"models"},
-    "openai_node": {"models"},
-    "ai_sdk": CHECKS,
+    "openai_python": {"models"} | RESPONSES | KEPT,
+    "openai_node": {"models"} | RESPONSES | KEPT,
+    "ai_sdk": CHECKS | RESPONSES,
     "langchain": set(),
     "llama_index": set(),
 }
@@ -84,14 +100,15 @@ def check_shown(client: str, scenario: str, result: dict[str, Any]) -> None:
     assert result.get("status") == STATUSES.get(scenario)
     if scenario in ANSWERED:
         assert re.fullmatch(rf"You said: echo {scenario} \S+", result["text"]), result
-        assert (result["finish"], result["tokens"], result.get("error", "")) == ("stop", 18, "")
-    elif scenario == "cancel":
+        finish = "completed" if scenario in RESPONSES | KEPT and client != "ai_sdk" else "stop"
+        assert (result["finish"], result["tokens"], result.get("error", "")) == (finish, 18, "")
+    elif scenario in ("cancel", "response_cancelled"):
         assert result["text"].startswith("more more ")
     elif scenario not in STATUSES:
         assert result["text"] == PARTIAL[scenario]
-    if scenario == "stream":
+    if scenario in ("stream", "response_stream"):
         assert result["several"]
-    if scenario == "thinking":
+    if scenario in ("thinking", "response_thinking"):
         assert result["error"] == ""
         assert result.get("reasoning") == ("let me think" if client in SHOWS_REASONING else None)
 
@@ -107,13 +124,13 @@ def check_called(scenario: str, calls: list[Call], tag: str) -> None:
                 assert (call.body["temperature"], call.body["max_tokens"]) == (0.25, 50)
             case "turns":
                 assert before == [f"first {tag}", "fine"]
-            case "session":
+            case "session" | "response_reply":
                 assert before == [f"before {tag}", f"You said: before {tag}"]
             case "inputs":
                 assert system["content"] == "They live in Rome."
-            case "image" | "check_vision":
+            case "image" | "check_vision" | "response_image":
                 assert [part["type"] for part in messages[-1]["content"]] == ["text", "image_url"]
                 assert messages[-1]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
-            case "cancel":
+            case "cancel" | "response_cancelled":
                 assert call.over.wait(10)
                 assert call.ended == "left"

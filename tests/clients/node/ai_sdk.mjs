@@ -1,5 +1,6 @@
 // The scenarios of the AI SDK, the engine of Chatbox and Cherry Studio, and Chatbox's three checks of a provider.
 
+import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateText, jsonSchema, streamText, tool } from "ai";
 import { ask, PICTURE, report, SESSION, TAG, TOKEN, URL } from "./report.mjs";
@@ -7,6 +8,7 @@ import { ask, PICTURE, report, SESSION, TAG, TOKEN, URL } from "./report.mjs";
 const modelWith = (options) =>
   createOpenAICompatible({ name: "flowpod", baseURL: URL, apiKey: TOKEN, includeUsage: true, ...options })("any");
 const model = modelWith({});
+const responses = createOpenAI({ baseURL: URL, apiKey: TOKEN }).responses("any");
 const user = (content) => [{ role: "user", content }];
 
 async function answered(messages, options) {
@@ -49,6 +51,14 @@ async function session() {
   return answered(user(ask("echo", "session")), { model: named });
 }
 
+async function responseReply() {
+  // Without an id of the response before, it names that response's items by their ids.
+  const before = user(`before ${TAG}`);
+  const first = await generateText({ model: responses, messages: before });
+  const next = user(ask("echo", "response_reply"));
+  return answered([...before, ...first.response.messages, ...next], { model: responses });
+}
+
 const picture = (text) => user([{ type: "text", text }, { type: "image", image: PICTURE }]);
 const conversation = [...user(`first ${TAG}`), { role: "assistant", content: "fine" }, ...user(ask("echo", "turns"))];
 const tools = {
@@ -72,6 +82,13 @@ await report({
   failed_stream: () => streamed(user(ask("fail:500", "failed_stream"))),
   middle: () => streamed(user(ask("break-off", "middle"))),
   cancel: () => streamed(user(ask("endless", "cancel")), {}, 4),
+  response: () => answered(user(ask("echo", "response")), { model: responses }),
+  response_stream: () => streamed(user(ask("echo", "response_stream")), { model: responses }),
+  response_thinking: () => streamed(user(ask("reasoning", "response_thinking")), { model: responses }),
+  response_middle: () => streamed(user(ask("break-off", "response_middle")), { model: responses }),
+  response_reply: responseReply,
+  response_image: () => answered(picture(ask("echo", "response_image")), { model: responses }),
+  response_failed: () => refused(user(ask("fail:500", "response_failed")), { model: responses }),
   check_text: () => streamed(user(ask("echo", "check_text"))),
   check_vision: () => streamed(picture(ask("echo", "check_vision"))),
   check_tools: () => streamed(user(ask("echo", "check_tools")), { tools }),

@@ -55,7 +55,89 @@ async function cancel() {
   return { text };
 }
 
+const respond = (input, more) => client.responses.create({ model: "any", input, ...more });
+
+function responded(response) {
+  const thoughts = response.output.filter((item) => item.type === "reasoning").flatMap((item) => item.summary);
+  return {
+    text: response.output_text,
+    finish: response.status,
+    tokens: response.usage?.total_tokens,
+    reasoning: thoughts.map((part) => part.text).join(""),
+    error: response.error?.message ?? "",
+  };
+}
+
+async function responseStream(question) {
+  const texts = [];
+  let last;
+  for await (const event of client.responses.stream({ model: "any", input: question })) {
+    if (event.type === "response.output_text.delta") texts.push(event.delta);
+    last = event;
+  }
+  return { ...responded(last.response), text: texts.join(""), several: texts.length > 1 };
+}
+
+async function responseReply() {
+  const first = await respond(`before ${TAG}`);
+  return responded(await respond(ask("echo", "response_reply"), { previous_response_id: first.id }));
+}
+
+async function responseFailed() {
+  try {
+    await respond(ask("fail:500", "response_failed"));
+  } catch (error) {
+    return { error: error.message, status: error.status };
+  }
+  return { error: "" };
+}
+
+async function responseKept() {
+  const made = await respond(ask("echo", "response_kept"));
+  const kept = await client.responses.retrieve(made.id);
+  await client.responses.delete(made.id);
+  try {
+    await client.responses.retrieve(made.id);
+  } catch (error) {
+    return error.status === 404 ? responded(kept) : { error: error.message };
+  }
+  return { error: "it is still there" };
+}
+
+const later = async (response) => {
+  await new Promise((done) => setTimeout(done, 100));
+  return client.responses.retrieve(response.id);
+};
+
+async function responseBackground() {
+  let response = await respond(ask("echo", "response_background"), { background: true });
+  while (["queued", "in_progress"].includes(response.status)) response = await later(response);
+  return responded(response);
+}
+
+async function responseFollowed() {
+  let first, last;
+  for await (const event of await respond(ask("echo", "response_followed"), { background: true, stream: true })) {
+    first = event;
+    break;
+  }
+  const query = { stream: true, starting_after: first.sequence_number };
+  for await (const event of await client.responses.retrieve(first.response.id, query)) last = event;
+  return { ...responded(last.response), text: last.response.output.flatMap((item) => item.content)[0].text };
+}
+
+async function responseCancelled() {
+  let response = await respond(ask("endless", "response_cancelled"), { background: true });
+  while (response.output.length === 0) response = await later(response);
+  const cancelled = await client.responses.cancel(response.id);
+  return { text: cancelled.output_text, finish: cancelled.status };
+}
+
 const picture = [{ type: "text", text: ask("echo", "image") }, { type: "image_url", image_url: { url: PICTURE } }];
+const seen = [
+  { type: "input_text", text: ask("echo", "response_image") },
+  { type: "input_image", image_url: PICTURE, detail: "auto" },
+];
 const conversation = [...user(`first ${TAG}`), { role: "assistant", content: "fine" }, ...user(ask("echo", "turns"))];
 
 await report({
@@ -73,4 +155,15 @@ await report({
   failed_stream: () => streamed(ask("fail:500", "failed_stream")),
   middle: () => streamed(ask("break-off", "middle")),
   cancel,
+  response: async () => responded(await respond(ask("echo", "response"))),
+  response_stream: () => responseStream(ask("echo", "response_stream")),
+  response_thinking: () => responseStream(ask("reasoning", "response_thinking")),
+  response_middle: () => responseStream(ask("break-off", "response_middle")),
+  response_reply: responseReply,
+  response_image: async () => responded(await respond([{ role: "user", content: seen }])),
+  response_failed: responseFailed,
+  response_kept: responseKept,
+  response_background: responseBackground,
+  response_followed: responseFollowed,
+  response_cancelled: responseCancelled,
 });

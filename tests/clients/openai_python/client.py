@@ -1,10 +1,12 @@
 """The scenarios of the openai package."""
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageParam
+from openai.types.responses import Response
 
 from tests.clients.report import PICTURE, SESSION, TAG, TOKEN, URL, ask, report
 
@@ -132,6 +134,97 @@ def cancel() -> dict[str, Any]:
     return {"text": "".join(texts)}
 
 
+def responded(response: Response) -> dict[str, Any]:
+    thoughts = [part.text for item in response.output if item.type == "reasoning" for part in item.summary]
+    return {
+        "text": response.output_text,
+        "finish": response.status,
+        "tokens": response.usage.total_tokens if response.usage else None,
+        "reasoning": "".join(thoughts),
+        "error": response.error.message if response.error else "",
+    }
+
+
+def response_stream(behaviour: str, scenario: str) -> dict[str, Any]:
+    with client.responses.stream(model="any", input=ask(behaviour, scenario)) as events:
+        seen = list(events)
+    deltas = [event for event in seen if event.type == "response.output_text.delta"]
+    last = seen[-1]
+    assert last.type in ("response.completed", "response.failed")
+    return responded(last.response) | {"several": len(deltas) > 1, "text": "".join(event.delta for event in deltas)}
+
+
+def response_reply() -> dict[str, Any]:
+    first = client.responses.create(model="any", input=f"before {TAG}")
+    return responded(
+        client.responses.create(model="any", input=ask("echo", "response_reply"), previous_response_id=first.id)
+    )
+
+
+def response_image() -> dict[str, Any]:
+    return responded(
+        client.responses.create(
+            model="any",
+            input=[
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "input_text", "text": ask("echo", "response_image")},
+                        {"type": "input_image", "image_url": PICTURE, "detail": "auto"},
+                    ],
+                }
+            ],
+        )
+    )
+
+
+def response_failed() -> dict[str, Any]:
+    try:
+        client.responses.create(model="any", input=ask("fail:500", "response_failed"))
+    except openai.APIStatusError as error:
+        return {"error": error.message, "status": error.status_code}
+    return {"error": ""}
+
+
+def response_kept() -> dict[str, Any]:
+    made = client.responses.create(model="any", input=ask("echo", "response_kept"))
+    kept = client.responses.retrieve(made.id)
+    client.responses.delete(made.id)
+    try:
+        client.responses.retrieve(made.id)
+    except openai.NotFoundError:
+        return responded(kept)
+    return {"error": "it is still there"}
+
+
+def response_background() -> dict[str, Any]:
+    response = client.responses.create(model="any", input=ask("echo", "response_background"), background=True)
+    while response.status in ("queued", "in_progress"):
+        time.sleep(0.1)
+        response = client.responses.retrieve(response.id)
+    return responded(response)
+
+
+def response_followed() -> dict[str, Any]:
+    question = ask("echo", "response_followed")
+    with client.responses.create(model="any", input=question, background=True, stream=True) as events:
+        first = next(iter(events))
+    assert first.type == "response.created"
+    again = client.responses.retrieve(first.response.id, stream=True, starting_after=first.sequence_number)
+    *_, last = again
+    assert last.type == "response.completed"
+    return responded(last.response)
+
+
+def response_cancelled() -> dict[str, Any]:
+    response = client.responses.create(model="any", input=ask("endless", "response_cancelled"), background=True)
+    while response.status == "queued" or not response.output:
+        time.sleep(0.1)
+        response = client.responses.retrieve(response.id)
+    cancelled = client.responses.cancel(response.id)
+    return {"text": cancelled.output_text, "finish": cancelled.status}
+
+
 report(
     {
         "whole": whole,
@@ -148,5 +241,16 @@ report(
         "failed_stream": failed_stream,
         "middle": middle,
         "cancel": cancel,
+        "response": lambda: responded(client.responses.create(model="any", input=ask("echo", "response"))),
+        "response_stream": lambda: response_stream("echo", "response_stream"),
+        "response_thinking": lambda: response_stream("reasoning", "response_thinking"),
+        "response_middle": lambda: response_stream("break-off", "response_middle"),
+        "response_reply": response_reply,
+        "response_image": response_image,
+        "response_failed": response_failed,
+        "response_kept": response_kept,
+        "response_background": response_background,
+        "response_followed": response_followed,
+        "response_cancelled": response_cancelled,
     }
 )

@@ -147,13 +147,15 @@ async def _bring(
             "turn": number,
             "run_id": str(uuid.uuid4()),
             "status": "Completed",
-            "inputs": dumps(turn["inputs"]).decode(),
-            "outputs": dumps(turn["outputs"]).decode(),
+            "inputs": inputs.decode(),
+            "outputs": outputs.decode(),
+            "size": len(inputs) + len(outputs),
             "otel_trace_id": "",
             "started_at": now,
             "finished_at": now,
         }
         for number, turn in enumerate(earlier, (last or 0) + 1)
+        for inputs, outputs in [(dumps(turn["inputs"]), dumps(turn["outputs"]))]
     ]
     await connection.execute(update(sessions).where(this).values(last_turn=sessions.c.last_turn + len(rows)))
     await _insert(connection, schema.turns, rows)

@@ -34,9 +34,10 @@ _OPTIONS: Mapping[str, Any] = {"mysql_charset": "utf8mb4", "mysql_engine": "Inno
 class Schema:
     """The tables of one service; times are UTC.
 
-    A session's `last_turn` is the number of its newest turn: numbers go on where old turns were deleted. A turn's `size`
-    is that of its inputs and outputs, in bytes of JSON. A row of `events` has some events of a run, of which the last
-    one is number `last`. `cancellations` are wishes for runs that have no row in `runs`.
+    A session's `last_turn` is the number of its newest turn: numbers go on where old turns were deleted.
+    A turn's `size` is that of its inputs and outputs, in bytes of JSON.
+    A row of `events` has some events of a run, of which the last one is number `last`.
+    `cancellations` are wishes for runs that have no row in `runs`.
     """
 
     service: str

@@ -23,7 +23,7 @@ BATCH_S = 0.25
 LEASE_S = 30.0
 _RENEW_S = 10.0
 _RETRY_S = 1.0
-_TRIES_ALONE = 3
+_TRIES_ALONE = 5
 _MAX_BATCHES = 500
 _CLOSE_S = 5.0
 
@@ -105,33 +105,19 @@ class Journal:
             self._reach.failed(error)
             for one, batch in batches:  # one by one: the database may refuse only one of them
                 await self._write_alone(one, batch)
-        else:
-            self._reach.found()
 
     async def _write_alone(self, recording: Recording, batch: Batch) -> None:
-        tries = 0
-        while True:
+        for _ in range(_TRIES_ALONE):
+            await self._reach.answers.wait()
             try:
                 await self._append([(recording, batch)])
             except FAILURES as error:
                 self._reach.failed(error)
-                if await self._answers():
-                    tries += 1
-                if tries == _TRIES_ALONE:
-                    logger.error("run %s: its events cannot be stored: %s", recording.run_id, reason_of(error))
-                    recording.refuse(batch, reason_of(error))
-                    return
+                reason = reason_of(error)
             else:
-                self._reach.found()
                 return
-            await asyncio.sleep(_RETRY_S)
-
-    async def _answers(self) -> bool:
-        try:
-            await self._store.get("")
-        except FAILURES:
-            return False
-        return True
+        logger.error("run %s: its events cannot be stored: %s", recording.run_id, reason)
+        recording.refuse(batch, reason)
 
     async def _append(self, batches: Sequence[tuple[Recording, Batch]]) -> None:
         lost = await self._store.append(self.owner, [batch for _, batch in batches])
@@ -145,13 +131,13 @@ class Journal:
 
     async def _keep_leases(self) -> None:
         while not self._closing.is_set():
+            await self._reach.answers.wait()
             pause = _RENEW_S
             try:
                 if self._recordings:
                     await self._store.renew(self.owner, self.lease_until)
-                if self._reach.reached and not self._reach.lost:
-                    for run in await self._store.expired(datetime.now(UTC)):
-                        await self.fail_if_expired(run)
+                for run in await self._store.expired(datetime.now(UTC)):
+                    await self.fail_if_expired(run)
             except FAILURES as error:
                 self._reach.failed(error)
                 pause = _RETRY_S

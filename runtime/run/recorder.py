@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 ASKED = "a client asked for that"
 _ASK_S = 1.0
 _CLOSE_S = 5.0
+_CLEAN_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +253,7 @@ class Recorder:
     async def _keep_asking(self) -> None:
         """Cancel what other instances were asked to cancel."""
         while not await self._closed_after(_ASK_S):
+            await self._reach.answers.wait()
             try:
                 if self._entries:
                     for run_id in await self._store.to_cancel(self._journal.owner):
@@ -271,12 +273,12 @@ class Recorder:
     async def _keep_clean(self) -> None:
         pause = 0.0
         while not await self._closed_after(pause):
-            pause = _CLOSE_S
-            if self._reach.reached and not self._reach.lost:
-                try:
-                    pause = await self.records.clean()
-                except FAILURES as error:
-                    logger.warning("cleaning up old runs failed, trying again: %s", reason_of(error))
+            await self._reach.answers.wait()
+            pause = _CLEAN_AGAIN_S
+            try:
+                pause = await self.records.clean()
+            except FAILURES as error:
+                logger.warning("cleaning up old runs failed, trying again: %s", reason_of(error))
 
     async def _closed_after(self, pause_s: float) -> bool:
         with suppress(TimeoutError):

@@ -123,14 +123,14 @@ async function responseFollowed() {
   }
   const query = { stream: true, starting_after: first.sequence_number };
   for await (const event of await client.responses.retrieve(first.response.id, query)) last = event;
-  return { ...responded(last.response), text: last.response.output.flatMap((item) => item.content)[0].text };
+  return { ...responded(last.response), text: last.response.output[0].content[0].text };
 }
 
 async function responseCancelled() {
   let response = await respond(ask("endless", "response_cancelled"), { background: true });
   while (response.output.length === 0) response = await later(response);
   const cancelled = await client.responses.cancel(response.id);
-  return { text: cancelled.output_text, finish: cancelled.status };
+  return { text: cancelled.output[0].content[0].text, finish: cancelled.status };
 }
 
 const picture = [{ type: "text", text: ask("echo", "image") }, { type: "image_url", image_url: { url: PICTURE } }];

@@ -26,7 +26,7 @@ def test_every_curl_prints_what_is_shown(example: Example, url: str) -> None:
 
 def test_every_protocol_has_its_examples() -> None:
     text = PAGE.read_text()
-    for heading in ("Simple mode", "Complete mode", "OpenAI", "DashScope", "promptflow"):
+    for heading in ("Simple mode", "Complete mode", "OpenAI", "Responses", "DashScope", "promptflow"):
         section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
         for row in ("request", "answer", "stream", "errors", "sessions"):
             assert re.search(rf"^\| ({row}|key of the {row}) \|", section, re.MULTILINE), (heading, row)

@@ -42,7 +42,8 @@ def normal(text: str) -> str:
     text = re.sub(r'"session_id":"[0-9a-f]{32}"', '"session_id":"SESSION"', text)
     text = re.sub(r"0x[0-9a-f]{32}", "TRACE", text)
     text = re.sub(r"chatcmpl-[0-9a-f]{32}", "CHAT", text)
-    text = re.sub(r'"created":\d+', '"created":N', text)
+    text = re.sub(r"(resp|msg|rs)_[0-9a-f]{32}", r"\1_ID", text)
+    text = re.sub(r'"created(_at)?":\d+', r'"created\1":N', text)
     text = re.sub(r'"duration":\d\.\d+', '"duration":N', text)
     return re.sub(r"\d\.\d{3} s", "N s", text).strip()
 

@@ -127,7 +127,7 @@ class Journal:
                 recording.cancel("its record is gone, or another instance took it for dead")
             if recording.run_id in lost or batch.status not in ACTIVE:
                 self._recordings.pop(recording.run_id, None)
-                recording.ended.set()
+                recording.let_go()
 
     async def _keep_leases(self) -> None:
         while not self._closing.is_set():

@@ -211,6 +211,9 @@ class Recorder:
             run = await self._start(entry, limited=False)
         except FlowpodError as error:
             self._drop(entry, error)
+        except Exception:
+            logger.exception("run %s: a bug in Flowpod", entry.recording.run_id)
+            self._drop(entry, RunError("internal error: the run could not be started", code="internal_error"))
         else:
             await self._record(entry, run)
         finally:

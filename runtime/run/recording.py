@@ -71,6 +71,14 @@ class Recording:
         stored = [to_json(event) for event in events]
         return Batch(self.run_id, stored, self._number, self._status, self._started_at, self._finished_at)
 
+    def let_go(self) -> None:
+        """Take nothing in any more, nor wait for anything."""
+        if not self.is_over:
+            self._status = "Failed"
+        self._waiting = []
+        self._room.set()
+        self.ended.set()
+
     def refuse(self, batch: Batch, reason: str) -> None:
         """End the run as failed, in place of a batch that the database does not take."""
         error = RunError(f"the run's events cannot be stored: {reason}", code="events_not_stored").info

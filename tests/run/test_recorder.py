@@ -1,0 +1,116 @@
+"""Recorded runs while the database is away, and what it refuses."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import ErrorInfo
+from runtime.run.events import NodeUpdated, RunOutput, RunStarted, RunTerminated
+from runtime.run.recorder import Submission
+from runtime.run.request import RunRequest
+from runtime.run.service import FlowService
+from runtime.run.stored_events import from_json, put_together, to_json
+from tests.support.background import PATIENCE_S, write_sleepy_flow
+from tests.support.flows import SESSION, service_of, told
+
+
+async def submit(service: FlowService, **inputs: Any) -> str:
+    assert service.recorder is not None
+    request = RunRequest(inputs={"name": "a", **inputs}, session_id=SESSION, assigned=True)
+    return (await service.recorder.submit(request, Submission({"kind": "run"}))).run_id
+
+
+async def course(service: FlowService, run_id: str) -> list[str]:
+    """Follow a run to its end; return what its events tell."""
+    assert service.recorder is not None
+    async with asyncio.timeout(PATIENCE_S):
+        pages = [page async for page in service.recorder.records.follow(run_id)]
+    assert [number for page in pages for number, _ in page] == list(range(1, sum(map(len, pages)) + 1))
+    return told([event for page in pages for _, event in page])
+
+
+async def test_a_run_goes_on_while_its_database_is_away(tmp_path: Path) -> None:
+    async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
+        run_id = await submit(service, seconds=0.5)
+        lock = sqlite3.connect(tmp_path / "chat_history.db", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        following = asyncio.create_task(course(service, run_id))
+        await asyncio.sleep(6)  # longer than SQLite waits for its lock
+        assert not following.done()
+        lock.execute("COMMIT")
+        lock.close()
+        assert await following == [
+            "started",
+            "sleep Running",
+            "sleep Completed",
+            "out whole 'a' Finished",
+            "terminated Completed",
+        ]
+
+
+async def test_a_run_whose_events_are_refused_has_failed_and_holds_up_no_other(tmp_path: Path) -> None:
+    async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
+        database = sqlite3.connect(tmp_path / "chat_history.db")
+        database.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON langstudio_run_event_test WHEN NEW.events LIKE '%poison%' "
+            "BEGIN SELECT RAISE(FAIL, 'too large'); END"
+        )
+        database.commit()
+        database.close()
+        ids = [await submit(service, name=name) for name in ("good", "poison", "better")]
+        told_of = await asyncio.gather(*(course(service, run_id) for run_id in ids))
+        records = service.recorder.records if service.recorder is not None else None
+        assert records is not None
+        assert [(await records.read(run_id, None)).status for run_id in ids] == ["Completed", "Failed", "Completed"]
+        end = (await records.events(ids[1]))[-1]
+    assert [course[-1] for course in told_of] == ["terminated Completed", "terminated Failed", "terminated Completed"]
+    assert isinstance(end, RunTerminated)
+    assert end.error is not None
+    assert (end.error.code, "too large" in end.error.message) == ("events_not_stored", True)
+
+
+async def test_a_run_whose_record_is_gone_ends(tmp_path: Path) -> None:
+    async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
+        run_id = await submit(service, seconds=0.6)
+        async with asyncio.timeout(PATIENCE_S):
+            while not service.busy:
+                await asyncio.sleep(0.01)
+        run = service.running(run_id)
+        assert run is not None
+        database = sqlite3.connect(tmp_path / "chat_history.db")
+        database.execute("DELETE FROM langstudio_run_test")
+        database.commit()
+        database.close()
+        await run.finished()
+        assert await course(service, run_id) in ([], ["started", "sleep Running"])
+
+
+def test_pieces_of_a_stream_are_put_together() -> None:
+    def piece(text: str, reasoning: str = "", output: str = "a") -> RunOutput:
+        return RunOutput("n", output, text, is_stream=True, status="Streaming", reasoning=reasoning)
+
+    last = RunOutput("n", "a", None, is_stream=True, status="Finished")
+    pieces = [piece(""), piece("", "hm "), piece("", "so"), piece("x"), piece("y"), piece("z", output="b"), piece("")]
+    made = put_together([*pieces, last, last])
+    assert [(event.delta, event.reasoning) for event in made if isinstance(event, RunOutput)] == [
+        ("", ""),
+        ("", "hm so"),
+        ("xy", ""),
+        ("z", ""),
+        ("", ""),
+        (None, ""),
+        (None, ""),
+    ]
+
+
+def test_an_event_is_the_same_after_it_was_stored() -> None:
+    error = ErrorInfo("m", "node_error", "n", "c")
+    for event in (
+        RunStarted("r", "0x1"),
+        NodeUpdated("r", "n", "Failed", 1.5, error, {"a": [1]}, "d", "dn", "(E) x"),
+        RunOutput("n", "a", None, is_stream=False, status="Finished", reasoning="t"),
+        RunTerminated("r", "Failed", "0x1", error, {"total_tokens": 3}, "length", "deferred"),
+        RunTerminated("r", "Completed", ""),
+    ):
+        assert from_json(to_json(event)) == event

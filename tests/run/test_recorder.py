@@ -5,7 +5,10 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from runtime.errors import ErrorInfo
+from runtime.jsonable import dumps
 from runtime.run.events import NodeUpdated, RunOutput, RunStarted, RunTerminated
 from runtime.run.recorder import Submission
 from runtime.run.request import RunRequest
@@ -113,4 +116,4 @@ def test_an_event_is_the_same_after_it_was_stored() -> None:
         RunTerminated("r", "Failed", "0x1", error, {"total_tokens": 3}, "length", "deferred"),
         RunTerminated("r", "Completed", ""),
     ):
-        assert from_json(to_json(event)) == event
+        assert from_json(orjson.loads(dumps(to_json(event)))) == event

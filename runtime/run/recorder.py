@@ -274,7 +274,7 @@ class Recorder:
                 await self._cancellations.take(run_id)
 
     async def _keep_clean(self) -> None:
-        pause = 0.0
+        pause = _CLEAN_AGAIN_S
         while not await self._closed_after(pause):
             await self._reach.answers.wait()
             pause = _CLEAN_AGAIN_S

@@ -13,9 +13,9 @@ _REST_S = 600.0
 
 
 class Retention:
-    """Deletes sessions of one turn that no client named after `single_turn_age`, and after `age`, if any, all.
+    """Deletes sessions that no client named after `single_turn_age`, and after `age`, if any, all.
 
-    Of the first kind, those with a recorded run stay as long as that.
+    Of the first kind, those with a recorded run stay as long as that. They have one turn, but for those of responses.
     """
 
     def __init__(self, database: Database, single_turn_age: timedelta, age: timedelta | None) -> None:
@@ -30,7 +30,6 @@ class Retention:
         deleted = await self._delete(
             and_(
                 sessions.c.assigned,
-                sessions.c.last_turn <= 1,
                 sessions.c.updated_at < as_stored(now - self._single_turn_age),
                 ~select(runs.c.run_id).where(runs.c.session_id == sessions.c.session_id).exists(),
             )

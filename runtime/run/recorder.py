@@ -191,7 +191,7 @@ class Recorder:
 
     def _entry(self, request: RunRequest, submission: Submission, run: RecordedRun) -> Entry:
         if submission.reply is not None:  # the run goes on with a session that is stored now
-            request = replace(request, session_id=run.session_id, assigned=False)
+            request = replace(request, session_id=run.session_id, assigned=False, unnamed=True)
         entry = Entry(request, run.run_id, self._journal.record)
         self._entries[run.run_id] = entry
         return entry

@@ -22,7 +22,8 @@ class RunRequest:
     """One call of the flow, the same for every protocol.
 
     `assigned` says that `session_id` is no session to go on with, made up as a rule; `keep_assigned` whether a turn is
-    stored even then. `headers` carry the caller's trace context. `streaming`: the caller reads outputs as they come.
+    stored even then. `unnamed`: the session goes on, yet no client has named it, and it goes with its recorded runs.
+    `headers` carry the caller's trace context. `streaming`: the caller reads outputs as they come.
     `history_rounds` is how many past turns the caller wants in place of what the flow says.
     `overrides` are parameters for the models, of which each node takes those that it leaves to the request.
     `given` are those of the `${sys.NAME}` variables that only some requests have; secrets may be among them.
@@ -33,6 +34,7 @@ class RunRequest:
     streaming: bool = True
     assigned: bool = False
     keep_assigned: bool = True
+    unnamed: bool = False
     user_id: str | None = None
     instructions: str = ""
     request_id: str = ""

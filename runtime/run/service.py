@@ -234,7 +234,7 @@ class FlowService:
         RUN_ID.set(run_id)
         TRACE_ID.set(self._tracing.trace_id(span))
         kept = self.history if request.keep_assigned or not request.assigned else None
-        filing = Filing(request.session_id, request.assigned, kept)
+        filing = Filing(request.session_id, request.assigned or request.unnamed, kept)
         session = session_values(self.flow.variables, conversation.variables)
         scope = Scope(inputs, sys, session)
         return Run(self._package, request, scope, filing, self._tracing, span, self._limits)

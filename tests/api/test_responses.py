@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from runtime.history.service import HistoryService
+from runtime.run.recorder import Recorder
 from tests.support.background import PATIENCE_S, write_sleepy_flow
 from tests.support.chat_flow import write_full_chat_flow
 from tests.support.flows import SESSION, client_of, write_chat_flow
@@ -265,6 +267,26 @@ async def test_turns_that_a_client_brings_are_stored_too(tmp_path: Path, model_s
     assert call_of(model_server, b).body["messages"][0]["content"] == "Be brief. be kind"
     for question in (c, f"u {c}"):
         assert told(model_server, question) == [a, "fine", b, f"You said: {b}"]
+
+
+async def test_sessions_that_only_replies_went_on_with_go_with_their_responses(
+    tmp_path: Path, model_server: ModelServer
+) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+    async with client_of(flow, data=tmp_path / "data", single_turn_days=1e-9, run_days=1e-9) as client:
+        for headers in ({}, {"Chat-Session-Id": SESSION}):
+            first = (await client.post(PATH, json={"input": "a"}, headers=headers)).json()
+            await create(client, "b", previous_response_id=first["id"])
+        history, recorder = service_behind(client)
+        await recorder.records.clean()
+        await history._retention.step()
+        listed = (await client.get("/chat/sessions")).json()["data"]
+    assert [(session["session_id"], session["last_turn"]) for session in listed] == [(SESSION, 2)]
+
+
+def service_behind(client: httpx.AsyncClient) -> tuple[HistoryService, Recorder]:
+    service = client._transport.app._service  # type: ignore[attr-defined]
+    return service.history, service.recorder
 
 
 async def test_items_may_be_named_by_their_ids(tmp_path: Path, model_server: ModelServer) -> None:

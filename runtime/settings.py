@@ -93,7 +93,10 @@ class Settings(BaseSettings):
         1000, ge=0, description="How many background runs may wait in a process; one more gets 429."
     )
     run_days: float = Field(
-        30, gt=0, description="When a background run, or a stored response, is deleted after its end, in days."
+        30,
+        gt=0,
+        le=_CENTURY_DAYS,
+        description="When a background run, or a stored response, is deleted after its end, in days.",
     )
     threads: int = Field(
         64,

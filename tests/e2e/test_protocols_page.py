@@ -2,11 +2,16 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
+from runtime.api.responses import Responses
+from runtime.api.runs import Runs
+from runtime.api.settings import ApiSettings
 from tests.support.documents import Example, check_against, examples
+from tests.support.flows import service_of
 from tests.support.serving import ROOT, serving
 
 PAGE = ROOT / "docs" / "protocols.md"
@@ -38,3 +43,13 @@ def test_every_path_on_the_page_is_served(url: str) -> None:
     assert len(named) >= 8
     for path in named:
         assert httpx.get(f"{url}{path}").status_code in (200, 405), path
+
+
+async def test_every_endpoint_of_recorded_runs_is_on_the_page(tmp_path: Path) -> None:
+    text = PAGE.read_text()
+    async with service_of(ROOT / "flow", data=tmp_path) as service:
+        for endpoints in (Runs(service, ApiSettings()), Responses(service, ApiSettings())):
+            for route in endpoints.routes():
+                path = route.path.replace("{run_id}", "{id}").replace("{response_id}", "{id}")
+                for method in (route.methods or set()) - {"HEAD"}:
+                    assert f"`{method} {path}`" in text, (method, path)

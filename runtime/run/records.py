@@ -63,6 +63,7 @@ class Records:
 
         While the database is away it waits; it ends early when the process does, or the run is deleted.
         """
+        closed = False
         while True:
             try:
                 page = [(number, from_json(event)) for number, event in await self._store.events(run_id, after)]
@@ -75,8 +76,10 @@ class Records:
                 yield page
                 if isinstance(page[-1][1], RunTerminated):
                     return
-            elif gone or await self._closed_after(BATCH_S):
+            elif gone or closed:
                 return
+            else:
+                closed = await self._closed_after(BATCH_S)  # then there may be a last event
 
     async def wait_for_end(self, run_id: str) -> None:
         """Wait until a run has ended, some seconds at most."""

@@ -222,6 +222,9 @@ async def test_runs_that_shutdown_meets_say_so(tmp_path: Path, history_url: str)
             runs = await submit(one, {"name": "runs", "seconds": 60})
             waits = await submit(one, {"name": "waits"})
             await wait_for(one, runs, "Running")
+            following = asyncio.create_task(events(one, runs))
+            await asyncio.sleep(0.5)  # it has begun to read
+        assert seen_in((await following).text)[-1].data["event"] == "RunTerminated"
         ended = [await state(two, run_id) for run_id in (runs, waits)]
     assert [run["status"] for run in ended] == ["Canceled", "Canceled"]
     assert all("the service is shutting down" in run["error"]["message"] for run in ended)

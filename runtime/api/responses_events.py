@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from runtime.api.responses_input import response_id
-from runtime.errors import ErrorInfo
 from runtime.jsonable import as_text, dumps
 from runtime.run.events import Event, RunOutput, RunStarted, RunTerminated
 
@@ -123,7 +122,7 @@ class ResponseEvents:
         status = _STATUS[event.status] if reason is None else "incomplete"
         self.response |= {
             "status": status,
-            "error": None if event.error is None else error_of(event.error),
+            "error": None if event.error is None else asdict(event.error),
             "incomplete_details": None if reason is None else {"reason": reason},
             "usage": _usage(event.usage),
         }
@@ -154,11 +153,6 @@ class ResponseEvents:
 def frame(event: Wire) -> bytes:
     """Return an event as it is sent."""
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), dumps(event))
-
-
-def error_of(error: ErrorInfo) -> Wire:
-    """Return the error of a response: OpenAI's two keys, and the two that every error of ours has besides."""
-    return asdict(error)
 
 
 def _usage(usage: Mapping[str, int]) -> Wire | None:

@@ -12,10 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runtime.errors import InvalidRequest, NotFound
 from runtime.history.database import as_stored
-from runtime.history.schema import Schema
+from runtime.history.schema import ACTIVE, Schema
 from runtime.jsonable import dumps
-
-_ACTIVE = ("Queued", "Running")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,6 @@ class Place:
     """A turn of a session: its number, and that of the session's last one."""
 
     session_id: str
-    user_id: str | None
     turn: int
     last_turn: int
 
@@ -69,7 +66,7 @@ async def find(connection: AsyncConnection, schema: Schema, run_id: str, user_id
     if run is None or (user_id is not None and run.user_id != user_id):
         raise missing
     if run.status != "Completed":
-        how = "has not ended" if run.status in _ACTIVE else f"ended as {run.status}"
+        how = "has not ended" if run.status in ACTIVE else f"ended as {run.status}"
         raise InvalidRequest(
             f"the response before {how}, so there is nothing to reply to", param="previous_response_id"
         )
@@ -78,11 +75,11 @@ async def find(connection: AsyncConnection, schema: Schema, run_id: str, user_id
     ).one_or_none()
     if turn is None:
         raise missing
-    held = select(sessions.c.user_id, sessions.c.last_turn).where(sessions.c.session_id == turn.session_id)
+    held = select(sessions.c.last_turn).where(sessions.c.session_id == turn.session_id)
     session = (await connection.execute(held.with_for_update())).one_or_none()
     if session is None:
         raise missing
-    return Place(turn.session_id, session.user_id, turn.turn, session.last_turn)
+    return Place(turn.session_id, turn.turn, session.last_turn)
 
 
 async def past(
@@ -102,7 +99,7 @@ async def past(
 
 async def _is_busy(connection: AsyncConnection, schema: Schema, session_id: str) -> bool:
     runs = schema.runs
-    query = select(runs.c.run_id).where(runs.c.session_id == session_id, runs.c.status.in_(_ACTIVE)).limit(1)
+    query = select(runs.c.run_id).where(runs.c.session_id == session_id, runs.c.status.in_(ACTIVE)).limit(1)
     return (await connection.execute(query)).first() is not None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 from sqlalchemy import ColumnElement, Insert, Row, Select, bindparam, delete, insert, select, update
@@ -12,10 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runtime.history.database import Database, as_stored
 from runtime.history.replies import Reply, past, place
+from runtime.history.schema import ACTIVE, RecordStatus
 from runtime.jsonable import dumps
-
-RecordStatus = Literal["Queued", "Running", "Completed", "Failed", "Canceled"]
-ACTIVE: Sequence[RecordStatus] = ("Queued", "Running")
 
 _PAGE = 200
 _STEP = 100

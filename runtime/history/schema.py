@@ -1,8 +1,8 @@
 """The tables, named after the service as LangStudio names them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import (
     BigInteger,
@@ -18,6 +18,11 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.dialects import mysql
+
+RecordStatus = Literal["Queued", "Running", "Completed", "Failed", "Canceled"]
+"""What a recorded run is."""
+ACTIVE: Sequence[RecordStatus] = ("Queued", "Running")
+"""What it is while it has not ended."""
 
 _ID_LENGTH = 255
 TITLE_LENGTH = 120

@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 from runtime.errors import RunError
 from runtime.history.reach import FAILURES, Reach, reason_of
-from runtime.history.runs import ACTIVE, Batch, RecordedRun, RunStore
+from runtime.history.runs import Batch, RecordedRun, RunStore
+from runtime.history.schema import ACTIVE
 from runtime.run.recording import Recording, never_went_on
 from runtime.run.stored_events import to_json
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from runtime.errors import ErrorInfo, RunError
-from runtime.history.runs import ACTIVE, Batch, RecordStatus
+from runtime.history.runs import Batch
+from runtime.history.schema import ACTIVE, RecordStatus
 from runtime.run.events import Event, EventChannel, RunStarted, RunStatus, RunTerminated
 from runtime.run.request import RunRequest
 from runtime.run.run import Run

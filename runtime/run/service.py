@@ -10,7 +10,7 @@ from typing import Any
 from runtime.errors import TooManyRuns, Unavailable
 from runtime.flow.references import Scope
 from runtime.history.database import Database
-from runtime.history.runs import RecordStatus
+from runtime.history.schema import RecordStatus
 from runtime.history.service import Conversation, HistoryService
 from runtime.logs import RUN_ID, TRACE_ID
 from runtime.run.files import Files

@@ -74,7 +74,7 @@ class Complete:
         config = body.response_config or ResponseConfig()
         asked = dumps([content, None if caller.assigned else caller.session_id])
         submission = Submission({"kind": RUN, "response_config": config.model_dump()}, key, asked)
-        request = caller.request(body.inputs or {}, streaming=True)
+        request = caller.request(body.inputs or {}, protocol="complete", streaming=True)
         run = await recorder_of(self._service).submit(request, submission)
         return JsonResponse({"run_id": run.run_id, "status": run.status}, ACCEPTED, {"Location": f"runs/{run.run_id}"})
 

@@ -186,6 +186,7 @@ class Responses:
         told = "\n\n".join(text for text in (body.instructions, conversation.instructions) if text)
         return caller.request(
             {**inputs, **further},
+            protocol="responses",
             streaming=bool(body.stream),
             keep_assigned=keep,
             instructions=told,

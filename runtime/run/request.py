@@ -13,7 +13,7 @@ from runtime.run.files import Files
 
 __all__ = ["MAX_ROUNDS", "Protocol", "RunRequest", "flow_inputs", "with_files"]
 
-Protocol = Literal["simple", "complete", "openai", "dashscope", "score", "command"]
+Protocol = Literal["simple", "complete", "openai", "responses", "dashscope", "score", "command"]
 """What a run was asked for through."""
 
 

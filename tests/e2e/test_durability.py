@@ -26,10 +26,6 @@ async def test_a_database_that_goes_away_for_a_while_loses_nothing(tmp_path: Pat
         assert soak.talk.deferred
 
 
-def logs_in(folder: Path) -> str:
-    return "\n".join(log.read_text() for log in folder.rglob("serve.log"))[-9000:]
-
-
 async def test_a_killed_process_has_stored_every_turn_whose_end_was_seen(tmp_path: Path, history_url: str) -> None:
     flow = write_talking_flow(tmp_path / "flow")
     for _ in range(3):

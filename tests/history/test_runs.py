@@ -14,7 +14,7 @@ from runtime.history.deletion import delete_sessions
 from runtime.history.retention import Retention
 from runtime.history.runs import Batch, NewRun, RunStore
 from runtime.history.store import Store
-from tests.support.history import NOW, opened, turn
+from tests.support.history import NOW, Sessions, opened, turn
 
 LATER = NOW + timedelta(seconds=30)
 
@@ -138,7 +138,7 @@ async def test_old_runs_go_and_active_ones_stay(history_url: str) -> None:
 
 async def test_a_session_takes_its_runs_with_it(history_url: str) -> None:
     async with run_store(history_url) as (store, database):
-        await Store(database).add_turn(turn("s", "r"))
+        await Sessions(database).add_turn(turn("s", "r"))
         for run_id, session in (("r", "s"), ("other", "t")):
             await store.add(new(run_id, session_id=session), "me", LATER)
             await store.append("me", [batch(run_id, 1, "x")])
@@ -151,7 +151,7 @@ async def test_a_session_takes_its_runs_with_it(history_url: str) -> None:
 @pytest.mark.parametrize("recorded", [True, False])
 async def test_a_session_of_one_turn_stays_while_its_run_does(history_url: str, recorded: bool) -> None:
     async with run_store(history_url) as (store, database):
-        await Store(database).add_turn(turn("s", "r", assigned=True))
+        await Sessions(database).add_turn(turn("s", "r", assigned=True))
         if recorded:
             await store.add(new("r"), "me", LATER)
         await Retention(database, timedelta(days=1), None).step()

@@ -132,15 +132,18 @@ class Journal:
 
     async def _keep_leases(self) -> None:
         while not self._closing.is_set():
-            await self._reach.answers.wait()
-            pause = _RENEW_S
-            try:
-                if self._recordings:
-                    await self._store.renew(self.owner, self.lease_until)
-                for run in await self._store.expired(datetime.now(UTC)):
-                    await self.fail_if_expired(run)
-            except FAILURES as error:
-                self._reach.failed(error)
-                pause = _RETRY_S
+            pause = _RETRY_S
+            if not self._reach.lost:
+                try:
+                    await self._look_after_leases()
+                    pause = _RENEW_S
+                except FAILURES as error:
+                    self._reach.failed(error)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), pause)
+
+    async def _look_after_leases(self) -> None:
+        if self._recordings:
+            await self._store.renew(self.owner, self.lease_until)
+        for run in await self._store.expired(datetime.now(UTC)):
+            await self.fail_if_expired(run)

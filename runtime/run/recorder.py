@@ -107,8 +107,8 @@ class Recorder:
     async def close(self) -> None:
         """Write the last events, once no run is performed any more, and let everybody go who follows one."""
         self._closing.set()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_CLOSE_S)
+        if tasks := self._tasks | self._upkeep:
+            await asyncio.wait(tasks, timeout=_CLOSE_S)
         await self._journal.close()
         self.records.close()
         for task in (*self._upkeep, *self._tasks):
@@ -256,7 +256,8 @@ class Recorder:
     async def _keep_asking(self) -> None:
         """Cancel what other instances were asked to cancel."""
         while not await self._closed_after(_ASK_S):
-            await self._reach.answers.wait()
+            if self._reach.lost:
+                continue
             try:
                 if self._entries:
                     for run_id in await self._store.to_cancel(self._journal.owner):
@@ -276,8 +277,9 @@ class Recorder:
     async def _keep_clean(self) -> None:
         pause = _CLEAN_AGAIN_S
         while not await self._closed_after(pause):
-            await self._reach.answers.wait()
             pause = _CLEAN_AGAIN_S
+            if self._reach.lost:
+                continue
             try:
                 pause = await self.records.clean()
             except FAILURES as error:

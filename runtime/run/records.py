@@ -1,6 +1,7 @@
 """Recorded runs as any instance tells of them: read, followed, cancelled and deleted."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -83,14 +84,13 @@ class Records:
 
     async def wait_for_end(self, run_id: str) -> None:
         """Wait until a run has ended, some seconds at most."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_ANSWER_S):
-                while not self._closed.is_set():
-                    with self._reach.needed():
-                        run = await self._store.get(run_id)
-                    if run is None or not run.active:
-                        return
-                    await asyncio.sleep(BATCH_S)
+        # A statement is never cancelled here: the driver may leave its connection open then.
+        until = time.monotonic() + _ANSWER_S
+        while time.monotonic() < until:
+            with self._reach.needed():
+                run = await self._store.get(run_id)
+            if run is None or not run.active or await self._closed_after(BATCH_S):
+                return
 
     async def request_cancel(self, run_id: str, user: str | None) -> RecordedRun | None:
         """Ask the instance that performs a run to cancel it; one that has ended stays as it is.
@@ -135,12 +135,12 @@ class Records:
         return _PAUSE_S if await self._store.delete_old(now - self._age) else _CLEAN_S
 
     async def _taken(self, run_id: str) -> bool:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_ANSWER_S):
-                while not self._closed.is_set():
-                    if await self._cancellations.taken(run_id):
-                        return True
-                    await asyncio.sleep(BATCH_S)
+        until = time.monotonic() + _ANSWER_S
+        while time.monotonic() < until:
+            if await self._cancellations.taken(run_id):
+                return True
+            if await self._closed_after(BATCH_S):
+                break
         return False
 
     async def _is_there(self, run_id: str) -> bool:

@@ -52,6 +52,8 @@ class Runs:
         for event in await records_of(self._service).events(run.run_id):
             outcome.add(event)
         outcome.settle()
+        if run.active and outcome.end is not None:  # it has ended since it was read
+            run = await self._read(request)
         status = run.status if outcome.end is None else outcome.end.status
         return JsonResponse(_state(run, status) | _encoder(run).state(run.run_id, status, outcome))
 

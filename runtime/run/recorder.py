@@ -110,7 +110,7 @@ class Recorder:
         if tasks := self._tasks | self._upkeep:
             await asyncio.wait(tasks, timeout=_CLOSE_S)
         await self._journal.close()
-        self.records.close()
+        await self.records.close()
         for task in (*self._upkeep, *self._tasks):
             task.cancel()
         await asyncio.gather(*self._upkeep, *self._tasks, return_exceptions=True)

@@ -36,10 +36,16 @@ class Records:
         self._journal = journal
         self._age = timedelta(days=days)
         self._closed = asyncio.Event()
+        self._followers = 0
+        self._nobody = asyncio.Event()
 
-    def close(self) -> None:
-        """Let everybody go who follows a run."""
+    async def close(self) -> None:
+        """Let everybody go who follows a run, with what there is by now."""
         self._closed.set()
+        if self._followers:
+            self._nobody.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._nobody.wait(), _ANSWER_S)
 
     async def read(self, run_id: str, user: str | None) -> RecordedRun:
         """Return a run; one whose instance is gone has failed."""
@@ -64,6 +70,16 @@ class Records:
 
         While the database is away it waits; it ends early when the process does, or the run is deleted.
         """
+        self._followers += 1
+        try:
+            async for page in self._pages(run_id, after):
+                yield page
+        finally:
+            self._followers -= 1
+            if not self._followers:
+                self._nobody.set()
+
+    async def _pages(self, run_id: str, after: int) -> AsyncGenerator[list[tuple[int, Event]], None]:
         closed = False
         while True:
             try:

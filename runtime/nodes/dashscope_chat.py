@@ -5,30 +5,20 @@ from typing import Any
 
 from runtime.nodes.base import Chunk, Connection, Result
 from runtime.nodes.openai_chat import message_of
-from runtime.nodes.openai_clients import client_of
-from runtime.nodes.upstream import Reading, answer_of, posted, text_of, usage_of, with_effect
+from runtime.nodes.upstream import Reading, Upstream, text_of, usage_of, with_effect
 
 _TEXT = "/services/aigc/text-generation/generation"
 _MULTIMODAL = "/services/aigc/multimodal-generation/generation"
 
 
-class DashScopeChat:
-    """The model behind one connection: one client and its pool, shared by all runs."""
-
-    fixed_model = False
+class DashScopeChat(Upstream):
+    """Calls DashScope's text or multimodal generation."""
 
     def __init__(self, connection: Connection) -> None:
-        fields = connection.fields
-        self.connection_type = connection.type
-        self.default_model = str(fields["model"])
-        self._api = str(fields["api"])
-        self._timeout_s = float(fields["timeout_s"])
-        workspace = str(fields["workspace"])
+        super().__init__(connection)
+        self._api = str(connection.fields["api"])
+        workspace = str(connection.fields["workspace"])
         self._headers = {"X-DashScope-WorkSpace": workspace} if workspace else {}
-        client = client_of(connection)
-        self.address = client.address
-        self._where = client.where
-        self._client = client.api
 
     def chat(
         self,
@@ -80,13 +70,8 @@ class DashScopeChat:
             rest["incremental_output"] = True
         body = {"model": model, "input": content, "parameters": rest}
         asking = {"Accept": "text/event-stream", "X-DashScope-SSE": "enable"} if stream else {}
-        request = posted(self._client, path, body, {**self._headers, **asking, **(headers or {})}, stream=stream)
         reading = _Reading(self._where, str(model), tools=tools)  # the answer does not name its model
-        return answer_of(request, reading, stream=stream, timeout_s=self._timeout_s)
-
-    async def close(self) -> None:
-        """Close the pool."""
-        await self._client.close()
+        return self._ask(path, body, {**self._headers, **asking, **(headers or {})}, reading, stream=stream)
 
 
 class _Reading(Reading):

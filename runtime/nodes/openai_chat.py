@@ -6,25 +6,15 @@ from typing import Any
 from openai.types.chat import ChatCompletion
 
 from runtime.nodes.base import Chunk, Connection, Result
-from runtime.nodes.openai_clients import client_of
-from runtime.nodes.upstream import Reading, answer_of, posted, text_of, usage_of
+from runtime.nodes.upstream import Reading, Upstream, text_of, usage_of
 
 
-class OpenAIChat:
-    """The model behind one connection: one client and its pool, shared by all runs."""
-
-    fixed_model = False
+class OpenAIChat(Upstream):
+    """Calls `/chat/completions` and `/completions`."""
 
     def __init__(self, connection: Connection) -> None:
-        fields = connection.fields
-        self.default_model = str(fields["model"])
-        self._stream_usage = bool(fields["stream_usage"])
-        self._timeout_s = float(fields["timeout_s"])
-        self.connection_type = connection.type
-        client = client_of(connection)
-        self._where = client.where
-        self.address = client.address
-        self._client = client.api
+        super().__init__(connection)
+        self._stream_usage = bool(connection.fields["stream_usage"])
 
     def chat(
         self,
@@ -65,12 +55,7 @@ class OpenAIChat:
         body = {"model": self.default_model, **asked, **parameters, "stream": stream}
         if stream and self._stream_usage:
             body.setdefault("stream_options", {"include_usage": True})
-        request = posted(self._client, path, body, headers or {}, stream=stream)
-        return answer_of(request, reading, stream=stream, timeout_s=self._timeout_s)
-
-    async def close(self) -> None:
-        """Close the pool."""
-        await self._client.close()
+        return self._ask(path, body, headers, reading, stream=stream)
 
 
 class _Reading(Reading):

@@ -3,26 +3,13 @@
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
-from runtime.nodes.base import Chunk, Connection, Result
+from runtime.nodes.base import Chunk, Result
 from runtime.nodes.openai_chat import message_of
-from runtime.nodes.openai_clients import client_of
-from runtime.nodes.upstream import Reading, answer_of, posted, text_of, usage_of, with_effect
+from runtime.nodes.upstream import Reading, Upstream, text_of, usage_of, with_effect
 
 
-class OpenAIResponses:
-    """The model behind one connection: one client and its pool, shared by all runs."""
-
-    fixed_model = False
-
-    def __init__(self, connection: Connection) -> None:
-        fields = connection.fields
-        self.connection_type = connection.type
-        self.default_model = str(fields["model"])
-        self._timeout_s = float(fields["timeout_s"])
-        client = client_of(connection)
-        self.address = client.address
-        self._where = client.where
-        self._client = client.api
+class OpenAIResponses(Upstream):
+    """Calls `/responses`."""
 
     def chat(
         self,
@@ -59,13 +46,8 @@ class OpenAIResponses:
     ) -> AsyncGenerator[Chunk | Result, None]:
         rest = _parameters(parameters)
         body = {"model": self.default_model, "input": content, **rest, "stream": stream}
-        request = posted(self._client, "/responses", body, headers or {}, stream=stream)
         reading = _Reading(self._where, "", tools=tools)
-        return answer_of(request, reading, stream=stream, timeout_s=self._timeout_s)
-
-    async def close(self) -> None:
-        """Close the pool."""
-        await self._client.close()
+        return self._ask("/responses", body, headers, reading, stream=stream)
 
 
 class _Reading(Reading):

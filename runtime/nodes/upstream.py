@@ -18,7 +18,8 @@ import orjson
 from openai import AsyncOpenAI, AsyncStream
 
 from runtime.errors import NodeError
-from runtime.nodes.base import Chunk, Result, Usage
+from runtime.nodes.base import Chunk, Connection, Result, Usage
+from runtime.nodes.openai_clients import client_of
 from runtime.nodes.sse import EventData
 
 _DRAIN_S = 0.1
@@ -128,6 +129,31 @@ class Reading(ABC):
         """Return the error for what the API does not answer."""
         shown = data[:200].decode("utf-8", "replace")
         return NodeError(f"{self.where}: the model sent what is not {self.what}: {shown!r}", code="model_bad_answer")
+
+
+class Upstream:
+    """The model behind one connection: one client and its pool, shared by all runs. Each API has a class of its own."""
+
+    fixed_model = False
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection_type = connection.type
+        self.default_model = str(connection.fields["model"])
+        self._timeout_s = float(connection.fields["timeout_s"])
+        client = client_of(connection)
+        self.address = client.address
+        self._where = client.where
+        self._client = client.api
+
+    def _ask(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None, reading: Reading, *, stream: bool
+    ) -> AsyncGenerator[Chunk | Result, None]:
+        request = posted(self._client, path, body, headers or {}, stream=stream)
+        return answer_of(request, reading, stream=stream, timeout_s=self._timeout_s)
+
+    async def close(self) -> None:
+        """Close the pool."""
+        await self._client.close()
 
 
 async def answer_of(

@@ -16,6 +16,7 @@ from runtime.jsonable import dumps
 
 _MOST_BYTES = 4  # of a character, in UTF-8
 _ESCAPED = "\\'\"\n\r\0\x1a"
+_ROUNDS = 50
 _STATEMENT_BYTES = 4096  # the rest of the statement that stores a turn
 
 
@@ -68,14 +69,10 @@ class Append:
         )
         columns = [column for column in turns.c if column.name not in ("id", "turn")]
         values = [bindparam(f"new_{column.name}", type_=column.type) for column in columns]
-        self._insert = (
-            insert(turns)
-            .from_select(
-                ["turn", *(column.name for column in columns)],
-                select(sessions.c.last_turn, *values).where(mine, allowed),
-                include_defaults=False,
-            )
-            .execution_options(preserve_rowcount=True)
+        self._insert = insert(turns).from_select(
+            ["turn", *(column.name for column in columns)],
+            select(sessions.c.last_turn, *values).where(mine),
+            include_defaults=False,
         )
 
     async def add(self, turns: Sequence[Turn]) -> dict[str, str]:
@@ -87,7 +84,9 @@ class Append:
         rows = {turn.run_id: _row_of(turn) for turn in turns}
         refused = {run_id: text for run_id, row in rows.items() if (text := self._too_large(row))}
         left = [turn for turn in turns if turn.run_id not in refused]
-        while left:
+        for _ in range(_ROUNDS):
+            if not left:
+                return refused
             left.sort(key=lambda turn: turn.session_id)  # one order for all, so that no two wait for each other
             # In a transaction of its own: inserts that meet share the row, and none could then update it (a deadlock
             # in MySQL). Somebody may delete a session again before its turn is there.
@@ -99,7 +98,7 @@ class Append:
                 if turn.user_id is not None and owners.get(turn.session_id) not in (None, turn.user_id):
                     refused[turn.run_id] = f"session {turn.session_id!r} belongs to another user"
                     left.remove(turn)
-        return refused
+        return refused | {turn.run_id: f"session {turn.session_id!r} is deleted again and again" for turn in left}
 
     async def _begin(self, turns: Sequence[Turn], connection: AsyncConnection) -> None:
         await connection.execute(new_session(self._schema), [_head_of(turn) for turn in turns])
@@ -107,23 +106,21 @@ class Append:
     async def _append(
         self, turns: Sequence[Turn], rows: Mapping[str, Mapping[str, Any]], connection: AsyncConnection
     ) -> set[str]:
-        """Store turns whose sessions are there, and theirs; return the runs that are stored."""
+        """Store turns, if the sessions of all are there and theirs; return the runs that are stored."""
         table = self._schema.turns
         runs = select(table.c.run_id).where(table.c.run_id.in_([turn.run_id for turn in turns]))
         # A session's row is the lock under which its turns are numbered.
         touched = await connection.execute(self._touch, [_changes_of(turn) for turn in turns])
         before = set((await connection.execute(runs)).scalars())
-        if before:  # a write that was repeated; the others are done again, without it
+        if before or touched.rowcount != len(turns):
+            # A write that was repeated, or a session that was deleted meanwhile or is somebody else's: the others are
+            # done again, without it.
             await connection.rollback()
             return before
-        inserted = await connection.execute(self._insert, [{**rows[turn.run_id], **_place_of(turn)} for turn in turns])
-        stored = {turn.run_id for turn in turns}
-        if not touched.rowcount == inserted.rowcount == len(turns):
-            stored = set((await connection.execute(runs)).scalars())
+        await connection.execute(self._insert, [{**rows[turn.run_id], **_place_of(turn)} for turn in turns])
         for turn in turns:
-            if turn.variables and turn.run_id in stored:
-                await write_variables(self._schema, connection, turn.session_id, turn.variables)
-        return stored
+            await write_variables(self._schema, connection, turn.session_id, turn.variables)
+        return {turn.run_id for turn in turns}
 
     async def _owners(self, ids: Sequence[str]) -> dict[str, str | None]:
         sessions = self._schema.sessions

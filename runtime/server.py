@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 _LAST_BYTES_S = 5
+# Longer than clients and proxies keep a connection that nobody uses (nginx 60 s, most clients less): a server that
+# closed it first would lose a request that is just being sent.
+_KEEP_ALIVE_S = 75
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -68,6 +71,7 @@ class Server(uvicorn.Server):
                 lifespan="on",
                 root_path=settings.root_path,
                 server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_LAST_BYTES_S,
             )
         )

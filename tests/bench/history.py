@@ -81,7 +81,9 @@ async def bench(name: str, url: str) -> None:
 
 async def report(database: Database, store: Sessions) -> None:
     """Print the cost of what runs and the archive do."""
-    archive = Archive(database, Reach())
+    reach = Reach()
+    reach.ready()
+    archive = Archive(database, reach)
     works: dict[str, Callable[[int], Awaitable[object]]] = {
         f"the last {ROUNDS} of {LONG} turns": lambda _: store.past("long", ROUNDS),
         f"the last {ROUNDS} of 100 turns": lambda number: store.past(f"s{number * 7}", ROUNDS),

@@ -1,6 +1,7 @@
 """The served command on a real socket: timing, clients that leave, shutdown, restart."""
 
 import asyncio
+import http.client
 import json
 import signal
 import time
@@ -225,3 +226,15 @@ def test_several_workers_share_the_port_and_the_history(tmp_path: Path, model_se
         assert turns(tmp_path) == ["Completed"] * 20
         assert served.stop() == 0
     assert served.log.count("serving flow 'flow'") == 2
+
+
+def test_a_connection_that_was_idle_for_a_while_takes_a_request(tmp_path: Path, model_server: ModelServer) -> None:
+    with serving(write_chat_flow(tmp_path / "flow", model_server.url), tmp_path) as served:
+        connection = http.client.HTTPConnection(served.url.removeprefix("http://"))
+        for pause_s in (0, 6):  # uvicorn by itself closes it after 5 s
+            time.sleep(pause_s)
+            connection.request("GET", "/healthz")
+            response = connection.getresponse()
+            assert (response.status, response.read()) == (200, b'{"status":"ok"}')
+            assert connection.sock is not None
+        connection.close()

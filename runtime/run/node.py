@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -281,7 +281,8 @@ class NodeRunner:
 
     async def _fail(self, call: _Call, error: BaseException) -> Ended:
         node = call.node
-        info = _error_info(call.path, error, self._package.flow.folder)
+        hide = self._tracing.content.hide  # callers, and whoever reads the history, are shown no secret
+        info = _error_info(call.path, error, self._package.flow.folder, hide)
         if not isinstance(error, FlowpodError):
             logger.warning("run %s: %s", self._run_id, info.message, exc_info=error)
         self._tracing.fail(call.span, info.message, info.code or info.type, error)
@@ -290,20 +291,20 @@ class NodeRunner:
             try:
                 return await self._complete(call, Result(policy.default))
             except NodeError as second:  # an output refers to a part that the default does not have
-                info = _error_info(call.path, second, self._package.flow.folder)
+                info = _error_info(call.path, second, self._package.flow.folder, hide)
         cause = f"({type(error).__name__}) {text_of(error).removeprefix(f'{type(error).__name__}: ')}"
-        self._report(call.level, node, "Failed", error=info, cause=cause)
+        self._report(call.level, node, "Failed", error=info, cause=hide(cause))
         if policy is not None and policy.branch is not None and not call.sent:
             return Ended(node, error=info, taken=(policy.branch,), goes_on=True)
         return Ended(node, error=info)
 
 
-def _error_info(path: str, error: BaseException, folder: Path) -> ErrorInfo:
+def _error_info(path: str, error: BaseException, folder: Path, hide: Callable[[str], str]) -> ErrorInfo:
     if isinstance(error, FlowpodError):
-        return ErrorInfo(f"node {path!r}: {error.message}", error.type, path, error.code)
+        return ErrorInfo(f"node {path!r}: {hide(error.message)}", error.type, path, error.code)
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__)
     own = next((frame for frame in reversed(frames) if Path(frame.filename).is_relative_to(folder)), None)
     place = f" ({Path(own.filename).name}, line {own.lineno})" if own else ""
-    return ErrorInfo(f"node {path!r} failed: {text_of(error)}{place}", "node_error", path, "node_failed")
+    return ErrorInfo(f"node {path!r} failed: {hide(text_of(error))}{place}", "node_error", path, "node_failed")

@@ -261,6 +261,8 @@ class _Model:
             call.ended = "failed"
             call.over.set()
             return JSONResponse({"error": {"message": f"refused with {rest[0]}", "type": "x"}}, int(rest[0]))
+        if kind == "tell-key":
+            return JSONResponse({"error": {"message": f"Incorrect key: {call.headers['authorization']}"}}, 401)
         if kind == "hang":
             await asyncio.sleep(60)
         if kind == "whole-error":

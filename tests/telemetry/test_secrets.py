@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import httpx
+import pytest
 
 from runtime.telemetry.content import Content, Secrets
-from tests.support.flows import client_of, write_flow
+from tests.support.flows import SESSION, client_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import serving
 from tests.telemetry.test_tracing import recording
@@ -76,6 +77,29 @@ async def test_no_span_has_a_secret(tmp_path: Path, model_server: ModelServer) -
     assert "failed with ***" in shown
     for secret in (KEY, TOKEN, PIN, PASSWORD):
         assert secret not in shown
+
+
+@pytest.mark.parametrize(("model", "told"), [("tell-key", "Incorrect key: Bearer ***"), ("echo", "failed with ***")])
+async def test_no_caller_and_no_history_is_told_a_secret(
+    tmp_path: Path, model_server: ModelServer, model: str, told: str
+) -> None:
+    flow = leaking_flow(tmp_path / "flow", model_server.url, model)
+    dag = flow / "flow.dag.yaml"
+    chat = dag.read_text().replace("string}", "string, is_chat_input: true}", 1)
+    dag.write_text(chat.replace('leak.output}"}', 'leak.output}", is_chat_output: true}'))
+    inputs = {"question": "fail", "password": PASSWORD}
+    async with client_of(flow, data=tmp_path / "data") as client:
+        simple = await client.post("/", json=inputs)
+        stream = await client.post(
+            "/run", json={"inputs": inputs, "stream": True}, headers={"Chat-Session-Id": SESSION}
+        )
+        turns = await client.get(f"/chat/sessions/{SESSION}/turns")
+    for answer in (simple, stream, turns):
+        assert told in answer.text
+        assert KEY not in answer.text
+        assert PIN not in answer.text
+    for file in (tmp_path / "data").rglob("*"):
+        assert not file.is_file() or (KEY.encode() not in file.read_bytes() and PIN.encode() not in file.read_bytes())
 
 
 def test_no_log_line_and_no_stored_trace_has_a_secret(tmp_path: Path, model_server: ModelServer) -> None:

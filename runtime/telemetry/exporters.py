@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from runtime.errors import InvalidRequest
-from runtime.telemetry.content import Secrets
+from runtime.telemetry.content import Content
 from runtime.telemetry.metrics import Metrics
 from runtime.telemetry.redaction import redacted
 
@@ -86,9 +86,10 @@ class CountedExport(BatchSpanProcessor):
     """
 
     def __init__(
-        self, exporter: SpanExporter, name: str, metrics: Metrics, secrets: Secrets, environ: Mapping[str, str]
+        self, exporter: SpanExporter, name: str, metrics: Metrics, content: Content, environ: Mapping[str, str]
     ) -> None:
-        self._counted = _Counted(exporter, name, metrics, secrets)
+        self._counted = _Counted(exporter, name, metrics)
+        self._content = content
         self._most = int(environ.get(OTEL_BSP_MAX_QUEUE_SIZE) or _MOST_QUEUED)
         self._ended = 0
         super().__init__(self._counted, max_queue_size=self._most)
@@ -101,15 +102,14 @@ class CountedExport(BatchSpanProcessor):
             self._counted.lose(1)
             return
         self._ended += 1
-        super().on_end(span)
+        super().on_end(redacted(span, self._content))
 
 
 class _Counted(SpanExporter):
     """An exporter that says how many spans it has `taken`, and counts those that it does not get rid of."""
 
-    def __init__(self, exporter: SpanExporter, name: str, metrics: Metrics, secrets: Secrets) -> None:
+    def __init__(self, exporter: SpanExporter, name: str, metrics: Metrics) -> None:
         self._exporter = exporter
-        self._secrets = secrets
         self._name = name
         self._metrics = metrics
         self.taken = 0
@@ -119,9 +119,9 @@ class _Counted(SpanExporter):
         self._metrics.spans_dropped(count, self._name)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export as the exporter does, without secrets."""
+        """Export as the exporter does."""
         self.taken += len(spans)
-        result = self._exporter.export([redacted(span, self._secrets) for span in spans])
+        result = self._exporter.export(spans)
         if result is not SpanExportResult.SUCCESS:
             self.lose(len(spans))
         return result

@@ -12,7 +12,7 @@ from typing import Any
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import StatusCode
 
-from runtime.telemetry.content import Secrets
+from runtime.telemetry.content import Content
 from runtime.telemetry.metrics import Metrics
 from runtime.telemetry.redaction import redacted
 from runtime.telemetry.store import Span, Summary, TraceStore
@@ -34,9 +34,9 @@ class TraceRecorder(SpanProcessor):
     come faster than they are stored, they are dropped and counted.
     """
 
-    def __init__(self, store: TraceStore, metrics: Metrics, secrets: Secrets) -> None:
+    def __init__(self, store: TraceStore, metrics: Metrics, content: Content) -> None:
         self.store = store
-        self._secrets = secrets
+        self._content = content
         self._metrics = metrics
         self._queue: SimpleQueue[ReadableSpan | threading.Event] = SimpleQueue()
         self._hurry = threading.Event()
@@ -56,7 +56,7 @@ class TraceRecorder(SpanProcessor):
         if self._queue.qsize() >= _MOST_QUEUED:
             self._metrics.spans_dropped(1, "store")
             return
-        self._queue.put(span)
+        self._queue.put(redacted(span, self._content))
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Store every run that has ended by now."""
@@ -77,7 +77,7 @@ class TraceRecorder(SpanProcessor):
             self._hurry.clear()
             batch += [self._queue.get() for _ in range(self._queue.qsize())]
             try:
-                self._keep([redacted(item, self._secrets) for item in batch if isinstance(item, ReadableSpan)])
+                self._keep([item for item in batch if isinstance(item, ReadableSpan)])
             except Exception:
                 logger.exception("traces could not be stored")
             for item in batch:

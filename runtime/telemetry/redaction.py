@@ -1,32 +1,37 @@
 """Spans on their way out, without secrets: a node's own code puts on spans what it likes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.trace import Status
+from opentelemetry.trace import Link, Status
 from opentelemetry.util.types import AttributeValue
 
-from runtime.telemetry.content import Secrets
+from runtime.telemetry.content import Content
 
 Attributes = Mapping[str, AttributeValue] | None
 
 
-def redacted(span: ReadableSpan, secrets: Secrets) -> ReadableSpan:
-    """Return the span if there is no secret in it, or else a copy with every secret replaced."""
-    attributes = _redacted(span.attributes, secrets)
-    events = [_redacted(event.attributes, secrets) for event in span.events]
-    description = secrets.hide(span.status.description or "")
-    unchanged = attributes is span.attributes and description == (span.status.description or "")
-    if unchanged and all(new is event.attributes for new, event in zip(events, span.events, strict=True)):
+def redacted(span: ReadableSpan, content: Content) -> ReadableSpan:
+    """Return the span if there is no secret in it, or else a copy with every secret replaced.
+
+    To be called where the span ends: only there is it known which secrets its run was given.
+    """
+    name = content.hide(span.name)
+    attributes = _shown(span.attributes, content)
+    events = [_event(event, content) for event in span.events]
+    links = [_link(link, content) for link in span.links]
+    description = content.hide(span.status.description or "")
+    unchanged = name == span.name and attributes is span.attributes and description == (span.status.description or "")
+    if unchanged and _same(events, span.events) and _same(links, span.links):
         return span
     return ReadableSpan(
-        name=span.name,
+        name=name,
         context=span.context,
         parent=span.parent,
         resource=span.resource,
         attributes=attributes,
-        events=[Event(event.name, new, event.timestamp) for new, event in zip(events, span.events, strict=True)],
-        links=span.links,
+        events=events,
+        links=links,
         kind=span.kind,
         status=Status(span.status.status_code, description or None),
         start_time=span.start_time,
@@ -35,18 +40,31 @@ def redacted(span: ReadableSpan, secrets: Secrets) -> ReadableSpan:
     )
 
 
-def _redacted(attributes: Attributes, secrets: Secrets) -> Attributes:
-    changed = {}
-    for name, value in (attributes or {}).items():
-        shown = _hidden(value, secrets)
-        if shown != value:
-            changed[name] = shown
-    return {**(attributes or {}), **changed} if changed else attributes
+def _same(new: Sequence[object], old: Sequence[object]) -> bool:
+    return all(mine is its for mine, its in zip(new, old, strict=True))
 
 
-def _hidden(value: AttributeValue, secrets: Secrets) -> AttributeValue:
+def _event(event: Event, content: Content) -> Event:
+    name, attributes = content.hide(event.name), _shown(event.attributes, content)
+    unchanged = name == event.name and attributes is event.attributes
+    return event if unchanged else Event(name, attributes, event.timestamp)
+
+
+def _link(link: Link, content: Content) -> Link:
+    attributes = _shown(link.attributes, content)
+    return link if attributes is link.attributes else Link(link.context, attributes)
+
+
+def _shown(attributes: Attributes, content: Content) -> Attributes:
+    if attributes is None:
+        return None
+    shown = {content.hide(name): _value(value, content) for name, value in attributes.items()}
+    return attributes if shown == dict(attributes) else shown
+
+
+def _value(value: AttributeValue, content: Content) -> AttributeValue:
     if isinstance(value, str):
-        return secrets.hide(value)
-    if isinstance(value, tuple) and any(isinstance(item, str) for item in value):
-        return [secrets.hide(str(item)) for item in value] if str(value) != secrets.hide(str(value)) else value
+        return content.hide(value)
+    if isinstance(value, tuple):
+        return tuple(content.hide(item) if isinstance(item, str) else item for item in value)
     return value

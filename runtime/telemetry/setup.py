@@ -80,11 +80,11 @@ def set_up_telemetry(
         return Telemetry(Tracing(None, counted, content), snapshots, None, None, meter_provider)
     exporters = exporter_names(environ, "TRACES")
     recorder = (
-        _recorder(settings, data, counted, secrets) if keeps_traces(settings, exporting=bool(exporters)) else None
+        _recorder(settings, data, counted, content) if keeps_traces(settings, exporting=bool(exporters)) else None
     )
     provider = TracerProvider(_sampler(exporters, recorder, environ), resource, span_limits=_limits(environ))
     for name in exporters:
-        provider.add_span_processor(CountedExport(span_exporter(name, environ), name, counted, secrets, environ))
+        provider.add_span_processor(CountedExport(span_exporter(name, environ), name, counted, content, environ))
     if recorder is not None:
         provider.add_span_processor(recorder)
     trace.set_tracer_provider(provider)
@@ -102,9 +102,9 @@ def keeps_traces(settings: Settings, *, exporting: bool) -> bool:
     return settings.trace_store == "on"
 
 
-def _recorder(settings: Settings, data: Path, counted: Metrics, secrets: Secrets) -> TraceRecorder:
+def _recorder(settings: Settings, data: Path, counted: Metrics, content: Content) -> TraceRecorder:
     max_bytes, max_age_s = settings.trace_store_max_mb * _MEGABYTE, settings.trace_store_days * _DAY_S
-    return TraceRecorder(TraceStore(data / FILE, max_bytes=max_bytes, max_age_s=max_age_s), counted, secrets)
+    return TraceRecorder(TraceStore(data / FILE, max_bytes=max_bytes, max_age_s=max_age_s), counted, content)
 
 
 def tracing_of(provider: TracerProvider, counted: Metrics | None = None, content: Content | None = None) -> Tracing:

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from runtime import compat
 from runtime.run.request import RunRequest
 from runtime.run.service import FlowService
-from runtime.telemetry.content import Secrets
+from runtime.telemetry.content import Content, Secrets
 from runtime.telemetry.metrics import Metrics
 from runtime.telemetry.recorder import TraceRecorder
 from runtime.telemetry.setup import tracing_of
@@ -84,7 +84,7 @@ async def main() -> None:
     await measure("and spans that nobody takes", tracing_of(off, counted()))
     with tempfile.TemporaryDirectory() as folder:
         store = TraceStore(Path(folder) / "traces.db", max_bytes=200 << 20, max_age_s=86400)
-        recorder = TraceRecorder(store, counted(), Secrets(["a-secret-key"]))
+        recorder = TraceRecorder(store, counted(), Content(Secrets(["a-secret-key"])))
         await measure("and spans in the local store", watched(recorder))
         recorder.shutdown()
         stored = store.path.stat().st_size / (ROUNDS * RUNS + 1) / 1024

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from runtime.settings import Settings
-from runtime.telemetry.content import Secrets
+from runtime.telemetry.content import Content
 from runtime.telemetry.exporters import CountedExport
 from runtime.telemetry.metrics import Metrics
 from runtime.telemetry.setup import keeps_traces
@@ -165,7 +165,7 @@ def test_spans_that_nobody_takes_are_counted(tmp_path: Path) -> None:
     counted = Metrics(MeterProvider([snapshots.reader]))
     environ = {"OTEL_BSP_MAX_QUEUE_SIZE": "512"}
     provider = TracerProvider()
-    provider.add_span_processor(CountedExport(Refusing(), "otlp", counted, Secrets(), environ))
+    provider.add_span_processor(CountedExport(Refusing(), "otlp", counted, Content(), environ))
     tracer = provider.get_tracer("test")
     for _ in range(512):
         tracer.start_span("fills the first batch").end()

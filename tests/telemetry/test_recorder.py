@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
 
-from runtime.telemetry.content import Secrets
+from runtime.telemetry.content import Content
 from runtime.telemetry.metrics import Metrics
 from runtime.telemetry.recorder import TraceRecorder
 from runtime.telemetry.snapshots import Snapshots
@@ -25,7 +25,7 @@ class Recording:
     def __init__(self, path: Path) -> None:
         self.snapshots = Snapshots(path.parent, "test")
         self.store = TraceStore(path, max_bytes=1 << 30, max_age_s=1e9)
-        self.recorder = TraceRecorder(self.store, Metrics(MeterProvider([self.snapshots.reader])), Secrets())
+        self.recorder = TraceRecorder(self.store, Metrics(MeterProvider([self.snapshots.reader])), Content())
         provider = TracerProvider()
         provider.add_span_processor(self.recorder)
         self.tracer: Tracer = provider.get_tracer("test")

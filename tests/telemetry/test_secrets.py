@@ -1,12 +1,20 @@
 """Tokens, and the keys of connections and secret inputs, are in no span, no stored trace and no log line, whatever a flow does with them."""
 
 import json
+from contextvars import copy_context
 from pathlib import Path
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Link, SpanContext
 
-from runtime.telemetry.content import Content, Secrets
+from runtime.telemetry.content import RUN_SECRETS, Content, Secrets
+from runtime.telemetry.exporters import CountedExport
+from runtime.telemetry.metrics import Metrics
+from runtime.telemetry.recorder import TraceRecorder
+from runtime.telemetry.store import Filters, TraceStore
 from tests.support.flows import SESSION, client_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import serving
@@ -121,3 +129,29 @@ def test_no_log_line_and_no_stored_trace_has_a_secret(tmp_path: Path, model_serv
     shown = served.log + json.dumps(listed) + "".join(traces)
     for secret in (KEY, TOKEN, PIN, PASSWORD):
         assert secret not in shown
+
+
+def test_spans_of_a_node_have_none_of_its_runs_secrets(tmp_path: Path) -> None:
+    recorder = TraceRecorder(TraceStore(tmp_path / "traces.db", max_bytes=1 << 30, max_age_s=1e9), Metrics(), Content())
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(recorder)
+    provider.add_span_processor(CountedExport(exporter, "otlp", Metrics(), Content(), {}))
+    tracer = provider.get_tracer("mine")
+
+    def node() -> None:
+        RUN_SECRETS.set((PASSWORD,))
+        link = Link(SpanContext(1, 2, is_remote=False), {"linked": PASSWORD})
+        with tracer.start_as_current_span(f"login {PASSWORD}", attributes={PASSWORD: "key"}, links=[link]) as span:
+            span.add_event(f"event {PASSWORD}", {"event": PASSWORD, "several": [PASSWORD, "x"]})
+
+    copy_context().run(node)
+    provider.force_flush()
+    stored = recorder.store.find(recorder.store.newest(Filters(), 1)[0].summary.trace_id)
+    provider.shutdown()
+    (exported,) = exporter.get_finished_spans()
+    assert exported.name == "login ***"
+    assert exported.links[0].attributes == {"linked": "***"}
+    assert PASSWORD not in exported.to_json()
+    assert stored[0].spans[0]["name"] == "login ***"
+    assert PASSWORD not in repr(stored)

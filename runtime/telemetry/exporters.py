@@ -3,8 +3,11 @@
 Each is imported only when it is named: the gRPC exporter alone takes 11 MB.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_QUEUE_SIZE
 from opentelemetry.sdk.metrics.export import MetricExporter
@@ -18,6 +21,7 @@ from runtime.telemetry.redaction import redacted
 
 Signal = Literal["TRACES", "METRICS"]
 
+_ENDING = re.compile(r"/?(v1/(traces|metrics))?/?$")
 _KINDS = ("otlp", "console", "none")
 _MOST_QUEUED = "2048"
 _PROTOCOLS = ("grpc", "http/protobuf")
@@ -38,6 +42,22 @@ def exporter_names(environ: Mapping[str, str], signal: Signal) -> list[str]:
     ):
         named = ["otlp"]
     return [] if "none" in named else list(dict.fromkeys(named))
+
+
+def exporter_secrets(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield what no log line may show of the collectors' addresses: headers, passwords, and paths, which hold tokens.
+
+    Alibaba Cloud's addresses do, and an exporter that cannot reach one logs it.
+    """
+    for signal in ("", "TRACES_", "METRICS_"):
+        for header in environ.get(f"OTEL_EXPORTER_OTLP_{signal}HEADERS", "").split(","):
+            value = header.partition("=")[2].strip()
+            yield from (value, unquote(value), *unquote(value).split())
+        address = environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT", "")
+        with suppress(ValueError):  # what is no address is the exporter's to refuse
+            parts = urlsplit(address)
+            path = _ENDING.sub("", parts.path)
+            yield from (path, unquote(path), parts.query, parts.password or "")
 
 
 def span_exporter(name: str, environ: Mapping[str, str]) -> SpanExporter:

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from runtime import __version__
 from runtime.settings import Settings
 from runtime.telemetry.content import Content, Secrets
-from runtime.telemetry.exporters import CountedExport, exporter_names, metric_exporter, span_exporter
+from runtime.telemetry.exporters import CountedExport, exporter_names, exporter_secrets, metric_exporter, span_exporter
 from runtime.telemetry.metrics import SCOPE, Metrics
 from runtime.telemetry.recorder import TraceRecorder
 from runtime.telemetry.snapshots import Snapshots
@@ -67,6 +67,7 @@ def set_up_telemetry(
     `keeps_traces` tells. The providers are also made the global ones, so that a Python node's own spans join the trace.
     Raises InvalidRequest for a variable that is wrong.
     """
+    secrets.add(exporter_secrets(environ))
     resource = _resource(service, environ)
     content = Content(secrets, captured=settings.trace_content == "on", max_chars=settings.trace_content_max_chars)
     snapshots = Snapshots(data, str(resource.attributes[SERVICE_INSTANCE_ID]))

@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from runtime.settings import Settings
-from runtime.telemetry.content import Content
-from runtime.telemetry.exporters import CountedExport
+from runtime.telemetry.content import Content, Secrets
+from runtime.telemetry.exporters import CountedExport, exporter_secrets
 from runtime.telemetry.metrics import Metrics
 from runtime.telemetry.setup import keeps_traces
 from runtime.telemetry.snapshots import Snapshots
@@ -119,6 +119,34 @@ def test_a_wrong_variable_is_named(tmp_path: Path, variable: str, value: str, me
     done = run_command("serve", str(flow), "--port", "0", env=variables)
     assert done.returncode == 1
     assert f"{variable}: {message}" in done.stderr
+
+
+def test_no_log_line_has_a_collectors_token(tmp_path: Path, model_server: ModelServer) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+    run_once(
+        flow,
+        tmp_path,
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT="http://127.0.0.1:9/adapt_tenant@token-in-path/api/otlp/traces",
+        OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+        OTEL_EXPORTER_OTLP_TIMEOUT="1",
+        FLOWPOD_LOG_LEVEL="debug",
+    )
+    log = (tmp_path / "serve.log").read_text()
+    assert "127.0.0.1" in log
+    assert "Max retries exceeded" in log
+    assert "token-in-path" not in log
+
+
+def test_what_is_secret_of_collectors() -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20header-token,x=y",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://user:password-1@host/path-token/v1/traces",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "https://host/v1/metrics",
+    }
+    secrets = Secrets(exporter_secrets(environ))
+    hidden = "Bearer%20header-token header-token password-1 /path-token"
+    assert secrets.hide(hidden) == "*** *** *** ***"
+    assert secrets.hide("https://host/v1/metrics") == "https://host/v1/metrics"
 
 
 def test_exporters_are_imported_only_when_they_are_named() -> None:

@@ -114,9 +114,15 @@ class _Prints:
             self._log(stream, line)
 
     def _log(self, stream: str, line: str) -> None:
-        if line.strip():
+        if not line.strip():
+            return
+        # A handler that the node's own code has added may write to the streams again: that is no print of the node's.
+        token = _PRINTS.set(None)
+        try:
             extra = {FIELDS: {"node": self._node, "stream": stream}}
             _flow.info("%s", line[:_MOST_CHARS], extra=extra)
+        finally:
+            _PRINTS.reset(token)
 
 
 _PRINTS: ContextVar[_Prints | None] = ContextVar("prints", default=None)

@@ -132,3 +132,40 @@ def test_a_client_that_leaves_is_told_of(tmp_path: Path, model_server: ModelServ
         served.stop()
     assert re.search(r"POST / \d+ in \S+ s.*, the client left \(run \S+\)", served.log)
     assert "flowpod_stream_active 0.0" in metrics
+
+
+def one_node(folder: Path, code: str) -> Path:
+    return write_flow(
+        folder,
+        """
+        inputs:
+          name: {type: string}
+        outputs:
+          out: {type: string, reference: "${talk.output}"}
+        nodes:
+        - {name: talk, type: python, source: {path: talk.py}, inputs: {name: "${inputs.name}"}}
+        """,
+        {"talk.py": "from promptflow.core import tool\n\n@tool\n" + code},
+    )
+
+
+ADDING_A_HANDLER = """
+def talk(name: str) -> str:
+    import logging
+    logging.getLogger().addHandler(logging.StreamHandler())
+    print("printed", name)
+    logging.getLogger("own").warning("logged %s", name)
+    return name
+"""
+
+
+def test_a_nodes_own_log_handler_on_the_standard_error_does_no_harm(tmp_path: Path) -> None:
+    flow = one_node(tmp_path / "flow", ADDING_A_HANDLER.strip())
+    with serving(flow, tmp_path, FLOWPOD_LOG_FORMAT="json") as served:
+        answers = [httpx.post(f"{served.url}/", json={"name": name}) for name in ("ann", "bob")]
+        served.stop()
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert "RecursionError" not in served.log
+    messages = [line["message"] for line in lines_of(served)]
+    assert messages.count("printed ann") == 1
+    assert "logged bob" in messages

@@ -1,6 +1,7 @@
 """Log lines, each with the ids of the request and the run that it belongs to; a node's prints are among them."""
 
 import logging
+import re
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ FIELDS = "fields"
 _flow = logging.getLogger("flow")  # what nodes print
 _NOISY_LOGGERS = ("uvicorn.error", "httpx2", "httpcore2", "openai", "asyncio", "sse_starlette", "aiosqlite")
 _ID_SHOWN = 8  # characters of a run's id: enough to name it to `flowpod trace`
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tabulator
 _MOST_CHARS = 16384  # of a line that a node prints
 
 
@@ -44,6 +46,11 @@ def set_up_logging(level: Level, style: Style = "text", hide: Callable[[str], st
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def _escaped(text: str) -> str:
+    """Return `text` as one line: what a caller sends can neither begin another nor steer the terminal."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 class _TextFormatter(logging.Formatter):
     """Lines for people."""
 
@@ -55,7 +62,7 @@ class _TextFormatter(logging.Formatter):
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         node = getattr(record, FIELDS, {}).get("node")
         place = f"{record.levelname} {record.name}{f'.{node}' if node else ''} [{REQUEST_ID.get()}]"
-        message = record.getMessage()
+        message = _escaped(record.getMessage())
         if RUN_ID.get() and RUN_ID.get() not in message:
             message = f"{message} (run {RUN_ID.get()[:_ID_SHOWN]})"
         lines = [f"{when},{record.msecs:03.0f} {place} {message}"]

@@ -169,3 +169,13 @@ def test_a_nodes_own_log_handler_on_the_standard_error_does_no_harm(tmp_path: Pa
     messages = [line["message"] for line in lines_of(served)]
     assert messages.count("printed ann") == 1
     assert "logged bob" in messages
+
+
+def test_no_caller_can_forge_a_text_line(tmp_path: Path) -> None:
+    with serving(
+        printing_flow(tmp_path / "flow"), tmp_path, FLOWPOD_LOG_FORMAT="text", FLOWPOD_TOKENS="t" * 16
+    ) as served:
+        httpx.get(f"{served.url}/x%0a2026-01-01 INFO forged%1b[31m%c2%9b")
+        served.stop()
+    assert r"GET /x\n2026-01-01 INFO forged\x1b[31m\x9b 401" in served.log
+    assert "\x1b" not in served.log

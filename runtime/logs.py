@@ -29,6 +29,7 @@ _flow = logging.getLogger("flow")  # what nodes print
 _NOISY_LOGGERS = ("uvicorn.error", "httpx2", "httpcore2", "openai", "asyncio", "sse_starlette", "aiosqlite")
 _ID_SHOWN = 8  # characters of a run's id: enough to name it to `flowpod trace`
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tabulator
+_EXCEPTION_END = 5000  # characters of an exception that are logged from its start, and from its end
 _MOST_CHARS = 16384  # of a line that a node prints
 
 
@@ -51,6 +52,15 @@ def _escaped(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def _exception(text: str, hide: Callable[[str], str]) -> str:
+    """Return an exception's stack and message without control characters, and without its middle if it is long."""
+    shown = "\n".join(map(_escaped, hide(text).split("\n")))  # a secret may stand where it is cut
+    if len(shown) <= 2 * _EXCEPTION_END:
+        return shown
+    left_out = len(shown) - 2 * _EXCEPTION_END
+    return f"{shown[:_EXCEPTION_END]}\n... ({left_out} characters left out)\n{shown[-_EXCEPTION_END:]}"
+
+
 class _TextFormatter(logging.Formatter):
     """Lines for people."""
 
@@ -67,7 +77,7 @@ class _TextFormatter(logging.Formatter):
             message = f"{message} (run {RUN_ID.get()[:_ID_SHOWN]})"
         lines = [f"{when},{record.msecs:03.0f} {place} {message}"]
         if record.exc_info:
-            lines.append(self.formatException(record.exc_info))
+            lines.append(_exception(self.formatException(record.exc_info), self._hide))
         return self._hide("\n".join(lines))
 
 
@@ -91,7 +101,7 @@ class _JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in ids.items() if value not in ("", "-")}
         line |= getattr(record, FIELDS, {})
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = _exception(self.formatException(record.exc_info), self._hide)
         return self._hide(dumps(line).decode())
 
 

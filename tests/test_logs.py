@@ -179,3 +179,15 @@ def test_no_caller_can_forge_a_text_line(tmp_path: Path) -> None:
         served.stop()
     assert r"GET /x\n2026-01-01 INFO forged\x1b[31m\x9b 401" in served.log
     assert "\x1b" not in served.log
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_exceptions_in_the_log_are_not_endless(tmp_path: Path, style: str) -> None:
+    flow = one_node(tmp_path / "flow", 'def talk(name: str) -> str:\n    raise ValueError("\\x1b" + name * 100_000)\n')
+    with serving(flow, tmp_path, FLOWPOD_LOG_FORMAT=style) as served:
+        httpx.post(f"{served.url}/", json={"name": "x" * 10})
+        served.stop()
+    assert "Traceback" in served.log
+    assert "characters left out" in served.log
+    assert "\x1b" not in served.log
+    assert len(served.log) < 40_000

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, Literal, TextIO, cast
+from typing import Any, ClassVar, Literal, TextIO, cast
 
 from runtime.jsonable import dumps
 
@@ -42,6 +42,7 @@ def set_up_logging(level: Level, style: Style = "text", hide: Callable[[str], st
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter(hide) if as_json else _TextFormatter(hide))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    _Routed.hide = staticmethod(hide)
     if level != "debug":
         for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -158,13 +159,19 @@ def prints_of(node: str) -> Iterator[None]:
 
 
 def route_prints() -> None:
-    """Have what nodes write to the standard streams logged; everything else goes where it went."""
+    """Have what nodes write to the standard streams logged; everything else goes where it went, without secrets.
+
+    A thread that a node's own code starts with `threading` is nobody's: it works in a context of its own, so that what
+    it writes is no log line, and only secrets that are the same for all runs are taken out of it.
+    """
     sys.stdout = cast(TextIO, _Routed(sys.stdout, "stdout"))
     sys.stderr = cast(TextIO, _Routed(sys.stderr, "stderr"))
 
 
 class _Routed:
-    """A standard stream that knows who writes to it."""
+    """A standard stream that knows who writes to it; `hide` takes secrets out of what nobody's log line is."""
+
+    hide: "ClassVar[staticmethod[[str], str]]" = staticmethod(str)
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream = stream
@@ -174,7 +181,8 @@ class _Routed:
         """Write `text` as TextIO does."""
         prints = _PRINTS.get()
         if prints is None:
-            return self._stream.write(text)
+            self._stream.write(self.hide(text))
+            return len(text)
         prints.write(self._name, text)
         return len(text)
 

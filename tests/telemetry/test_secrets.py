@@ -40,6 +40,7 @@ nodes:
   inputs: {own: own, asked: "${ask.output}", password: "${inputs.password}"}
 """
 LEAK = """
+import threading
 from opentelemetry import trace
 from promptflow.connections import CustomConnection
 from promptflow.core import tool
@@ -47,6 +48,9 @@ from promptflow.core import tool
 @tool
 def leak(own: CustomConnection, asked: str, password: str) -> str:
     print("printed", own.secrets["pin"], password)
+    thread = threading.Thread(target=lambda: print("threaded " + own.secrets["pin"]))
+    thread.start()
+    thread.join()
     if asked.endswith("own"):
         trace.get_current_span().set_attribute("mine", own.secrets["pin"])
         with trace.get_tracer("mine").start_as_current_span("own work", attributes={"all": ["x", own.secrets["pin"]]}):
@@ -123,6 +127,7 @@ def test_no_log_line_and_no_stored_trace_has_a_secret(tmp_path: Path, model_serv
         assert httpx.get(f"{served.url}/metrics").status_code == 401
         served.stop()
     assert "printed ***" in served.log
+    assert "threaded ***" in served.log
     assert "failed with ***" in served.log
     assert len(traces) == 3
     assert any("own failure with ***" in text and '"mine":"***"' in text for text in traces)

@@ -15,6 +15,7 @@ from runtime.telemetry.tree import Branch, tree_of
 _RED, _GREEN, _YELLOW, _DIM, _BOLD = "31", "32", "33", "2", "1"
 _STATUS_COLOURS = {"Completed": _GREEN, "Failed": _RED, "Canceled": _YELLOW}
 _STATUS_WIDTH = 9
+_STEERING = ("Cc", "Cf", "Cs")  # control characters, what turns the direction of text, half an emoji
 _NAMES_SHOWN = 8  # characters of a run's id in a list: enough to name it
 
 
@@ -50,7 +51,8 @@ class TraceView:
         """Return the runs, one a line."""
         status, name = f"{'STATUS':{_STATUS_WIDTH}}", f"{'RUN':{_NAMES_SHOWN}}"
         head = f"{'STARTED':19}  {status}  {'DURATION':>10}  {'TOKENS':>11}  {name}  INPUT"
-        return "\n".join([self._paint(head, _BOLD), *(self._row(stored.summary) for stored in runs)]) + "\n"
+        rows = (self._row(stored.summary) for stored in runs)
+        return "\n".join([self._paint(head, _BOLD), *rows]) + "\n"
 
     def trace(self, runs: Sequence[Stored]) -> str:
         """Return the runs of a trace as trees."""
@@ -59,11 +61,11 @@ class TraceView:
     def _row(self, run: Summary) -> str:
         status = self._paint(f"{run.status:{_STATUS_WIDTH}}", _STATUS_COLOURS.get(run.status, _YELLOW))
         tokens = f"{run.prompt_tokens}+{run.completion_tokens}" if run.prompt_tokens or run.completion_tokens else ""
-        name = (run.run_id or run.trace_id)[:_NAMES_SHOWN]
+        name = _plain(run.run_id or run.trace_id)[:_NAMES_SHOWN]
         figures = f"  {_seconds(run.duration_ns):>10}  {tokens:>11}  {name:{_NAMES_SHOWN}}  "
         used = _width(_local(run.started_ns)) + 2 + _STATUS_WIDTH + _width(figures)
         said = _short_input(run.input) if run.run_id else run.name
-        return f"{_local(run.started_ns)}  {status}{figures}{self._cut(' '.join(said.split()), used)}"
+        return f"{_local(run.started_ns)}  {status}{figures}{self._cut(_plain(' '.join(said.split())), used)}"
 
     def _run(self, stored: Stored) -> Iterator[str]:
         run = stored.summary
@@ -78,7 +80,7 @@ class TraceView:
             "session": run.session_id,
             "user": run.user_id,
         }
-        yield from (f"{self._paint(f'{name:8}', _DIM)} {value}" for name, value in facts.items() if value)
+        yield from (f"{self._paint(f'{name:8}', _DIM)} {_plain(value)}" for name, value in facts.items() if value)
         roots = tree_of(stored.spans)
         own, below = _root_and_below(roots)
         if own is not None:
@@ -104,7 +106,7 @@ class TraceView:
         if (first := facts.get("gen_ai.response.time_to_first_chunk")) is not None:
             parts.append(f"first chunk {_seconds(first * 1e9)}")
         parts.append(_tokens(facts.get("gen_ai.usage.input_tokens"), facts.get("gen_ai.usage.output_tokens")))
-        parts += facts.get("gen_ai.response.finish_reasons", [])
+        parts += map(_plain, facts.get("gen_ai.response.finish_reasons", []))
         return "  ".join(filter(None, parts))
 
     def _details(self, span: Span, before: str, indent: int = 5) -> Iterator[str]:
@@ -138,10 +140,10 @@ class TraceView:
     def _text(self, label: str, text: str, before: str, colour: str, *, whole: bool = False) -> Iterator[str]:
         start = f"{before}{self._paint(label, colour)} "
         if not (self.full or whole):
-            yield start + self._cut(" ".join(text.split()), _width(before) + len(label) + 1)
+            yield start + self._cut(_plain(" ".join(text.split())), _width(before) + len(label) + 1)
             return
         for number, line in enumerate(text.splitlines()):
-            yield (start if number == 0 else before + " " * (len(label) + 1)) + line
+            yield (start if number == 0 else before + " " * (len(label) + 1)) + _plain(line)
 
     def _cut(self, text: str, used: int) -> str:
         room = max(self.width - used, 20)
@@ -156,7 +158,8 @@ class TraceView:
         return f"{''.join(kept)}…"
 
     def _paint(self, text: str, colour: str) -> str:
-        return f"\033[{colour}m{text}\033[0m" if self.colours else text
+        shown = _plain(text)
+        return f"\033[{colour}m{shown}\033[0m" if self.colours else shown
 
 
 def _root_and_below(roots: Sequence[Branch]) -> tuple[Span | None, Sequence[Branch]]:
@@ -208,6 +211,11 @@ def _seconds(nanoseconds: float) -> str:
 
 def _local(nanoseconds: int) -> str:
     return datetime.fromtimestamp(nanoseconds / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _plain(text: str) -> str:
+    """Return `text` with nothing in it that steers a terminal: what callers and models say is printed here."""
+    return "".join("\ufffd" if unicodedata.category(c) in _STEERING and c != "\t" else c for c in text)
 
 
 def _width(text: str) -> int:

@@ -1,0 +1,41 @@
+"""Traces as a terminal shows them, of spans that are not our own too."""
+
+from typing import Any
+
+import pytest
+
+from runtime.telemetry.store import Span, Stored, Summary
+from runtime.trace_view import TraceView
+
+HOSTILE = "a\x1b]0;title\x07\x9b31m\u202eb\u200b\ud83d"
+
+
+def span(name: str, parent: str | None, **facts: Any) -> Span:
+    return {
+        "span_id": name,
+        "parent_id": parent,
+        "name": name,
+        "kind": "INTERNAL",
+        "start_ns": 1,
+        "end_ns": 2,
+        "status": "ERROR",
+        "message": str(facts.get("message", "")),
+        "attributes": facts,
+        "events": [{"name": "retry", "time_ns": 1, "attributes": facts}],
+    }
+
+
+def stored(text: str, *spans: Span) -> Stored:
+    summary = Summary("0x1", text, text, text, text, text, text, 1, 1, "Completed", text, text, text, 1, 1)
+    return Stored(1, summary, spans)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_nothing_that_is_shown_steers_the_terminal(full: bool) -> None:
+    keys = "input.value", "output.value", "message", "flowpod.node.type", "exception.message", "exception.stacktrace"
+    facts = dict.fromkeys(keys, f"{HOSTILE}\n{HOSTILE}") | {HOSTILE: HOSTILE}
+    run = stored(HOSTILE, span("root", None, **facts), span(HOSTILE, "root", **facts))
+    view = TraceView(400, full=full)
+    shown = view.listing([run]) + view.trace([run])
+    assert "a\ufffd]0;title\ufffd\ufffd31m\ufffdb\ufffd\ufffd" in shown
+    assert not set(HOSTILE) & set(shown) - set("a]0;title31mb")

@@ -80,24 +80,37 @@ class Snapshots:
         self._path = folder / FILE
         self._instance = instance
         self._shared = False
+        self._failing = False
+        self._lock = threading.Lock()
 
     def clear(self) -> None:
         """Forget the workers of an earlier start."""
-        if self._path.is_file():
-            with self._file() as connection:
-                connection.execute("DELETE FROM snapshot")
+        with self._telling():
+            if self._path.is_file():
+                with self._file() as connection:
+                    connection.execute("DELETE FROM snapshot")
 
     def share(self) -> None:
         """Write a snapshot each second, from now on."""
         self._shared = True
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         threading.Thread(target=self._keep_writing, name="flowpod-metrics", daemon=True).start()
 
     def families(self) -> list[Family]:
-        """Return the sum of all workers' metrics as they are now, by name. Blocks: it reads a file."""
-        families = self._own()
+        """Return the sum of all workers' metrics as they are now, by name. Blocks: it reads a file.
+
+        What is told is written down first: a counter must not fall when this process dies. Where the file cannot be
+        used they are this process's metrics alone.
+        """
+        with self._lock:
+            families = self._own()
+            if self._shared:
+                with self._telling():
+                    self._store(families)
         if self._shared:
-            for others, alive in self._others():
+            found: list[tuple[dict[str, Family], bool]] = []
+            with self._telling():
+                found = list(self._others())
+            for others, alive in found:
                 for name, family in others.items():
                     if not alive and family.kind in ("level", "gauge"):
                         continue
@@ -108,20 +121,30 @@ class Snapshots:
         return [families[name] for name in sorted(families)]
 
     def _keep_writing(self) -> None:
-        failing = False
         while True:
-            try:
+            with self._telling():
                 self.write()
-                failing = False
-            except (sqlite3.Error, OSError) as error:
-                if not failing:
-                    logger.warning("metrics are not shared with the other workers in %s: %s", self._path, error)
-                failing = True
             time.sleep(_WRITE_S)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Go on without the file when it cannot be used, and say so once."""
+        try:
+            yield
+            self._failing = False
+        except (sqlite3.Error, OSError, ValueError) as error:
+            if not self._failing:
+                logger.warning("metrics are not shared with the other workers in %s: %s", self._path, error)
+            self._failing = True
 
     def write(self) -> None:
         """Write what this process reads now."""
-        body = orjson.dumps([_as_data(family) for family in self._own().values()])
+        with self._lock:  # or else an older reading could be written after a newer one
+            self._store(self._own())
+
+    def _store(self, families: Mapping[str, Family]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        body = orjson.dumps([_as_data(family) for family in families.values()])
         with self._file() as connection:
             connection.execute("REPLACE INTO snapshot VALUES (?, ?, ?)", [self._instance, time.time(), body])
 

@@ -183,3 +183,40 @@ def test_any_worker_answers_for_all_and_the_dead_count(tmp_path: Path) -> None:
         wait_for(page, lambda samples: total(samples, "flowpod_runs_total") == 41)
     with serving(flow, tmp_path, "--workers", "2") as served:
         assert total(samples_of(httpx.get(f"{served.url}/metrics").text), "flowpod_runs_total") == 0
+
+
+RUN = {"flowpod_run_status": "Completed", "flowpod_protocol": "simple"}
+
+
+def test_a_counter_does_not_fall_when_a_worker_dies(tmp_path: Path) -> None:
+    first, second = Process(tmp_path, "one"), Process(tmp_path, "two")
+    first.snapshots.share()
+    first.snapshots.families()
+    first.metrics.run_ended("Completed", "simple", 0.2)
+    assert value(first.samples(), "flowpod_runs_total", **RUN) == 1  # and it dies before it writes again
+    second.snapshots.share()
+    assert value(second.samples(), "flowpod_runs_total", **RUN) == 1
+
+
+@pytest.mark.parametrize("harm", ["no database", "no folder", "rubbish in it"])
+def test_a_shared_file_that_cannot_be_used_stops_nothing(
+    tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "data"
+    if harm == "no folder":
+        folder.write_text("a file")
+    else:
+        folder.mkdir()
+        if harm == "no database":
+            (folder / "metrics.db").write_bytes(b"x" * 5000)
+    process = Process(folder, "one")
+    process.snapshots.clear()
+    process.snapshots.share()
+    if harm == "rubbish in it":
+        process.snapshots.families()
+        with closing(sqlite3.connect(folder / "metrics.db")) as database:
+            database.execute("INSERT INTO snapshot VALUES ('two', 0, '[1')")
+            database.commit()
+    process.metrics.run_ended("Completed", "simple", 0.2)
+    assert value(process.samples(), "flowpod_runs_total", **RUN) == 1
+    assert any("metrics are not shared with the other workers" in record.getMessage() for record in caplog.records)

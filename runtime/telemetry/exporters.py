@@ -132,6 +132,7 @@ class _Counted(SpanExporter):
         self._exporter = exporter
         self._name = name
         self._metrics = metrics
+        self.lose(0)  # an alert needs to see the zero from which a number rises
         self.taken = 0
 
     def lose(self, count: int) -> None:
@@ -141,7 +142,11 @@ class _Counted(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export as the exporter does."""
         self.taken += len(spans)
-        result = self._exporter.export(spans)
+        try:
+            result = self._exporter.export(spans)
+        except Exception:  # the batch's thread logs it
+            self.lose(len(spans))
+            raise
         if result is not SpanExportResult.SUCCESS:
             self.lose(len(spans))
         return result

@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -38,6 +38,7 @@ class TraceRecorder(SpanProcessor):
         self.store = store
         self._content = content
         self._metrics = metrics
+        metrics.spans_dropped(0, "store")  # an alert needs to see the zero from which a number rises
         self._queue: SimpleQueue[ReadableSpan | threading.Event] = SimpleQueue()
         self._hurry = threading.Event()
         self._closing = False
@@ -121,13 +122,9 @@ class TraceRecorder(SpanProcessor):
         try:
             if runs:
                 self.store.make_folder()
-                numbers = self.store.add([(_summary(run[0], run), [_as_data(span) for span in run]) for run in runs])
-                for number, run in zip(numbers, runs, strict=True):
-                    self._remember(number, run)
+                self._add(runs)
             if late:
-                self.store.extend({number: [_as_data(span) for span in spans] for number, spans in late.items()})
-                for number, spans in late.items():
-                    self._remember(number, spans)
+                self._extend(late)
             if runs and (time.monotonic() - self._pruned > _PRUNE_S or self.store.is_full()):
                 self._pruned = time.monotonic()
                 self.store.prune(time.time_ns())
@@ -137,6 +134,40 @@ class TraceRecorder(SpanProcessor):
                 logger.warning("traces are not stored in %s: %s", self.store.path, error)
             self._failing = True
             self._metrics.spans_dropped(sum(map(len, runs)) + sum(map(len, late.values())), "store")
+
+    def _add(self, runs: Sequence[Sequence[ReadableSpan]]) -> None:
+        try:
+            numbers = self.store.add([(_summary(run[0], run), [_as_data(span) for span in run]) for run in runs])
+        except (sqlite3.Error, OSError):
+            raise
+        except Exception:  # noqa: BLE001 - a run that cannot be stored must not take the others with it
+            if len(runs) == 1:
+                self._lose(runs[0])
+            else:
+                for run in runs:
+                    self._add([run])
+            return
+        for number, run in zip(numbers, runs, strict=True):
+            self._remember(number, run)
+
+    def _extend(self, late: Mapping[int, Sequence[ReadableSpan]]) -> None:
+        try:
+            self.store.extend({number: [_as_data(span) for span in spans] for number, spans in late.items()})
+        except (sqlite3.Error, OSError):
+            raise
+        except Exception:  # noqa: BLE001 - as above
+            if len(late) == 1:
+                self._lose(*late.values())
+            else:
+                for number, spans in late.items():
+                    self._extend({number: spans})
+            return
+        for number, spans in late.items():
+            self._remember(number, spans)
+
+    def _lose(self, spans: Sequence[ReadableSpan]) -> None:
+        logger.exception("a trace of %d spans could not be stored", len(spans))
+        self._metrics.spans_dropped(len(spans), "store")
 
     def _remember(self, number: int, spans: Iterable[ReadableSpan]) -> None:
         self._stored.update(((_ids(span)), number) for span in spans)

@@ -8,11 +8,15 @@ from opentelemetry.util.types import AttributeValue
 
 from runtime.telemetry.content import Content
 
+_LEAST_INTEGER = -(2**63)  # neither the protocol nor JSON's encoder takes more than 64 bits
+
 Attributes = Mapping[str, AttributeValue] | None
 
 
 def redacted(span: ReadableSpan, content: Content) -> ReadableSpan:
     """Return the span if there is no secret in it, or else a copy with every secret replaced.
+
+    What no protocol can carry is replaced too: half an emoji, and integers that are too large.
 
     To be called where the span ends: only there is it known which secrets its run was given.
     """
@@ -66,5 +70,7 @@ def _value(value: AttributeValue, content: Content) -> AttributeValue:
     if isinstance(value, str):
         return content.hide(value)
     if isinstance(value, tuple):
-        return tuple(content.hide(item) if isinstance(item, str) else item for item in value)
+        return tuple(_value(item, content) for item in value)
+    if isinstance(value, int) and not _LEAST_INTEGER <= value < -_LEAST_INTEGER:
+        return str(value)
     return value

@@ -121,3 +121,27 @@ def test_ending_a_span_does_not_wait_for_the_file(recording: Recording) -> None:
     while len(recording.store.newest(Filters(), 1000)) < 500:
         assert time.monotonic() - begun < 10
         time.sleep(0.02)
+
+
+def test_what_no_protocol_can_carry_costs_no_span(recording: Recording) -> None:
+    odd = recording.start("half \ud83d", None, {"flowpod.run.id": "odd\ud83d", "key \ud83d": "\ud83d"})
+    odd.set_attributes({"large": 2**70, "several": [1, -(2**70)]})
+    odd.add_event("event \ud83d", {"large": 2**70})
+    odd.end()
+    recording.start("root", None, {"flowpod.run.id": "r1"}).end()
+    assert recording.stored() == {"odd?": ["half ?"], "r1": ["root"]}
+    (run,) = recording.store.find("odd?")
+    assert run.spans[0]["attributes"]["large"] == str(2**70)
+    assert recording.dropped() == 0
+
+
+def test_a_run_that_cannot_be_stored_is_counted_and_takes_no_other_with_it(recording: Recording) -> None:
+    for name, tokens in (("a", 1), ("b", 2**63 - 1), ("c", 1)):
+        root = recording.start("root", None, {"flowpod.run.id": f"run-{name}"})
+        for _ in range(2):  # the sum is more than the file can hold
+            call = recording.start("call", root)
+            call.set_attribute("gen_ai.usage.input_tokens", tokens)
+            call.end()
+        root.end()
+    assert list(recording.stored()) == ["run-c", "run-a"]
+    assert recording.dropped() == 3

@@ -11,6 +11,7 @@ RUN_SECRETS: ContextVar[tuple[str, ...]] = ContextVar("run_secrets", default=())
 
 _HIDDEN = "***"
 _LEAST_SECRET = 8
+_NOTE = 64  # characters, more than the note takes that a text has been cut
 
 
 class Secrets:
@@ -48,7 +49,7 @@ class Content:
     def __init__(self, secrets: Secrets | None = None, *, captured: bool = True, max_chars: int = 32768) -> None:
         self.secrets = secrets or Secrets()
         self.captured = captured
-        self._max_chars = max_chars
+        self.max_chars = max_chars
 
     def hide(self, text: str) -> str:
         """Return `text` without secrets, and without what no protocol can carry: half an emoji."""
@@ -63,6 +64,11 @@ class Content:
         """Return `text` as it may be shown: without secrets, and cut where it is too long."""
         return self._cut(self.hide(text))
 
+    def attribute(self, text: str) -> str:
+        """Return an attribute of whoever made it as it may be shown; what is cut already stays as it is."""
+        hidden = self.hide(text)
+        return hidden if len(hidden) <= self.max_chars + _NOTE else self._cut(hidden)
+
     def json(self, value: Any) -> tuple[str, bool]:
         """Return `value` as JSON, and whether it is whole: a cut one is no JSON any more."""
         text = self.secrets.hide(dumps(value).decode())
@@ -70,6 +76,6 @@ class Content:
         return shown, shown is text
 
     def _cut(self, text: str) -> str:
-        if len(text) <= self._max_chars:
+        if len(text) <= self.max_chars:
             return text
-        return f"{text[: self._max_chars]}... ({len(text)} characters)"
+        return f"{text[: self.max_chars]}... ({len(text)} characters)"

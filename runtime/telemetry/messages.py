@@ -16,9 +16,23 @@ _MOST_FLATTENED = 200  # messages; a span has a limit of attributes
 
 
 def input_messages(messages: Sequence[Mapping[str, Any]], content: Content) -> dict[str, AttributeValue]:
-    """Return the attributes of OpenAI's `messages` as they go to a model."""
-    shown = [_shown(message, content) for message in messages]
-    attributes: dict[str, AttributeValue] = {"gen_ai.input.messages": dumps([_parted(m) for m in shown]).decode()}
+    """Return the attributes of OpenAI's `messages` as they go to a model: the last of them that fit together."""
+    shown: list[Any] = []
+    parted: list[bytes] = []
+    size = 0
+    for message in reversed(messages):
+        made = _shown(message, content)
+        part = dumps(_parted(made))
+        size += len(part)
+        if size > content.max_chars and shown:
+            break
+        shown.append(made)
+        parted.append(part)
+    shown.reverse()
+    parted.reverse()
+    attributes: dict[str, AttributeValue] = {"gen_ai.input.messages": f"[{b','.join(parted).decode()}]"}
+    if len(shown) < len(messages):
+        attributes["flowpod.messages.left_out"] = len(messages) - len(shown)
     for number, message in enumerate(shown[:_MOST_FLATTENED]):
         attributes.update(_flat(f"llm.input_messages.{number}.message", message))
     return attributes

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _BATCH_S = 0.2
 _PRUNE_S = 60.0
 _MOST_QUEUED = 20_000
+_MOST_QUEUED_CHARS = 100_000_000
 _MOST_OPEN = 50_000  # spans of runs that have not ended
 _MOST_REMEMBERED = 20_000  # spans of stored runs, below which late ones may come
 _SHOWN = 4000  # characters of a run's input and output that a listing has, and a search finds
@@ -34,8 +35,13 @@ class TraceRecorder(SpanProcessor):
     come faster than they are stored, they are dropped and counted.
     """
 
-    def __init__(self, store: TraceStore, metrics: Metrics, content: Content) -> None:
+    def __init__(
+        self, store: TraceStore, metrics: Metrics, content: Content, most_chars: int = _MOST_QUEUED_CHARS
+    ) -> None:
         self.store = store
+        self._most_chars = most_chars
+        self._queued_chars = 0
+        self._lock = threading.Lock()
         self._content = content
         self._metrics = metrics
         metrics.spans_dropped(0, "store")  # an alert needs to see the zero from which a number rises
@@ -54,10 +60,15 @@ class TraceRecorder(SpanProcessor):
         """Take a span that has ended."""
         if span.context is None or not span.context.trace_flags.sampled:
             return
-        if self._queue.qsize() >= _MOST_QUEUED:
+        shown = redacted(span, self._content)
+        size = _chars(shown)
+        with self._lock:
+            fits = self._queue.qsize() < _MOST_QUEUED and self._queued_chars + size <= self._most_chars
+            if fits:
+                self._queued_chars += size
+                self._queue.put(shown)
+        if not fits:
             self._metrics.spans_dropped(1, "store")
-            return
-        self._queue.put(redacted(span, self._content))
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Store every run that has ended by now."""
@@ -77,10 +88,13 @@ class TraceRecorder(SpanProcessor):
             self._hurry.wait(_BATCH_S)  # the more runs a transaction has, the less each costs
             self._hurry.clear()
             batch += [self._queue.get() for _ in range(self._queue.qsize())]
+            spans = [item for item in batch if isinstance(item, ReadableSpan)]
             try:
-                self._keep([item for item in batch if isinstance(item, ReadableSpan)])
+                self._keep(spans)
             except Exception:
                 logger.exception("traces could not be stored")
+            with self._lock:
+                self._queued_chars -= sum(map(_chars, spans))
             for item in batch:
                 if isinstance(item, threading.Event):
                     item.set()
@@ -178,6 +192,12 @@ class TraceRecorder(SpanProcessor):
 def _ids(span: ReadableSpan) -> tuple[int, int]:
     assert span.context is not None
     return span.context.trace_id, span.context.span_id
+
+
+def _chars(span: ReadableSpan) -> int:
+    """Return about how many characters a span holds."""
+    held = [span.attributes or {}, *(event.attributes or {} for event in span.events)]
+    return sum(len(value) for attributes in held for value in attributes.values() if isinstance(value, str))
 
 
 def _as_data(span: ReadableSpan) -> Span:

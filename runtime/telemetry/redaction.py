@@ -1,6 +1,7 @@
-"""Spans on their way out, without secrets: a node's own code puts on spans what it likes."""
+"""Spans on their way out, without secrets and not endless: a node's own code puts on spans what it likes."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, Status
@@ -14,8 +15,9 @@ Attributes = Mapping[str, AttributeValue] | None
 
 
 def redacted(span: ReadableSpan, content: Content) -> ReadableSpan:
-    """Return the span if there is no secret in it, or else a copy with every secret replaced.
+    """Return the span if it can go out as it is, or else a copy with every secret replaced.
 
+    Attributes are cut where they are too long, whoever made them.
     What no protocol can carry is replaced too: half an emoji, and integers that are too large.
 
     To be called where the span ends: only there is it known which secrets its run was given.
@@ -68,9 +70,11 @@ def _shown(attributes: Attributes, content: Content) -> Attributes:
 
 def _value(value: AttributeValue, content: Content) -> AttributeValue:
     if isinstance(value, str):
-        return content.hide(value)
+        return content.attribute(value)
     if isinstance(value, tuple):
-        return tuple(_value(item, content) for item in value)
+        sizes = accumulate(len(item) if isinstance(item, str) else 1 for item in value)
+        fitting = [item for item, size in zip(value, sizes, strict=True) if size <= content.max_chars] or value[:1]
+        return tuple(_value(item, content) for item in fitting)
     if isinstance(value, int) and not _LEAST_INTEGER <= value < -_LEAST_INTEGER:
         return str(value)
     return value

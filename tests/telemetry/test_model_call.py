@@ -111,8 +111,8 @@ async def test_content_can_be_kept_out(tmp_path: Path, model_server: ModelServer
 
 async def test_long_content_is_cut(tmp_path: Path, model_server: ModelServer) -> None:
     call = await call_of(write_chat_flow(tmp_path, model_server.url), content=Content(max_chars=20), question="x" * 100)
-    assert call["llm.input_messages.1.message.content"] == f"{'x' * 20}... (100 characters)"
-    assert json.loads(call["gen_ai.input.messages"])[1]["parts"][0]["content"] == f"{'x' * 20}... (100 characters)"
+    assert call["llm.input_messages.0.message.content"] == f"{'x' * 20}... (100 characters)"
+    assert json.loads(call["gen_ai.input.messages"])[-1]["parts"][0]["content"] == f"{'x' * 20}... (100 characters)"
     assert call["output.value"] == f"You said: {'x' * 10}... (110 characters)"
     assert call["input.mime_type"] == "text/plain"  # cut JSON is none
 
@@ -166,3 +166,14 @@ def test_a_long_conversation_leaves_room_for_other_facts(count: int) -> None:
     attributes = input_messages(messages, Content())
     assert len(attributes) == 2 * min(count, 200) + 1
     assert len(json.loads(str(attributes["gen_ai.input.messages"]))) == count
+
+
+def test_messages_are_bounded_together() -> None:
+    messages = [{"role": "user", "content": f"{number}{'x' * 900}"} for number in range(100)]
+    attributes = input_messages(messages, Content(max_chars=5000))
+    shown = json.loads(str(attributes["gen_ai.input.messages"]))
+    assert [message["parts"][0]["content"][:2] for message in shown] == ["95", "96", "97", "98", "99"]
+    assert len(str(attributes["gen_ai.input.messages"])) < 5000 + 10
+    assert attributes["flowpod.messages.left_out"] == 95
+    assert "llm.input_messages.4.message.content" in attributes
+    assert "llm.input_messages.5.message.content" not in attributes

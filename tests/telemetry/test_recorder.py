@@ -22,10 +22,11 @@ from runtime.telemetry.store import Filters, TraceStore
 class Recording:
     """A recorder, a tracer that feeds it, and what it counts."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: Content | None = None, **limits: int) -> None:
         self.snapshots = Snapshots(path.parent, "test")
         self.store = TraceStore(path, max_bytes=1 << 30, max_age_s=1e9)
-        self.recorder = TraceRecorder(self.store, Metrics(MeterProvider([self.snapshots.reader])), Content())
+        metrics = Metrics(MeterProvider([self.snapshots.reader]))
+        self.recorder = TraceRecorder(self.store, metrics, content or Content(), **limits)
         provider = TracerProvider()
         provider.add_span_processor(self.recorder)
         self.tracer: Tracer = provider.get_tracer("test")
@@ -145,3 +146,29 @@ def test_a_run_that_cannot_be_stored_is_counted_and_takes_no_other_with_it(recor
         root.end()
     assert list(recording.stored()) == ["run-c", "run-a"]
     assert recording.dropped() == 3
+
+
+def test_attributes_of_a_nodes_own_are_cut(tmp_path: Path) -> None:
+    recording = Recording(tmp_path / "traces.db", Content(max_chars=100))
+    root = recording.start("root", None, {"flowpod.run.id": "r1", "own": "x" * 1000, "cut": f"{'x' * 100}... (1000)"})
+    root.set_attribute("several", ["y" * 40] * 50)
+    root.add_event("event", {"own": "z" * 1000})
+    root.end()
+    assert recording.stored() == {"r1": ["root"]}
+    (span,) = recording.store.find("r1")[0].spans or [{}]
+    assert span["attributes"]["own"] == f"{'x' * 100}... (1000 characters)"
+    assert span["attributes"]["cut"] == f"{'x' * 100}... (1000)"
+    assert span["attributes"]["several"] == ["y" * 40] * 2
+    assert span["events"][0]["attributes"]["own"] == f"{'z' * 100}... (1000 characters)"
+    recording.recorder.shutdown()
+
+
+def test_the_queue_is_bounded_in_size(tmp_path: Path) -> None:
+    recording = Recording(tmp_path / "traces.db", most_chars=10_000)
+    for count in (20_000, 9_000):
+        recording.start("root", None, {"flowpod.run.id": f"run-{count}", "text": "x" * count}).end()
+    assert recording.stored() == {"run-9000": ["root"]}
+    recording.start("root", None, {"flowpod.run.id": "run-next", "text": "x" * 9_000}).end()
+    assert list(recording.stored()) == ["run-next", "run-9000"]  # there is room again
+    assert recording.dropped() == 1
+    recording.recorder.shutdown()

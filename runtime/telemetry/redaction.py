@@ -9,6 +9,7 @@ from opentelemetry.util.types import AttributeValue
 
 from runtime.telemetry.content import Content
 
+_WORDS = ("exception.message", "exception.stacktrace")
 _LEAST_INTEGER = -(2**63)  # neither the protocol nor JSON's encoder takes more than 64 bits
 
 Attributes = Mapping[str, AttributeValue] | None
@@ -26,7 +27,9 @@ def redacted(span: ReadableSpan, content: Content) -> ReadableSpan:
     attributes = _shown(span.attributes, content)
     events = [_event(event, content) for event in span.events]
     links = [_link(link, content) for link in span.links]
-    description = content.hide(span.status.description or "")
+    description = content.attribute(span.status.description or "")
+    if not content.captured:  # a failure's own words may quote what the run was given
+        description = str((span.attributes or {}).get("error.type", "")) if description else ""
     unchanged = name == span.name and attributes is span.attributes and description == (span.status.description or "")
     if unchanged and _same(events, span.events) and _same(links, span.links):
         return span
@@ -51,7 +54,10 @@ def _same(new: Sequence[object], old: Sequence[object]) -> bool:
 
 
 def _event(event: Event, content: Content) -> Event:
-    name, attributes = content.hide(event.name), _shown(event.attributes, content)
+    given = event.attributes
+    if given and not content.captured and not given.keys().isdisjoint(_WORDS):
+        given = {name: value for name, value in given.items() if name not in _WORDS}
+    name, attributes = content.hide(event.name), _shown(given, content)
     unchanged = name == event.name and attributes is event.attributes
     return event if unchanged else Event(name, attributes, event.timestamp)
 

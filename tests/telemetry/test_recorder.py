@@ -17,6 +17,7 @@ from runtime.telemetry.metrics import Metrics
 from runtime.telemetry.recorder import TraceRecorder
 from runtime.telemetry.snapshots import Snapshots
 from runtime.telemetry.store import Filters, TraceStore
+from runtime.telemetry.tracing import Tracing
 
 
 class Recording:
@@ -171,4 +172,24 @@ def test_the_queue_is_bounded_in_size(tmp_path: Path) -> None:
     recording.start("root", None, {"flowpod.run.id": "run-next", "text": "x" * 9_000}).end()
     assert list(recording.stored()) == ["run-next", "run-9000"]  # there is room again
     assert recording.dropped() == 1
+    recording.recorder.shutdown()
+
+
+def test_without_content_a_failure_has_its_type_and_code_alone(tmp_path: Path) -> None:
+    recording = Recording(tmp_path / "traces.db", Content(captured=False))
+    root = recording.start("root", None, {"flowpod.run.id": "r1"})
+    tracing = Tracing(recording.tracer, content=Content(captured=False))
+    try:
+        raise ValueError("cannot read 'nobody's business'")
+    except ValueError as error:
+        tracing.fail(root, f"node failed: {error}", "node_failed", error)
+        root.record_exception(error)
+    root.end()
+    assert recording.stored() == {"r1": ["root"]}
+    (run,) = recording.store.find("r1")
+    assert "business" not in repr(run)
+    assert run.summary.error == "node_failed"
+    first, second = run.spans[0]["events"]
+    assert first["attributes"] == {"exception.type": "ValueError"}
+    assert second["attributes"]["exception.type"] == "ValueError"
     recording.recorder.shutdown()

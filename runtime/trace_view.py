@@ -85,16 +85,16 @@ class TraceView:
         own, below = _root_and_below(roots)
         if own is not None:
             yield from self._details(own, "", indent=8)
-        for number, branch in enumerate(below):
-            yield from self._branch(branch, "", last=number == len(below) - 1)
+        yield from self._branches(below)
 
-    def _branch(self, branch: Branch, before: str, *, last: bool) -> Iterator[str]:
-        span = branch.span
-        yield f"{before}{'└─' if last else '├─'} {self._headline(span)}"
-        inner = f"{before}{'   ' if last else '│  '}"
-        yield from self._details(span, f"{inner}{'│  ' if branch.children else '   '}")
-        for number, child in enumerate(branch.children):
-            yield from self._branch(child, inner, last=number == len(branch.children) - 1)
+    def _branches(self, branches: Sequence[Branch]) -> Iterator[str]:
+        waiting = [(branch, "", branch is branches[-1]) for branch in reversed(branches)]
+        while waiting:  # no recursion: spans may be deeper in each other than Python's stack takes
+            branch, before, last = waiting.pop()
+            yield f"{before}{'└─' if last else '├─'} {self._headline(branch.span)}"
+            inner = f"{before}{'   ' if last else '│  '}"
+            yield from self._details(branch.span, f"{inner}{'│  ' if branch.children else '   '}")
+            waiting += [(child, inner, child is branch.children[-1]) for child in reversed(branch.children)]
 
     def _headline(self, span: Span) -> str:
         facts = span["attributes"]

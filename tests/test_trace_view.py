@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import orjson
 import pytest
 
+from runtime.jsonable import dumps
 from runtime.telemetry.store import Span, Stored, Summary
+from runtime.telemetry.tree import trace_as_json
 from runtime.trace_view import TraceView
 
 HOSTILE = "a\x1b]0;title\x07\x9b31m\u202eb\u200b\ud83d"
@@ -39,3 +42,17 @@ def test_nothing_that_is_shown_steers_the_terminal(full: bool) -> None:
     shown = view.listing([run]) + view.trace([run])
     assert "a\ufffd]0;title\ufffd\ufffd31m\ufffdb\ufffd\ufffd" in shown
     assert not set(HOSTILE) & set(shown) - set("a]0;title31mb")
+
+
+def test_spans_that_are_very_deep_in_each_other_are_all_shown() -> None:
+    spans = [span(f"s{number}", f"s{number - 1}" if number else None) for number in range(1500)]
+    run = stored("run", *spans)
+    shown = TraceView(100).trace([run])
+    assert all(f" s{number}  " in shown for number in range(1, 1500))
+    read = orjson.loads(dumps(trace_as_json([run])))
+    waiting, names = list(read["runs"][0]["spans"]), {}
+    while waiting:
+        found = waiting.pop()
+        names[found["span_id"]] = found["parent_id"]
+        waiting += found["children"]
+    assert names == {made["span_id"]: made["parent_id"] for made in spans}

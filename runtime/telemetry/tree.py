@@ -1,11 +1,14 @@
 """A run's spans as a tree, and as JSON."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from runtime.telemetry.store import Span, Stored
+
+_DEEPEST = 50  # spans inside each other in JSON: many readers take no more than 100 or so objects and lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +30,11 @@ def tree_of(spans: Sequence[Span]) -> list[Branch]:
 
 
 def trace_as_json(found: Sequence[Stored]) -> dict[str, Any]:
-    """Return the runs of one trace with their spans as trees: one run, unless the caller's own trace has several."""
-    runs = [summary_as_json(stored) | {"spans": list(map(_branch, tree_of(stored.spans)))} for stored in found]
+    """Return the runs of one trace with their spans as trees: one run, unless the caller's own trace has several.
+
+    What is very deep in a tree is a tree of its own, further on in the list, with the id of its parent.
+    """
+    runs = [summary_as_json(stored) | {"spans": _trees(stored.spans)} for stored in found]
     return {"trace_id": found[0].summary.trace_id, "runs": runs}
 
 
@@ -53,10 +59,22 @@ def summary_as_json(stored: Stored) -> dict[str, Any]:
     }
 
 
-def _branch(branch: Branch) -> dict[str, Any]:
+def _trees(spans: Sequence[Span]) -> list[dict[str, Any]]:
+    waiting = deque(tree_of(spans))
+    trees = []
+    while waiting:
+        trees.append(_branch(waiting.popleft(), _DEEPEST, waiting))
+    return trees
+
+
+def _branch(branch: Branch, levels: int, deeper: deque[Branch]) -> dict[str, Any]:
+    """Return a span with `levels` levels below it; what is below those goes to `deeper`."""
+    children = branch.children if levels else []
+    deeper.extend([] if levels else branch.children)
     span = branch.span
     return {
         "span_id": span["span_id"],
+        "parent_id": span["parent_id"],
         "name": span["name"],
         "kind": span["kind"],
         "status": span["status"],
@@ -68,7 +86,7 @@ def _branch(branch: Branch) -> dict[str, Any]:
             {"name": event["name"], "time": _time(event["time_ns"]), "attributes": event["attributes"]}
             for event in span["events"]
         ],
-        "children": [_branch(child) for child in branch.children],
+        "children": [_branch(child, levels - 1, deeper) for child in children],
     }
 
 

@@ -98,15 +98,16 @@ class TraceView:
 
     def _headline(self, span: Span) -> str:
         facts = span["attributes"]
-        name = facts.get("flowpod.node.path", span["name"])  # it tells rounds apart
+        name = str(facts.get("flowpod.node.path", span["name"]))  # it tells rounds apart
         parts = [self._paint(name, _RED if span["status"] == "ERROR" else _BOLD)]
         if kind := facts.get("flowpod.node.type"):
-            parts.append(self._paint(kind, _DIM))
+            parts.append(self._paint(str(kind), _DIM))
         parts.append(_seconds(span["end_ns"] - span["start_ns"]))
-        if (first := facts.get("gen_ai.response.time_to_first_chunk")) is not None:
+        if isinstance(first := facts.get("gen_ai.response.time_to_first_chunk"), int | float):
             parts.append(f"first chunk {_seconds(first * 1e9)}")
         parts.append(_tokens(facts.get("gen_ai.usage.input_tokens"), facts.get("gen_ai.usage.output_tokens")))
-        parts += map(_plain, facts.get("gen_ai.response.finish_reasons", []))
+        reasons = facts.get("gen_ai.response.finish_reasons", [])
+        parts += [_plain(str(reason)) for reason in (reasons if isinstance(reasons, list) else [reasons])]
         return "  ".join(filter(None, parts))
 
     def _details(self, span: Span, before: str, indent: int = 5) -> Iterator[str]:
@@ -120,9 +121,8 @@ class TraceView:
         for event in span["events"]:
             if event["name"] == "retry":
                 text = f"attempt {event['attributes'].get('flowpod.attempt')} failed"
-                yield from self._text(
-                    f"{'retry':{indent}}", event["attributes"].get("exception.message") or text, before, _YELLOW
-                )
+                reason = str(event["attributes"].get("exception.message") or text)
+                yield from self._text(f"{'retry':{indent}}", reason, before, _YELLOW)
         if span["status"] == "ERROR":
             yield from self._text(f"{'error':{indent}}", span["message"], before, _RED, whole=True)
         if self.full:
@@ -131,7 +131,7 @@ class TraceView:
     def _everything(self, span: Span, before: str) -> Iterator[str]:
         for event in span["events"]:
             if stack := event["attributes"].get("exception.stacktrace"):
-                yield from self._text("stack", stack.rstrip(), before, _DIM)
+                yield from self._text("stack", str(stack).rstrip(), before, _DIM)
         hidden = ("input.", "output.", "llm.", "gen_ai.input.", "gen_ai.output.")
         for name, value in sorted(span["attributes"].items()):
             if not name.startswith(hidden):
@@ -171,24 +171,30 @@ def _root_and_below(roots: Sequence[Branch]) -> tuple[Span | None, Sequence[Bran
 
 def _asked(facts: dict[str, Any]) -> str:
     """Return what a span got, in short: of a model call the last message."""
-    last: dict[str, Any] = {}
-    try:
-        messages = json.loads(facts.get("gen_ai.input.messages", "[]"))
-        last = messages[-1] if messages else {}
-    except ValueError:
-        pass
-    texts = [part.get("content") for part in last.get("parts", []) if part.get("type") == "text"]
+    messages = _read(str(facts.get("gen_ai.input.messages", "")))
+    last = messages[-1] if isinstance(messages, list) and messages else {}
+    parts = last.get("parts") if isinstance(last, dict) else None
+    texts = [
+        part.get("content")
+        for part in (parts if isinstance(parts, list) else [])
+        if isinstance(part, dict) and part.get("type") == "text"
+    ]
     if texts:
         return f"{last.get('role')}: {' '.join(map(str, texts))}"
     return _short_input(str(facts.get("input.value", "")))
 
 
+def _read(text: str) -> Any:
+    """Return what `text` is in JSON; None if it is none: anybody may have made it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _short_input(text: str) -> str:
     """Return the inputs that have a value, as `name=value`; of one input alone its value."""
-    try:
-        inputs = json.loads(text)
-    except ValueError:
-        return text
+    inputs = _read(text)
     if not isinstance(inputs, dict):
         return text
     shown = {name: value for name, value in inputs.items() if value not in (None, "", [], {})}
@@ -201,8 +207,9 @@ def _short_input(text: str) -> str:
     return " ".join(f"{name}={value}" for name, value in texts.items())
 
 
-def _tokens(prompt: int | None, completion: int | None) -> str:
-    return f"{prompt or 0}+{completion or 0} tokens" if prompt or completion else ""
+def _tokens(prompt: Any, completion: Any) -> str:
+    prompt, completion = (count if isinstance(count, int) else 0 for count in (prompt, completion))
+    return f"{prompt}+{completion} tokens" if prompt or completion else ""
 
 
 def _seconds(nanoseconds: float) -> str:

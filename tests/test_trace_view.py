@@ -56,3 +56,29 @@ def test_spans_that_are_very_deep_in_each_other_are_all_shown() -> None:
         names[found["span_id"]] = found["parent_id"]
         waiting += found["children"]
     assert names == {made["span_id"]: made["parent_id"] for made in spans}
+
+
+READ = (
+    "flowpod.node.path",
+    "flowpod.node.type",
+    "gen_ai.response.time_to_first_chunk",
+    "gen_ai.usage.input_tokens",
+    "gen_ai.response.finish_reasons",
+    "gen_ai.input.messages",
+    "input.value",
+    "output.value",
+    "exception.message",
+    "exception.stacktrace",
+)
+FOREIGN = [True, 7, 0.5, None, "text", ["a", 1], {"a": 1}]
+MESSAGES = ["7", "[1]", "{}", '[{"parts": 1}]', '[{"parts": [1, {"type": "text"}]}]', "[" * 5000]
+
+
+@pytest.mark.parametrize("value", [*FOREIGN, *MESSAGES], ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize("full", [False, True])
+def test_attributes_of_any_type_are_shown(value: Any, full: bool) -> None:
+    facts = dict.fromkeys(READ, value)
+    run = stored(str(value), span("root", None, **facts), span("below", "root", **facts))
+    view = TraceView(100, full=full)
+    assert "Completed" in view.trace([run])
+    assert "Completed" in view.listing([run])

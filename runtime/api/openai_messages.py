@@ -21,6 +21,9 @@ _SIDE_REQUESTS = (
     ("Based on the chat history, give this conversation a ", ""),  # Chatbox
     ("Please generate a four to five word title", ""),  # NextChat
     ("Summarize the discussion briefly in 200 words", ""),  # NextChat
+    ("使用四到五个字直接返回", "主题"),  # NextChat in Chinese
+    ("简要总结一下对话内容", ""),  # NextChat in Chinese
+    ("Summarize the conversation into a title in ", ""),  # Cherry Studio
     ("You are an assistant skilled in conversation", " title"),  # Cherry Studio, LobeChat
 )
 """How chat clients open a request of their own, and what is further on in it."""

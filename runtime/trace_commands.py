@@ -30,7 +30,7 @@ def add_trace_commands(
     traces.add_argument("--min-duration", type=float, metavar="SECONDS", help="only runs that took at least so long")
     traces.add_argument("--max-duration", type=float, metavar="SECONDS", help="only runs that took at most so long")
     traces.add_argument("--text", default="", help="only runs with this text in their input, output or error")
-    traces.add_argument("-n", type=int, default=20, metavar="COUNT", help="how many (default %(default)s)")
+    traces.add_argument("-n", type=_count, default=20, metavar="COUNT", help="how many (default %(default)s)")
     traces.set_defaults(command=partial(_traces, colours=not environ.get("NO_COLOR")))
 
     trace = commands.add_parser(
@@ -48,6 +48,12 @@ def add_trace_commands(
     for parser in (traces, trace):
         parser.add_argument("--data", type=Path, metavar="FOLDER", help="the service's data folder")
         parser.add_argument("--json", action="store_true", help="print JSON, as GET /traces answers it")
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) < 2**63):  # -1 would be all there are, in SQLite
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 1 on")
+    return int(text)
 
 
 def _traces(options: argparse.Namespace, *, colours: bool) -> int:

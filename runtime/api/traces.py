@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _FLUSH_MS = 1000
 _LONGEST_S = 1e9
+_LONGEST_TEXT = 1000  # characters: SQLite refuses patterns of more than 50,000 bytes
 
 
 class TracesQuery(PageQuery):
@@ -36,7 +37,9 @@ class TracesQuery(PageQuery):
     max_duration: float | None = Field(
         None, ge=0, le=_LONGEST_S, description="Only runs that took at most so long, in seconds."
     )
-    text: str = Field("", description="Only runs with this text in their input, output or error.")
+    text: str = Field(
+        "", max_length=_LONGEST_TEXT, description="Only runs with this text in their input, output or error."
+    )
 
 
 class Traces:

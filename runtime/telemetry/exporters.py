@@ -9,7 +9,12 @@ from contextlib import suppress
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_QUEUE_SIZE
+from opentelemetry.sdk.environment_variables import (
+    OTEL_BSP_EXPORT_TIMEOUT,
+    OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
+    OTEL_BSP_MAX_QUEUE_SIZE,
+    OTEL_BSP_SCHEDULE_DELAY,
+)
 from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -23,6 +28,12 @@ Signal = Literal["TRACES", "METRICS"]
 
 _ENDING = re.compile(r"/?(v1/(traces|metrics))?/?$")
 _KINDS = ("otlp", "console", "none")
+_NUMBERS = (
+    OTEL_BSP_MAX_QUEUE_SIZE,
+    OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
+    OTEL_BSP_SCHEDULE_DELAY,
+    OTEL_BSP_EXPORT_TIMEOUT,
+)
 _MOST_QUEUED = "2048"
 _PROTOCOLS = ("grpc", "http/protobuf")
 
@@ -42,6 +53,14 @@ def exporter_names(environ: Mapping[str, str], signal: Signal) -> list[str]:
     ):
         named = ["otlp"]
     return [] if "none" in named else list(dict.fromkeys(named))
+
+
+def check_numbers(environ: Mapping[str, str]) -> None:
+    """Raise InvalidRequest for a number of the batches of spans that is none: OpenTelemetry takes another instead."""
+    for variable in _NUMBERS:
+        value = environ.get(variable) or "1"
+        if not (value.isdecimal() and int(value)):
+            raise InvalidRequest(f"{variable}: expected a number from 1 on, not {value!r}")
 
 
 def exporter_secrets(environ: Mapping[str, str]) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,17 @@ from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from runtime import __version__
+from runtime.errors import InvalidRequest
 from runtime.settings import Settings
 from runtime.telemetry.content import Content, Secrets
-from runtime.telemetry.exporters import CountedExport, exporter_names, exporter_secrets, metric_exporter, span_exporter
+from runtime.telemetry.exporters import (
+    CountedExport,
+    check_numbers,
+    exporter_names,
+    exporter_secrets,
+    metric_exporter,
+    span_exporter,
+)
 from runtime.telemetry.metrics import SCOPE, Metrics
 from runtime.telemetry.recorder import TraceRecorder
 from runtime.telemetry.snapshots import Snapshots
@@ -58,6 +67,16 @@ class Telemetry:
         last.join(_LAST_SPANS_S)
 
 
+@contextmanager
+def _as_our_error() -> Iterator[None]:
+    """Tell of a variable that OpenTelemetry refuses as of every other setting, without a stack."""
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidRequest(f"one of OpenTelemetry's variables is wrong: {error}") from error
+
+
+@_as_our_error()
 def set_up_telemetry(
     settings: Settings, service: str, data: Path, environ: Mapping[str, str], secrets: Secrets
 ) -> Telemetry:
@@ -67,6 +86,7 @@ def set_up_telemetry(
     `keeps_traces` tells. The providers are also made the global ones, so that a Python node's own spans join the trace.
     Raises InvalidRequest for a variable that is wrong.
     """
+    check_numbers(environ)
     secrets.add(exporter_secrets(environ))
     resource = _resource(service, environ)
     content = Content(secrets, captured=settings.trace_content == "on", max_chars=settings.trace_content_max_chars)

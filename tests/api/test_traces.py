@@ -208,3 +208,17 @@ def test_without_a_store_traces_are_404(tmp_path: Path, settings: dict[str, str]
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_trace_store")
         assert httpx.get(f"{server.url}/metrics").status_code == 200
     assert not (tmp_path / "data" / "traces.db").exists()
+
+
+@pytest.mark.parametrize("count", ["-1", "0", "many", "9" * 30])
+def test_a_listing_of_no_number_is_refused(served: tuple[Served, Path], count: str) -> None:
+    done = run_command("traces", "--data", str(served[1]), f"-n={count}")
+    assert done.returncode == 2
+    assert "give a number from 1 on" in done.stderr
+
+
+def test_a_search_for_an_endless_text_is_refused(served: tuple[Served, Path]) -> None:
+    url = f"{served[0].url}/traces"
+    assert httpx.get(url, params={"text": "x" * 1000}).status_code == 200
+    refused = httpx.get(url, params={"text": "x" * 1001})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "text")

@@ -13,6 +13,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from runtime.settings import Settings
 from runtime.telemetry.content import Content, Secrets
@@ -111,6 +112,8 @@ def test_several_exporters_at_once(tmp_path: Path, model_server: ModelServer, co
         ("OTEL_TRACES_EXPORTER", "zipkin", "there is no exporter 'zipkin'; there are otlp, console, none"),
         ("OTEL_METRICS_EXPORTER", "otlp,x", "there is no exporter 'x'"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "there is no protocol 'http/json'; there are grpc, http/protobuf"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "abc", "expected a number from 1 on, not 'abc'"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-1", "expected a number from 1 on, not '-1'"),
     ],
 )
 def test_a_wrong_variable_is_named(tmp_path: Path, variable: str, value: str, message: str) -> None:
@@ -177,6 +180,31 @@ def test_traces_are_kept_where_one_instance_keeps_its_own(
     settings: dict[str, Any], exporting: bool, expected: bool
 ) -> None:
     assert keeps_traces(Settings(**settings), exporting=exporting) is expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "100", "max_export_batch_size must be less than or equal to max_queue_size"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "'soon'"),
+    ],
+)
+def test_what_opentelemetry_refuses_is_told_in_a_line(tmp_path: Path, variable: str, value: str, message: str) -> None:
+    flow = write_chat_flow(tmp_path / "flow", "http://127.0.0.1:9")
+    variables = {"OTEL_TRACES_EXPORTER": "otlp", variable: value, "PATH": os.environ["PATH"]}
+    done = run_command("serve", str(flow), "--port", "0", env=variables)
+    assert done.returncode == 1
+    assert "one of OpenTelemetry's variables is wrong: " in done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_lost_spans_are_counted_from_zero(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path, "one")
+    counted = Metrics(MeterProvider([snapshots.reader]))
+    CountedExport(InMemorySpanExporter(), "otlp", counted, Content(), {}).shutdown()
+    families = {family.name: family for family in snapshots.families()}  # type: ignore[no-untyped-call]
+    assert families["flowpod.trace.dropped_spans"].values == {(("flowpod.destination", "otlp"),): 0}
 
 
 def test_spans_of_an_exporter_that_breaks_are_counted(tmp_path: Path) -> None:

@@ -202,8 +202,8 @@ def test_what_opentelemetry_refuses_is_told_in_a_line(tmp_path: Path, variable: 
 def test_lost_spans_are_counted_from_zero(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path, "one")
     counted = Metrics(MeterProvider([snapshots.reader]))
-    CountedExport(InMemorySpanExporter(), "otlp", counted, Content(), {}).shutdown()
-    families = {family.name: family for family in snapshots.families()}  # type: ignore[no-untyped-call]
+    CountedExport(InMemorySpanExporter(), "otlp", counted, Content(), {}).shutdown()  # type: ignore[no-untyped-call]
+    families = {family.name: family for family in snapshots.families()}
     assert families["flowpod.trace.dropped_spans"].values == {(("flowpod.destination", "otlp"),): 0}
 
 

@@ -113,9 +113,13 @@ class Writer:
             self._reach.failed(error)
             self._put_back(batch, reason_of(error))
             return False
-        except BaseException:
+        except asyncio.CancelledError:
             self._waiting.extendleft(reversed(batch))
             raise
+        except Exception:  # it must not end the writing of all others
+            logger.exception("a bug in Flowpod, met while turns were stored")
+            self._single_out(batch)
+            return True
         self._most = min(self._most * 2, _MOST_AT_ONCE)
         self._reach.found()
         for waiting in batch:
@@ -157,6 +161,14 @@ class Writer:
             self._waiting.extend(left)
         else:
             self._waiting.extendleft(reversed(left))
+
+    def _single_out(self, batch: list[_Waiting]) -> None:
+        """Let turns wait that were not stored for no reason that is known, to be tried alone; give up one that was."""
+        self._most = 1
+        if len(batch) == 1:
+            self._give_up(batch[0], "a bug in Flowpod")
+        else:
+            self._waiting.extendleft(reversed(batch))
 
     async def _paused(self, pause_s: float) -> float:
         """Wait until another try may succeed; return how long to wait after the next one that fails.

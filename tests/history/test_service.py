@@ -116,6 +116,15 @@ async def test_a_deferred_turn_is_tried_again_at_the_end_and_told_of_when_it_is_
     assert "run r1: its turn is lost, the chat history: the service ended before it could be stored" in caplog.text
 
 
+async def test_a_turn_that_meets_a_bug_holds_up_no_other(history_url: str) -> None:
+    async with opened(history_url) as service:
+        turns = [turn(f"s{number}", f"r{number}") for number in range(5)]
+        turns[2] = turn("s2", "r2", finished_at="no time")
+        stored = await asyncio.gather(*(service.write(one) for one in turns))
+        assert stored == [True, True, False, True, True]
+        assert await service.write(turn("s6", "r6"))
+
+
 async def test_a_file_that_is_no_database_leaves_no_connection_behind(tmp_path: Path) -> None:
     path = tmp_path / "chat_history.db"
     path.write_bytes(b"this is no database" * 1000)

@@ -19,6 +19,7 @@ from runtime.history.writer import Nobody, Observer, Writer
 
 logger = logging.getLogger(__name__)
 
+_START_S = 2.0
 _READ_TIMEOUT_S = 10.0
 _FIRST_LOOK_S = 0.1
 _LAST_LOOK_S = 2.0
@@ -57,13 +58,15 @@ class HistoryService:
         self._retention = Retention(database, timedelta(days=single_turn_days), timedelta(days=days) if days else None)
         self._upkeep: tuple[asyncio.Task[None], ...] = ()
         self._look_soon = asyncio.Event()
-        self._looked = asyncio.Event()
 
     async def open(self) -> None:
-        """Bring the tables up to date and begin the upkeep; while the database is away both go on in the background."""
+        """Bring the tables up to date and begin the upkeep; while the database is away both go on in the background.
+
+        Waits a moment for it: of processes that start together on a new SQLite file, one may have to try again.
+        """
         self._upkeep = (asyncio.create_task(self._keep_looking()), asyncio.create_task(self._keep_clean()))
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._looked.wait(), _READ_TIMEOUT_S)
+            await asyncio.wait_for(self.reach.answers.wait(), _START_S)
 
     async def close(self) -> None:
         """Give deferred writes a last short chance, then close the database."""
@@ -118,7 +121,6 @@ class HistoryService:
         pause = _FIRST_LOOK_S
         while True:
             await self._look()
-            self._looked.set()
             pause = min(pause * 2, _LAST_LOOK_S) if self.reach.lost else _FIRST_LOOK_S
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._look_soon.wait(), pause if self.reach.lost else _LOOK_EVERY_S)

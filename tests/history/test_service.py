@@ -53,7 +53,7 @@ async def test_many_instances_reach_a_new_database_together(history_url: str) ->
     services = [HistoryService(database, write_timeout_s=5, single_turn_days=1) for database in databases]
     await asyncio.gather(*(service.open() for service in services))
     for service in services:
-        await until_reached(service)
+        assert service.reach.reached
         assert await service.write(turn(run=f"r{id(service)}"))
     assert (await services[0].read("s", None, 9)).last_turn == 6
     for service in services:

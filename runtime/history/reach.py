@@ -19,13 +19,15 @@ class Reach:
     """What is known of the database.
 
     `reached` says that it has answered once and that its tables are up to date, `lost` why it does not answer now, or
-    is "", and `answers` is set while it does. `on_loss` is called when it no longer does.
+    is "", `answers` is set while it does, and `known` once it has been asked. `on_loss` is called when it no longer
+    does.
     """
 
     def __init__(self, on_loss: Callable[[], None] = lambda: None) -> None:
         self.reached = False
         self.lost = "it has not answered yet"
         self.answers = asyncio.Event()
+        self.known = asyncio.Event()
         self._on_loss = on_loss
 
     def found(self) -> None:
@@ -34,6 +36,7 @@ class Reach:
             logger.info("the chat history is reached")
             self.lost = ""
             self.answers.set()
+            self.known.set()
 
     def ready(self) -> None:
         """Take in that its tables are up to date."""
@@ -44,6 +47,7 @@ class Reach:
         """Take in that it has not answered."""
         before, self.lost = self.lost, reason_of(error)
         self.answers.clear()
+        self.known.set()
         if self.lost != before:
             logger.warning("the chat history is out of reach, trying again: %s", self.lost)
         if not before:

@@ -19,7 +19,8 @@ from runtime.history.writer import Nobody, Observer, Writer
 
 logger = logging.getLogger(__name__)
 
-_START_S = 2.0
+_START_S = 10.0
+_START_AGAIN_S = 2.0
 _READ_TIMEOUT_S = 10.0
 _FIRST_LOOK_S = 0.1
 _LAST_LOOK_S = 2.0
@@ -62,11 +63,13 @@ class HistoryService:
     async def open(self) -> None:
         """Bring the tables up to date and begin the upkeep; while the database is away both go on in the background.
 
-        Waits a moment for it: of processes that start together on a new SQLite file, one may have to try again.
+        Waits for the first answer, on a slow disk or of a long migration, and a moment more where it is a failure: of
+        processes that start together on a new SQLite file, one may have to try again.
         """
         self._upkeep = (asyncio.create_task(self._keep_looking()), asyncio.create_task(self._keep_clean()))
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.reach.answers.wait(), _START_S)
+            await asyncio.wait_for(self.reach.known.wait(), _START_S)
+            await asyncio.wait_for(self.reach.answers.wait(), _START_AGAIN_S)
 
     async def close(self) -> None:
         """Give deferred writes a last short chance, then close the database."""

@@ -60,6 +60,23 @@ async def test_many_instances_reach_a_new_database_together(history_url: str) ->
         await service.close()
 
 
+async def test_a_start_waits_for_a_database_that_is_slow(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'chat_history.db'}"
+    database = Database(history_address(url), "svc")
+    await database.ping()  # which makes the file, and its log
+    holder = sqlite3.connect(tmp_path / "chat_history.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    service = HistoryService(database, write_timeout_s=5, single_turn_days=1)
+    opening = asyncio.create_task(service.open())
+    await asyncio.sleep(3)
+    assert not opening.done()
+    holder.execute("ROLLBACK")
+    holder.close()
+    await opening
+    assert service.reach.reached
+    await service.close()
+
+
 async def test_a_read_does_not_stand_for_tables_that_are_up_to_date(history_url: str) -> None:
     database = Database(history_address(history_url), "svc")
     await database.migrate()

@@ -21,7 +21,7 @@ from runtime.flow.document import flow_json_schema
 from runtime.flow.pack import pack
 from runtime.logs import route_prints, set_up_logging
 from runtime.opening import opened_flow, problems_of
-from runtime.server import Server, listen
+from runtime.server import Server, collect_rarely, listen
 from runtime.settings import PREFIX, Settings, read_settings, setting_rows, settings_markdown
 from runtime.telemetry.content import Secrets
 from runtime.terminal import run_once
@@ -155,6 +155,7 @@ def _serve(options: argparse.Namespace) -> int:
         listener = listen(options.host, options.port) if options.fd is None else socket.socket(fileno=options.fd)
         with listener:
             server = Server(create_app(flow_service, settings, tokens, opened.telemetry), flow_service, settings)
+            collect_rarely()
             runner = asyncio.Runner(loop_factory=server.config.get_loop_factory())
             runner.run(_to_the_end(server.serve(sockets=[listener])))
     return _leave(0)

@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import BindParameter, bindparam, case, false, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runtime.history.database import Database, as_stored
+from runtime.history.prepared import Prepared, executor_of
 from runtime.history.schema import TITLE_LENGTH
 from runtime.history.store import new_session, write_variables
 from runtime.jsonable import dumps
@@ -56,7 +58,8 @@ class Append:
         finished: BindParameter[datetime] = bindparam("finished", type_=sessions.c.updated_at.type)
         mine = sessions.c.session_id == bindparam("session")
         allowed = or_(user.is_(None), sessions.c.user_id.is_(None), sessions.c.user_id == user)
-        self._touch = (
+        self._new = Prepared(new_session(schema))
+        self._touch = Prepared(
             update(sessions)
             .where(mine, allowed)
             .values(
@@ -69,10 +72,12 @@ class Append:
         )
         columns = [column for column in turns.c if column.name not in ("id", "turn")]
         values = [bindparam(f"new_{column.name}", type_=column.type) for column in columns]
-        self._insert = insert(turns).from_select(
-            ["turn", *(column.name for column in columns)],
-            select(sessions.c.last_turn, *values).where(mine),
-            include_defaults=False,
+        self._insert = Prepared(
+            insert(turns).from_select(
+                ["turn", *(column.name for column in columns)],
+                select(sessions.c.last_turn, *values).where(mine),
+                include_defaults=False,
+            )
         )
 
     async def add(self, turns: Sequence[Turn]) -> dict[str, str]:
@@ -84,43 +89,56 @@ class Append:
         rows = {turn.run_id: _row_of(turn) for turn in turns}
         refused = {run_id: text for run_id, row in rows.items() if (text := self._too_large(row))}
         left = [turn for turn in turns if turn.run_id not in refused]
+        left.sort(key=lambda turn: turn.session_id)  # one order for all, so that no two wait for each other
         for _ in range(_ROUNDS):
-            if not left:
+            if not left or await self._append_all(left, rows):
                 return refused
-            left.sort(key=lambda turn: turn.session_id)  # one order for all, so that no two wait for each other
-            # In a transaction of its own: inserts that meet share the row, and none could then update it (a deadlock
-            # in MySQL). Somebody may delete a session again before its turn is there.
-            await self._database.write(partial(self._begin, left))
-            stored = await self._database.write(partial(self._append, left, rows))
+            # A write that was repeated, or a session that was deleted meanwhile or is somebody else's: the others are
+            # done again, without it.
+            stored = await self._stored(left)
             left = [turn for turn in left if turn.run_id not in stored]
-            owners = await self._owners([turn.session_id for turn in left]) if left else {}
+            owners = await self._owners([turn.session_id for turn in left])
             for turn in list(left):
                 if turn.user_id is not None and owners.get(turn.session_id) not in (None, turn.user_id):
                     refused[turn.run_id] = f"session {turn.session_id!r} belongs to another user"
                     left.remove(turn)
         return refused | {turn.run_id: f"session {turn.session_id!r} is deleted again and again" for turn in left}
 
+    async def _append_all(self, turns: Sequence[Turn], rows: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Store turns, if the sessions of all are theirs and none is stored yet; return whether they are."""
+        if not self._database.address.is_sqlite:
+            # In a transaction of its own: inserts that meet share the row, and none could then update it (a deadlock
+            # in MySQL). Somebody may delete a session again before its turn is there.
+            await self._database.write(partial(self._begin, turns))
+        try:
+            return await self._database.write(partial(self._append, turns, rows))
+        except IntegrityError:  # a run that is stored already
+            return False
+
     async def _begin(self, turns: Sequence[Turn], connection: AsyncConnection) -> None:
-        await connection.execute(new_session(self._schema), [_head_of(turn) for turn in turns])
+        executor = await executor_of(connection)
+        await executor.change(self._new, [_head_of(turn) for turn in turns])
 
     async def _append(
         self, turns: Sequence[Turn], rows: Mapping[str, Mapping[str, Any]], connection: AsyncConnection
-    ) -> set[str]:
-        """Store turns, if the sessions of all are there and theirs; return the runs that are stored."""
-        table = self._schema.turns
-        runs = select(table.c.run_id).where(table.c.run_id.in_([turn.run_id for turn in turns]))
+    ) -> bool:
+        if self._database.address.is_sqlite:
+            await self._begin(turns, connection)
+        executor = await executor_of(connection)
         # A session's row is the lock under which its turns are numbered.
-        touched = await connection.execute(self._touch, [_changes_of(turn) for turn in turns])
-        before = set((await connection.execute(runs)).scalars())
-        if before or touched.rowcount != len(turns):
-            # A write that was repeated, or a session that was deleted meanwhile or is somebody else's: the others are
-            # done again, without it.
+        if await executor.change(self._touch, [_changes_of(turn) for turn in turns]) != len(turns):
             await connection.rollback()
-            return before
-        await connection.execute(self._insert, [{**rows[turn.run_id], **_place_of(turn)} for turn in turns])
+            return False
+        await executor.change(self._insert, [{**rows[turn.run_id], **_place_of(turn)} for turn in turns])
         for turn in turns:
             await write_variables(self._schema, connection, turn.session_id, turn.variables)
-        return {turn.run_id for turn in turns}
+        return True
+
+    async def _stored(self, turns: Sequence[Turn]) -> set[str]:
+        table = self._schema.turns
+        query = select(table.c.run_id).where(table.c.run_id.in_([turn.run_id for turn in turns]))
+        async with self._database.reading() as connection:
+            return set((await connection.execute(query)).scalars())
 
     async def _owners(self, ids: Sequence[str]) -> dict[str, str | None]:
         sessions = self._schema.sessions
@@ -143,7 +161,7 @@ class Append:
 def _head_of(turn: Turn) -> dict[str, Any]:
     begun = as_stored(turn.started_at)
     facts = {"session_id": turn.session_id, "user_id": turn.user_id, "assigned": turn.assigned}
-    return facts | {"last_turn": 0, "created_at": begun, "updated_at": begun}
+    return facts | {"title": None, "last_turn": 0, "created_at": begun, "updated_at": begun}
 
 
 def _place_of(turn: Turn) -> dict[str, Any]:

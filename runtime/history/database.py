@@ -44,7 +44,10 @@ class Database:
             make_folder(address.file)
             # One writer a process: SQLite has one at a time, and a queue here beats a lock there.
             self._writer = create_async_engine(address.url, pool_size=1, max_overflow=0, hide_parameters=True)
-            self._reader = create_async_engine(address.url, pool_size=_READERS, max_overflow=0, hide_parameters=True)
+            # Its statements are no part of a transaction, so that there is nothing to undo when one is given back.
+            self._reader = create_async_engine(
+                address.url, pool_size=_READERS, max_overflow=0, pool_reset_on_return=None, hide_parameters=True
+            )
             event.listen(self._writer.sync_engine, "connect", _prepare_sqlite)
             event.listen(self._writer.sync_engine, "begin", _begin_immediate)
             event.listen(self._reader.sync_engine, "connect", _prepare_sqlite)

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import Insert, and_, insert, select, update
+from sqlalchemy import BindParameter, Insert, Integer, and_, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runtime.history.database import Database, as_stored
+from runtime.history.prepared import Executor, Prepared, executor_of
 from runtime.history.schema import Schema
 from runtime.jsonable import dumps
 
@@ -35,41 +36,46 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._schema = database.schema
+        schema = self._schema = database.schema
+        sessions, turns, variables = schema.sessions, schema.turns, schema.variables
+        session: BindParameter[str] = bindparam("session", type_=sessions.c.session_id.type)
+        completed = and_(turns.c.session_id == session, turns.c.status == _COMPLETED)
+        newest = turns.c.turn.desc()
+        chosen = turns.c.turn.between(bindparam("first", type_=Integer), bindparam("last", type_=Integer))
+        self._session = Prepared(
+            select(sessions.c.user_id, sessions.c.last_turn).where(sessions.c.session_id == session)
+        )
+        self._variables = Prepared(select(variables.c.name, variables.c.value).where(variables.c.session_id == session))
+        self._sizes = Prepared(
+            select(turns.c.turn, turns.c.size).where(completed).order_by(newest).limit(bindparam("rounds"))
+        )
+        self._pairs = Prepared(select(turns.c.inputs, turns.c.outputs).where(completed, chosen).order_by(turns.c.turn))
 
     async def past(self, session_id: str, rounds: int, budget: int = _PAST_BYTES) -> Past | None:
         """Return what is stored of a session, with the newest `rounds` turns that fit in `budget` bytes of JSON.
 
         Returns None when the session is not stored.
         """
-        sessions, variables = self._schema.sessions, self._schema.variables
-        session = select(sessions.c.user_id, sessions.c.last_turn).where(sessions.c.session_id == session_id)
-        written = select(variables.c.name, variables.c.value).where(variables.c.session_id == session_id)
         async with self._database.reading() as connection:
-            row = (await connection.execute(session)).one_or_none()
-            if row is None:
+            executor = await executor_of(connection)
+            found = await executor.rows(self._session, session=session_id)
+            if not found:
                 return None
-            pairs = await self._pairs(connection, session_id, rounds, min(budget, _PAST_BYTES)) if rounds else ()
-            values = {name: orjson.loads(value) for name, value in await connection.execute(written)}
-        return Past(row[0], row[1], pairs, values)
+            pairs = await self._newest(executor, session_id, rounds, min(budget, _PAST_BYTES)) if rounds else ()
+            written = await executor.rows(self._variables, session=session_id)
+        user_id, last_turn = found[0]
+        return Past(user_id, last_turn, pairs, {name: orjson.loads(value) for name, value in written})
 
-    async def _pairs(
-        self, connection: AsyncConnection, session_id: str, rounds: int, budget: int
+    async def _newest(
+        self, executor: Executor, session_id: str, rounds: int, budget: int
     ) -> tuple[Mapping[str, Any], ...]:
-        turns = self._schema.turns
-        completed = and_(turns.c.session_id == session_id, turns.c.status == _COMPLETED)
-        newest = select(turns.c.turn, turns.c.size).where(completed).order_by(turns.c.turn.desc()).limit(rounds)
-        sizes = (await connection.execute(newest)).all()
+        sizes = await executor.rows(self._sizes, session=session_id, rounds=rounds)
         count = fitting([size for _, size in sizes], budget)
         if not count:
             return ()
-        query = (
-            select(turns.c.inputs, turns.c.outputs)
-            .where(completed, turns.c.turn.between(sizes[count - 1][0], sizes[0][0]))
-            .order_by(turns.c.turn)
-        )
-        rows = await connection.execute(query)
-        return tuple({"inputs": orjson.loads(row[0]), "outputs": orjson.loads(row[1])} for row in rows)
+        first, last = sizes[count - 1][0], sizes[0][0]
+        rows = await executor.rows(self._pairs, session=session_id, first=first, last=last)
+        return tuple({"inputs": orjson.loads(inputs), "outputs": orjson.loads(outputs)} for inputs, outputs in rows)
 
     async def claim(self, session_id: str, user_id: str) -> str | None:
         """Make a session the user's, unless it is somebody's already; return whose it is.

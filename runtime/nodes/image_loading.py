@@ -21,6 +21,8 @@ async def with_image_objects(values: Mapping[str, Any], *, private_urls: bool) -
     Raises NodeError for an image that cannot be fetched, or lies at a private address without `private_urls`.
     """
     found = {name: value for name, value in values.items() if has_images(value)}
+    if not found:
+        return dict(values)
     contents = await _contents(_urls_in(found), private_urls)
     objects = {name: mapped(value, lambda picture: _object(picture, contents)) for name, value in found.items()}
     return {**values, **objects}

@@ -37,6 +37,7 @@ class PythonNode:
             self._function = tool.function
         else:
             self._function = self._method(tool, tool.owner, spec, resources)
+        self._is_async = inspect.isasyncgenfunction(self._function) or inspect.iscoroutinefunction(self._function)
 
     def _method(self, tool: Tool, owner: type, spec: NodeSpec, resources: Resources) -> Callable[..., Any]:
         """Return the tool's method of an object that the node's literals make."""
@@ -59,7 +60,7 @@ class PythonNode:
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:  # noqa: ARG002
         """Return what the tool returns; a generator, also a returned one, is streamed."""
         arguments = await with_image_objects(self._arguments.of(inputs), private_urls=self._private_urls)
-        if inspect.isasyncgenfunction(self._function) or inspect.iscoroutinefunction(self._function):
+        if self._is_async:
             value = self._function(**arguments)
         else:
             value = await self._threads.run(self._function, **arguments)

@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from runtime import compat
 from runtime.run.request import RunRequest
 from runtime.run.service import FlowService
+from runtime.server import collect_rarely
 from runtime.telemetry.setup import tracing_of
 from runtime.telemetry.tracing import Tracing
 from tests.bench.results import write_json
@@ -84,6 +85,7 @@ async def milliseconds(call: Callable[[], Awaitable[None]]) -> float:
 async def measure() -> list[dict[str, Any]]:
     """Print the costs, and return them."""
     compat.install()
+    collect_rarely()  # as the served process does
     rows: list[dict[str, Any]] = []
     print(f"{'ms a run':24}{'plain':>10}{'flow':>10}{'recorded':>10}{'us a node':>11}")
     with tempfile.TemporaryDirectory() as folder:

@@ -51,14 +51,14 @@ class HistoryService:
         days: float | None = None,
         observer: Observer | None = None,
     ) -> None:
-        self.reach = Reach(on_loss=self._look_now)
+        self._look_soon = asyncio.Event()
+        self.reach = Reach(on_loss=self._look_soon.set)
         self.archive = Archive(database, self.reach)
         self._database = database
         self._store = Store(database)
         self._writer = Writer(Append(database), self.reach, observer or Nobody(), write_timeout_s)
         self._retention = Retention(database, timedelta(days=single_turn_days), timedelta(days=days) if days else None)
         self._upkeep: tuple[asyncio.Task[None], ...] = ()
-        self._look_soon = asyncio.Event()
 
     async def open(self) -> None:
         """Bring the tables up to date and begin the upkeep; while the database is away both go on in the background.
@@ -102,9 +102,6 @@ class HistoryService:
     async def write(self, turn: Turn) -> bool:
         """Store a turn. Returns whether it was stored in time; if not, the write goes on in the background."""
         return await self._writer.write(turn)
-
-    def _look_now(self) -> None:
-        self._look_soon.set()
 
     async def _look(self) -> None:
         """See whether the database answers, and bring its tables up to date the first time."""

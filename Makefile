@@ -44,14 +44,14 @@ test-image: $(VENV)/.dev ## build images of flows and run them, with docker or w
 	docker info > /dev/null 2>&1 || tests/image/base.sh
 	$(BIN)/pytest -n 0 tests/image $(ARGS)
 
-# Of these, plot is what draws.
-BENCH_PEERS := hayhooks promptflow llama_agents bentoml plot
+# Of these, plot is what draws, and profile what samples.
+BENCH_PEERS := hayhooks promptflow llama_agents bentoml plot profile
 RESULTS := tests/bench/results
 
 .PHONY: bench
 bench: bench-deps ## measure Flowpod, its limits and its peers (about 25 minutes, on two idle cores)
 	status=0; \
-	for measure in "speed --rounds 3 --seconds 1.2 --streams" idle imports engine; do \
+	for measure in "speed --rounds 3 --seconds 1.2 --streams" idle imports engine profile; do \
 	    $(BIN)/python -m tests.bench.$$measure --results $(RESULTS) || status=1; done; \
 	$(BIN)/python -m tests.bench.telemetry || status=1; \
 	$(BIN)/python -m tests.bench.report $(RESULTS) && exit $$status

@@ -7,6 +7,7 @@ import pytest
 
 from tests.bench.load import Ask, Load, unchunked
 from tests.bench.process import Cores
+from tests.bench.profile import REST, shares
 from tests.bench.question import Question
 from tests.bench.report import write
 from tests.bench.results import write_json
@@ -55,3 +56,13 @@ def test_the_client_finds_a_wrong_answer(tmp_path: Path) -> None:
 def test_chunked_encoding_is_undone() -> None:
     assert unchunked(b"head3\r\nabc\r\nA\r\n0\r\n\r\n45678\r\n0\r\n\r\n", 4) == b"abc0\r\n\r\n45678"
     assert unchunked(b"3\r\nabc\r\n", 0) is None
+
+
+def test_a_sample_counts_for_the_innermost_part() -> None:
+    run = "main (/x/runtime/cli.py:1);run (/x/runtime/run/run.py:2)"
+    stacks = [
+        f"{run};read (/x/runtime/history/store.py:3);execute (/lib/sqlalchemy/engine.py:4) 6",
+        f"{run};post (/lib/openai/_client.py:5);timeout (/lib/asyncio/timeouts.py:6) 3",
+        "main (/x/runtime/cli.py:1) 1",
+    ]
+    assert shares(stacks) == ({"chat history": 0.6, "model client: openai, httpx": 0.3, REST: 0.1}, 10)

@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from runtime.history.append import Append
 from runtime.history.archive import Archive
 from runtime.history.database import Database
 from runtime.history.reach import Reach
@@ -20,6 +21,7 @@ from tests.support.mariadb import running_mariadb
 
 ROWS, LONG, ROUNDS, TIMES = 1_000_000, 10_000, 20, 200
 _BATCH = 20_000
+WRITERS, TURNS, BATCHES = 8, 16, 25
 
 
 async def fill(database: Database) -> None:
@@ -95,9 +97,26 @@ async def report(database: Database, store: Sessions) -> None:
     }
     for what, work in works.items():
         print(f"  {what:34} {await measured(work)}", flush=True)
+    print(
+        f"  {await turns_per_s(database):.0f} turns a second of {WRITERS} writers, {TURNS} in a transaction", flush=True
+    )
     begun = time.perf_counter()
     totals = await archive.totals(None)
     print(f"  totals {(time.perf_counter() - begun) * 1000:.0f} ms: {totals}", flush=True)
+
+
+async def turns_per_s(database: Database) -> float:
+    """Return how many turns the database takes from writers that do not pause, each a session's first."""
+
+    async def write(writer: int) -> None:
+        append = Append(database)
+        for batch in range(BATCHES):
+            names = [f"w{writer}-{batch}-{number}" for number in range(TURNS)]
+            assert not await append.add([turn(name, f"run-{name}") for name in names])
+
+    begun = time.perf_counter()
+    await asyncio.gather(*map(write, range(WRITERS)))
+    return WRITERS * TURNS * BATCHES / (time.perf_counter() - begun)
 
 
 def main() -> None:

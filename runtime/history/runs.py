@@ -151,10 +151,11 @@ class RunStore:
             found += enumerate(batch, last - len(batch) + 1)
         return [(number, event) for number, event in found if number > after]
 
-    async def renew(self, owner: str, until: datetime) -> None:
-        """Renew the owner's lease of all its runs."""
-        mine = (self._runs.c.owner == owner) & self._runs.c.status.in_(ACTIVE)
-        await self._execute(update(self._runs).where(mine).values(lease_until=as_stored(until)))
+    async def renew(self, owner: str, run_ids: Sequence[str], until: datetime) -> None:
+        """Renew the owner's lease of these of its runs."""
+        runs = self._runs
+        mine = runs.c.run_id.in_(run_ids) & (runs.c.owner == owner) & runs.c.status.in_(ACTIVE)
+        await self._execute(update(runs).where(mine).values(lease_until=as_stored(until)))
 
     async def request_cancel(self, run_id: str) -> bool:
         """Ask the owner of a run to cancel it; return whether the run is still active."""

@@ -143,7 +143,7 @@ class Journal:
                 await asyncio.wait_for(self._closing.wait(), pause)
 
     async def _look_after_leases(self) -> None:
-        if self._recordings:
-            await self._store.renew(self.owner, self.lease_until)
+        if self._recordings:  # those only: a run that was stored in vain, as nobody holds it, fails in time
+            await self._store.renew(self.owner, list(self._recordings), self.lease_until)
         for run in await self._store.expired(datetime.now(UTC)):
             await self.fail_if_expired(run)

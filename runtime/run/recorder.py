@@ -156,11 +156,7 @@ class Recorder:
         await self._runs.check(request, limited=True)
         recorded = await self._add(str(uuid.uuid4()), request, submission)
         entry = self._entry(request, submission, recorded)
-        try:
-            run = await self._start(entry, limited=True)
-        except FlowpodError as error:
-            self._drop(entry, error)
-            raise
+        run = await self._begin(entry, limited=True)
         attached = Attached(run)
         self._keep(self._record(entry, run, attached.events))
         return attached
@@ -208,20 +204,25 @@ class Recorder:
 
     async def _perform(self, entry: Entry) -> None:
         try:
-            run = await self._start(entry, limited=False)
-        except FlowpodError as error:
-            self._drop(entry, error)
+            await self._record(entry, await self._begin(entry, limited=False))
+        except FlowpodError:
+            pass  # it is recorded as the run's end
         except Exception:
             logger.exception("run %s: a bug in Flowpod", entry.recording.run_id)
-            self._drop(entry, RunError("internal error: the run could not be started", code="internal_error"))
-        else:
-            await self._record(entry, run)
         finally:
             self._performing -= 1
             self._begin_waiting()
 
-    async def _start(self, entry: Entry, *, limited: bool) -> Run:
-        run = await self._runs.start(entry.request, run_id=entry.recording.run_id, limited=limited)
+    async def _begin(self, entry: Entry, *, limited: bool) -> Run:
+        """Start a run that is recorded; one that cannot be started has ended."""
+        try:
+            run = await self._runs.start(entry.request, run_id=entry.recording.run_id, limited=limited)
+        except FlowpodError as error:
+            self._drop(entry, error)
+            raise
+        except BaseException:  # a cancelled request too
+            self._drop(entry, RunError("internal error: the run could not be started", code="internal_error"))
+            raise
         entry.run = run
         if entry.cancelled:
             run.cancel(entry.cancelled)

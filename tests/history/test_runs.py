@@ -84,11 +84,13 @@ async def test_of_those_who_find_a_dead_run_one_fails_it(history_url: str) -> No
     assert (run.status, run.last_event, run.finished_at) == ("Failed", 3, late)
 
 
-async def test_a_renewed_lease_lasts(history_url: str) -> None:
+async def test_the_leases_of_those_runs_last_that_are_renewed(history_url: str) -> None:
     async with run_store(history_url) as (store, _):
-        await store.add(new("r"), "me", NOW)
-        await store.renew("me", LATER)
-        assert await store.expired(NOW + timedelta(seconds=1)) == []
+        for run_id, owner in (("mine", "me"), ("nobody holds it", "me"), ("other", "other")):
+            await store.add(new(run_id), owner, NOW)
+        await store.renew("me", ["mine", "other"], LATER)
+        expired = await store.expired(NOW + timedelta(seconds=1))
+    assert {run.run_id for run in expired} == {"nobody holds it", "other"}
 
 
 async def test_a_key_names_one_run(history_url: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from runtime.errors import ErrorInfo
 from runtime.jsonable import dumps
@@ -87,6 +88,24 @@ async def test_a_run_whose_record_is_gone_ends(tmp_path: Path) -> None:
         database.close()
         await run.finished()
         assert await course(service, run_id) in ([], ["started", "sleep Running"])
+
+
+async def test_a_run_that_cannot_be_started_for_no_known_reason_has_failed(tmp_path: Path) -> None:
+    async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
+        assert service.recorder is not None
+        broken: Any = None
+        request = RunRequest(inputs={"name": "a"}, session_id=SESSION, assigned=True, given=broken)
+        with pytest.raises(TypeError):
+            await service.recorder.attach(request, Submission({"kind": "run"}))
+        queued = (await service.recorder.submit(request, Submission({"kind": "run"}))).run_id
+        assert await course(service, queued) == ["started", "terminated Failed"]
+        database = sqlite3.connect(tmp_path / "chat_history.db")
+        rows = database.execute("SELECT run_id FROM langstudio_run_test").fetchall()
+        database.close()
+        for (run_id,) in rows:
+            await course(service, run_id)
+            assert (await service.recorder.records.read(run_id, None)).status == "Failed"
+    assert len(rows) == 2
 
 
 def test_pieces_of_a_stream_are_put_together() -> None:

@@ -89,6 +89,7 @@ class Recorder:
         self._queue: deque[Entry] = deque()
         self._performing = 0
         self._submitting = 0
+        self._draining = False
         self._closing = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._upkeep: set[asyncio.Task[None]] = set()
@@ -99,8 +100,8 @@ class Recorder:
         self._upkeep = {asyncio.create_task(self._keep_asking()), asyncio.create_task(self._keep_clean())}
 
     def drop_queue(self) -> None:
-        """Begin no more runs; those that wait are cancelled."""
-        self._closing.set()
+        """Begin no more runs; those that wait are cancelled. Those that are performed may still be cancelled, too."""
+        self._draining = True
         while self._queue:
             self._end_queued(self._queue.popleft(), "the service is shutting down, and the run had not begun")
 
@@ -141,7 +142,7 @@ class Recorder:
         if run.run_id != run_id:  # another request with the key was faster
             return _same(run, fingerprint)
         entry = self._entry(request, submission, run)
-        if self._closing.is_set():
+        if self._draining:
             self._end_queued(entry, "the service is shutting down, and the run had not begun")
         else:
             self._queue.append(entry)
@@ -229,7 +230,7 @@ class Recorder:
         return run
 
     def _drop(self, entry: Entry, error: FlowpodError) -> None:
-        entry.end(error.info, "Canceled" if self._closing.is_set() else "Failed")
+        entry.end(error.info, "Canceled" if self._draining else "Failed")
         del self._entries[entry.recording.run_id]
 
     def _end_queued(self, entry: Entry, reason: str) -> None:

@@ -108,6 +108,26 @@ async def test_a_run_that_cannot_be_started_for_no_known_reason_has_failed(tmp_p
     assert len(rows) == 2
 
 
+async def test_cancellations_are_heard_while_runs_have_their_grace(tmp_path: Path) -> None:
+    flow = write_sleepy_flow(tmp_path / "flow")
+    async with service_of(flow, data=tmp_path) as one, service_of(flow, data=tmp_path) as two:
+        background = await submit(one, seconds=60)
+        foreground = await one.start(RunRequest(inputs={"name": "a", "seconds": 60}, session_id=SESSION))
+        async with asyncio.timeout(PATIENCE_S):
+            while one.running(background) is None:
+                await asyncio.sleep(0.01)
+            finishing = asyncio.create_task(one.finish(grace_s=PATIENCE_S))
+            await asyncio.sleep(0.1)  # it has begun to
+            assert await two.cancel(background, None) is None
+            assert await two.cancel(foreground.id, None) is None
+            await finishing
+        assert two.recorder is not None
+        end = (await two.recorder.records.events(background))[-1]
+    assert isinstance(end, RunTerminated)
+    assert end.error is not None
+    assert (end.status, end.error.message) == ("Canceled", "the run was cancelled: a client asked for that")
+
+
 def test_pieces_of_a_stream_are_put_together() -> None:
     def piece(text: str, reasoning: str = "", output: str = "a") -> RunOutput:
         return RunOutput("n", output, text, is_stream=True, status="Streaming", reasoning=reasoning)

@@ -151,11 +151,17 @@ class RunStore:
             found += enumerate(batch, last - len(batch) + 1)
         return [(number, event) for number, event in found if number > after]
 
-    async def renew(self, owner: str, run_ids: Sequence[str], until: datetime) -> None:
-        """Renew the owner's lease of these of its runs."""
+    async def renew(self, owner: str, run_ids: Sequence[str], until: datetime) -> set[str]:
+        """Renew the owner's lease of these of its runs; return the ids of those that are not the owner's any more."""
         runs = self._runs
-        mine = runs.c.run_id.in_(run_ids) & (runs.c.owner == owner) & runs.c.status.in_(ACTIVE)
-        await self._execute(update(runs).where(mine).values(lease_until=as_stored(until)))
+        mine = runs.c.run_id.in_(run_ids) & (runs.c.owner == owner)
+        renewed = update(runs).where(mine, runs.c.status.in_(ACTIVE)).values(lease_until=as_stored(until))
+
+        async def write(connection: AsyncConnection) -> set[str]:
+            await connection.execute(renewed)
+            return set(run_ids) - set((await connection.execute(select(runs.c.run_id).where(mine))).scalars())
+
+        return await self._database.write(write)
 
     async def request_cancel(self, run_id: str) -> bool:
         """Ask the owner of a run to cancel it; return whether the run is still active."""
@@ -179,13 +185,14 @@ class RunStore:
     async def fail_expired(self, run_id: str, now: datetime, end: Callable[[int], Sequence[Any]]) -> bool:
         """Fail a run whose lease has run out; return whether it was this call that did so.
 
-        `end` makes its last events as JSON, told how many there are already.
+        From then on it is nobody's: what its owner has still to tell comes too late. `end` makes its last events as
+        JSON, told how many there are already.
         """
         runs = self._runs
         dead = (runs.c.run_id == run_id) & runs.c.status.in_(ACTIVE) & (runs.c.lease_until < as_stored(now))
 
         async def write(connection: AsyncConnection) -> bool:
-            failed = update(runs).where(dead).values(status="Failed", finished_at=as_stored(now))
+            failed = update(runs).where(dead).values(status="Failed", finished_at=as_stored(now), owner="")
             if not (await connection.execute(failed)).rowcount:
                 return False
             row = (await connection.execute(self._select(runs.c.run_id == run_id))).one()

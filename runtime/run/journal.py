@@ -7,7 +7,7 @@ first writes down.
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_S = 0.25
 LEASE_S = 30.0
+_LOST = "instance_lost"
 _RENEW_S = 10.0
 _RETRY_S = 1.0
 _TRIES_ALONE = 5
@@ -79,7 +80,7 @@ class Journal:
             error = RunError(
                 "the instance that performed the run has ended, or could not reach the database for "
                 f"{LEASE_S:g} s; how far the run got is not known",
-                code="instance_lost",
+                code=_LOST,
             ).info
             return [to_json(event) for event in never_went_on(run.run_id, error, "Failed", begun=count > 0)]
 
@@ -122,13 +123,20 @@ class Journal:
 
     async def _append(self, batches: Sequence[tuple[Recording, Batch]]) -> None:
         lost = await self._store.append(self.owner, [batch for _, batch in batches])
+        self._lose(lost)
         for recording, batch in batches:
-            if recording.run_id in lost:
-                logger.error("run %s: it is not this instance's any more, or was deleted", recording.run_id)
-                recording.cancel("its record is gone, or another instance took it for dead")
-            if recording.run_id in lost or batch.status not in ACTIVE:
+            if batch.status not in ACTIVE:
                 self._recordings.pop(recording.run_id, None)
                 recording.let_go()
+
+    def _lose(self, run_ids: Iterable[str]) -> None:
+        """End runs that are not this process's any more: what the database says of them is what became of them."""
+        for run_id in run_ids:
+            if (recording := self._recordings.pop(run_id, None)) is not None:
+                logger.error("run %s: it is not this instance's any more, or was deleted", run_id)
+                recording.lose(
+                    RunError("its record is gone, or another instance took this one for dead", code=_LOST).info
+                )
 
     async def _keep_leases(self) -> None:
         while not self._closing.is_set():
@@ -144,6 +152,6 @@ class Journal:
 
     async def _look_after_leases(self) -> None:
         if self._recordings:  # those only: a run that was stored in vain, as nobody holds it, fails in time
-            await self._store.renew(self.owner, list(self._recordings), self.lease_until)
+            self._lose(await self._store.renew(self.owner, list(self._recordings), self.lease_until))
         for run in await self._store.expired(datetime.now(UTC)):
             await self.fail_if_expired(run)

@@ -252,6 +252,8 @@ class Recorder:
             if isinstance(event, RunTerminated):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(recording.ended.wait(), self._limits.write_timeout_s)
+                if recording.failure is not None:
+                    event = replace(event, status="Failed", error=recording.failure)
             reader.put(event)
             await reader.room()
 

@@ -24,6 +24,8 @@ class Recording:
         self.cancel = cancel
         self.ended = asyncio.Event()
         """Set when nothing more will be written: the run's end is stored, or the run is not ours any more."""
+        self.failure: ErrorInfo | None = None
+        """Why the journal could not go on with the run: then that has failed, whatever its last event says."""
         self._hurry = hurry
         self._waiting: list[Event] = []
         self._number = 0
@@ -72,6 +74,12 @@ class Recording:
         stored = [to_json(event) for event in events]
         return Batch(self.run_id, stored, self._number, self._status, self._started_at, self._finished_at)
 
+    def lose(self, failure: ErrorInfo) -> None:
+        """End the run, which is not ours any more."""
+        self.failure = failure
+        self.cancel(failure.message)
+        self.let_go()
+
     def let_go(self) -> None:
         """Take nothing in any more, nor wait for anything."""
         if not self.is_over:
@@ -82,7 +90,7 @@ class Recording:
 
     def refuse(self, batch: Batch, reason: str) -> None:
         """End the run as failed, in place of a batch that the database does not take."""
-        error = RunError(f"the run's events cannot be stored: {reason}", code="events_not_stored").info
+        error = self.failure = RunError(f"the run's events cannot be stored: {reason}", code="events_not_stored").info
         self._number = batch.last - len(batch.events)
         self._status = "Running"
         self._waiting = []

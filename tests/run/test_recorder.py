@@ -128,6 +128,24 @@ async def test_cancellations_are_heard_while_runs_have_their_grace(tmp_path: Pat
     assert (end.status, end.error.message) == ("Canceled", "the run was cancelled: a client asked for that")
 
 
+async def test_a_run_that_another_instance_has_failed_has_failed_for_its_reader_too(tmp_path: Path) -> None:
+    flow = write_sleepy_flow(tmp_path / "flow")
+    async with service_of(flow, data=tmp_path) as one, service_of(flow, data=tmp_path) as two:
+        assert one.recorder is not None
+        assert two.recorder is not None
+        request = RunRequest(inputs={"name": "a", "seconds": 1}, session_id=SESSION, assigned=True)
+        run = await one.recorder.attach(request, Submission({"kind": "run"}))
+        await asyncio.sleep(0.5)  # its beginning is stored
+        database = sqlite3.connect(tmp_path / "chat_history.db")
+        database.execute("UPDATE langstudio_run_test SET lease_until = '2026-01-01 00:00:00'")
+        database.commit()
+        database.close()
+        assert (await two.recorder.records.read(run.id, None)).status == "Failed"
+        seen = [event async for batch in run.events.batches() for event in batch]
+        stored = await two.recorder.records.events(run.id)
+    assert [told([events[-1]]) for events in (seen, stored)] == [["terminated Failed"]] * 2
+
+
 def test_pieces_of_a_stream_are_put_together() -> None:
     def piece(text: str, reasoning: str = "", output: str = "a") -> RunOutput:
         return RunOutput("n", output, text, is_stream=True, status="Streaming", reasoning=reasoning)

@@ -23,6 +23,7 @@ from runtime.api.responses_input import (
     Reference,
     ResponseBody,
     check_conversation,
+    item_texts,
     response_id,
     response_not_found,
     run_id_of,
@@ -30,7 +31,7 @@ from runtime.api.responses_input import (
 )
 from runtime.api.settings import ApiSettings
 from runtime.api.sse import event_stream, stream_of
-from runtime.errors import InvalidRequest, NotFound
+from runtime.errors import BodyTooLarge, InvalidRequest, NotFound
 from runtime.history.replies import Reply
 from runtime.history.runs import RecordedRun
 from runtime.jsonable import dumps
@@ -193,26 +194,45 @@ class Responses:
             overrides=body.overrides,
         )
 
-    async def _texts(self, body: ResponseBody, user: str | None) -> dict[str, str]:
-        """Return the texts of the items that the input names by their ids."""
-        texts: dict[str, str] = {}
+    async def _texts(self, body: ResponseBody, user: str | None) -> dict[str, str | None]:
+        """Return the texts of the items that the input names by their ids; a model's thoughts have None.
+
+        Raises NotFound for an item that is not there, BodyTooLarge where the texts have more characters than a body may
+        have bytes, each counted as often as it is named.
+        """
+        found: dict[str, dict[str, str | None]] = {}
+        texts: dict[str, str | None] = {}
+        left = self._settings.max_body_bytes
         for number, item in enumerate(body.input):
-            if isinstance(item, Reference) and item.id not in texts:
-                param = f"input.{number}.id"
-                run = await records_of(self._service).read(run_id_of(item.id, param), user)
-                output = (await self._response(run))["output"]
-                texts |= {one["id"]: one["content"][0]["text"] for one in output if one["type"] == "message"}
+            if not isinstance(item, Reference):
+                continue
+            param = f"input.{number}.id"
+            run_id = run_id_of(item.id, param)
+            if run_id not in found:
+                run = await self._record(item.id, param, user)
+                found[run_id] = item_texts(await self._response(run))
+            if item.id not in found[run_id]:
+                raise response_not_found(item.id, param)
+            text = texts[item.id] = found[run_id][item.id]
+            left -= len(text or "")
+            if left < 0:
+                raise BodyTooLarge(
+                    "the items that the input names are over the limit of a body (FLOWPOD_MAX_BODY_BYTES)"
+                )
         return texts
 
     async def _read(self, request: Request) -> RecordedRun:
-        given = str(request.path_params["response_id"])
-        run_id = run_id_of(given, "response_id")
+        return await self._record(str(request.path_params["response_id"]), "response_id", read_user_id(request))
+
+    async def _record(self, given: str, param: str, user: str | None) -> RecordedRun:
+        """Return the run behind a response, or behind one of its items."""
+        run_id = run_id_of(given, param)
         try:
-            run = await records_of(self._service).read(run_id, read_user_id(request))
+            run = await records_of(self._service).read(run_id, user)
         except NotFound as error:
-            raise response_not_found(given, "response_id") from error
+            raise response_not_found(given, param) from error
         if run.facts["kind"] != RESPONSE:
-            raise response_not_found(given, "response_id")
+            raise response_not_found(given, param)
         return run
 
     async def _response(self, run: RecordedRun) -> dict[str, Any]:

@@ -135,12 +135,19 @@ def check_conversation(body: ResponseBody) -> None:
         raise InvalidRequest(message, param="conversation")
 
 
-def with_texts(items: Sequence[Item], texts: Mapping[str, str]) -> list[Message]:
+def item_texts(response: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the text of each item of a response by its id, None for a model's thoughts."""
+    return {
+        item["id"]: item["content"][0]["text"] if item["type"] == "message" else None for item in response["output"]
+    }
+
+
+def with_texts(items: Sequence[Item], texts: Mapping[str, str | None]) -> list[Message]:
     """Return the messages, those that are named by their ids with their texts; a model's thoughts are left out."""
     messages = []
     for item in items:
         if isinstance(item, Message):
             messages.append(item)
-        elif item.id in texts:
-            messages.append(Message.model_construct(role="assistant", content=(texts[item.id],)))
+        elif (text := texts[item.id]) is not None:
+            messages.append(Message.model_construct(role="assistant", content=(text,)))
     return messages

@@ -300,6 +300,41 @@ async def test_items_may_be_named_by_their_ids(tmp_path: Path, model_server: Mod
     assert told(model_server, b) == [a, f"You said: {a}"]
 
 
+async def test_thoughts_that_are_named_are_left_out(tmp_path: Path, model_server: ModelServer) -> None:
+    flow, question = write_chat_flow(tmp_path / "flow", model_server.url, "reasoning"), f"q {tmp_path.name}"
+    async with client_of(flow, data=tmp_path / "data") as client:
+        thoughts, message = (await create(client, "hi"))["output"]
+        references = [{"type": "item_reference", "id": item["id"]} for item in (thoughts, message)]
+        await create(client, [{"role": "user", "content": "hi"}, *references, {"role": "user", "content": question}])
+    assert told(model_server, question) == ["hi", message["content"][0]["text"]]
+
+
+async def test_only_items_of_responses_may_be_named_and_not_without_end(
+    tmp_path: Path, model_server: ModelServer
+) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+    async with client_of(flow, data=tmp_path / "data", max_body_bytes=5000) as client:
+        run = (await client.post("/run", json={"inputs": {"question": "x"}, "background": True})).json()["run_id"]
+        response = await create(client, "x" * 3000)
+        item = response["output"][0]["id"]
+        invented = [response["id"], f"msg_{response['id'].removeprefix('resp_')}_7", f"msg_{run.replace('-', '')}_0"]
+        answers = [
+            await client.post(
+                PATH,
+                json={
+                    "input": [*({"type": "item_reference", "id": one} for one in ids), {"content": "x", "role": "user"}]
+                },
+            )
+            for ids in ([invented[0]], [item, invented[1]], [invented[2]], [item, item])
+        ]
+    assert [(answer.status_code, answer.json()["error"]["param"]) for answer in answers] == [
+        (404, "input.0.id"),
+        (404, "input.1.id"),
+        (404, "input.0.id"),
+        (413, None),
+    ]
+
+
 async def test_images_and_further_inputs_reach_the_flow(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_full_chat_flow(tmp_path / "flow", model_server.url)
     question = f"echo {uuid.uuid4()}"

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from runtime.api.body import Caller, read_caller, read_model, read_object
 from runtime.api.errors import RUN_FAILED, JsonResponse, error_body
 from runtime.api.fold import Outcome, fold
-from runtime.api.recorded import ACCEPTED, IDEMPOTENCY_KEY, RUN, read_key, recorder_of
+from runtime.api.recorded import ACCEPTED, IDEMPOTENCY_KEY, RUN, asked_by, read_key, recorder_of
 from runtime.api.settings import ApiSettings
 from runtime.api.sse import event_stream
 from runtime.errors import ErrorInfo, InvalidRequest
@@ -56,7 +56,7 @@ class Complete:
         body = read_model(RunBody, content)
         key = read_key(request)
         if body.background:
-            return await self._submit(caller, body, key, content)
+            return await self._submit(caller, body, key, asked_by(request, RUN, content))
         if key is not None:
             raise InvalidRequest(f"{IDEMPOTENCY_KEY} needs background: true", param=IDEMPOTENCY_KEY)
         streaming = _wants_stream(request) if body.stream is None else body.stream
@@ -67,12 +67,11 @@ class Complete:
         outcome = await fold(run, request)
         return JsonResponse(encoder.body(run.id, outcome), RUN_FAILED if outcome.terminated.error else 200)
 
-    async def _submit(self, caller: Caller, body: RunBody, key: str | None, content: dict[str, Any]) -> Response:
+    async def _submit(self, caller: Caller, body: RunBody, key: str | None, asked: bytes) -> Response:
         if body.stream:
             message = "stream: a background run has no reader; leave it out and follow GET /runs/{id}/events"
             raise InvalidRequest(message, param="stream")
         config = body.response_config or ResponseConfig()
-        asked = dumps([content, None if caller.assigned else caller.session_id])
         submission = Submission({"kind": RUN, "response_config": config.model_dump()}, key, asked)
         request = caller.request(body.inputs or {}, protocol="complete", streaming=True)
         run = await recorder_of(self._service).submit(request, submission)

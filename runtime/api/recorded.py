@@ -1,11 +1,16 @@
 """What requests about recorded runs have in common."""
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from starlette.requests import Request
 
+from runtime.api.body import HISTORY_ROUNDS
+from runtime.api.middleware import SESSION_ID
+from runtime.api.openai_caller import CHAT_ID
 from runtime.errors import InvalidRequest, NotFound
+from runtime.jsonable import dumps
 from runtime.run.recorder import Recorder
 from runtime.run.records import Records
 from runtime.run.service import FlowService
@@ -27,6 +32,12 @@ def read_key(request: Request) -> str | None:
         message = f"{IDEMPOTENCY_KEY} must have 1 to 255 printable ASCII characters"
         raise InvalidRequest(message, param=IDEMPOTENCY_KEY, code="invalid_idempotency_key")
     return key
+
+
+def asked_by(request: Request, kind: str, content: Mapping[str, Any]) -> bytes:
+    """Return all of a request that its run depends on, but for its user; those with one key must agree in it."""
+    headers = [request.headers.get(name) for name in (SESSION_ID, CHAT_ID, HISTORY_ROUNDS)]
+    return dumps([kind, headers, content])
 
 
 def recorder_of(service: FlowService) -> Recorder:

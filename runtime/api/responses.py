@@ -17,7 +17,7 @@ from runtime.api.fold import read
 from runtime.api.openai import no_chat_flow
 from runtime.api.openai_caller import read_chat_caller, with_user
 from runtime.api.openai_messages import ChatRoles, Conversation, read_conversation
-from runtime.api.recorded import RESPONSE, read_key, recorder_of, records_of
+from runtime.api.recorded import RESPONSE, asked_by, read_key, recorder_of, records_of
 from runtime.api.responses_events import ResponseEvents, frame
 from runtime.api.responses_input import (
     Reference,
@@ -34,7 +34,6 @@ from runtime.api.sse import event_stream, stream_of
 from runtime.errors import BodyTooLarge, InvalidRequest, NotFound
 from runtime.history.replies import Reply
 from runtime.history.runs import RecordedRun
-from runtime.jsonable import dumps
 from runtime.run.events import Readable
 from runtime.run.recorder import Submission
 from runtime.run.request import RunRequest
@@ -80,7 +79,7 @@ class Responses:
             "store": store,
         }
         if body.background:
-            return await self._in_background(request, body, roles, caller, conversation, facts, dumps(content))
+            return await self._in_background(request, body, roles, caller, conversation, facts, content)
         if store:
             asked, reply = self._asked(body, roles, caller, conversation)
             run: Readable = await recorder_of(self._service).attach(asked, Submission(facts, reply=reply))
@@ -125,15 +124,14 @@ class Responses:
         caller: Caller,
         conversation: Conversation,
         facts: dict[str, Any],
-        content: bytes,
+        content: dict[str, Any],
     ) -> Response:
         if body.store is False:
             raise InvalidRequest("background needs a response that is stored: leave store out", param="store")
         recorder = recorder_of(self._service)
         asked, reply = self._asked(body, roles, caller, conversation)
-        run = await recorder.submit(
-            replace(asked, streaming=True), Submission(facts, read_key(request), content, reply)
-        )
+        submission = Submission(facts, read_key(request), asked_by(request, RESPONSE, content), reply)
+        run = await recorder.submit(replace(asked, streaming=True), submission)
         request.state.session_id = run.session_id
         if body.stream:
             return stream_of(self._frames(run, -1), self._settings.heartbeat_s)

@@ -369,6 +369,30 @@ async def test_in_the_background(tmp_path: Path, model_server: ModelServer, hist
         assert events(response)[1:] == first
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"), [("/run", {"inputs": {"question": "hi"}}), (PATH, {"input": "hi"})], ids=["run", "response"]
+)
+async def test_a_key_that_comes_with_something_else_is_refused(
+    tmp_path: Path, model_server: ModelServer, path: str, asked: dict[str, Any]
+) -> None:
+    flow, body = write_chat_flow(tmp_path / "flow", model_server.url), asked | {"background": True}
+    headers = {"Idempotency-Key": "k", "Chat-Session-Id": SESSION}
+    async with client_of(flow, data=tmp_path / "data") as client:
+        first = await client.post(path, json=body, headers=headers)
+        reused = [
+            await client.post(path, json=body, headers=headers | {"Chat-Session-Id": "t" * 32}),
+            await client.post(path, json=body, headers=headers | {"Chat-History-Rounds": "1"}),
+            await client.post(path, json=body | {"more": 1}, headers=headers),
+        ]
+        other_user = await client.post(path, json=body, headers=headers | {"Chat-User-Id": "ann"})
+        again = await client.post(path, json=body, headers=headers)
+    assert [(answer.status_code, answer.json()["error"]["code"]) for answer in reused] == [
+        (400, "idempotency_key_reused")
+    ] * 3
+    name = "run_id" if path == "/run" else "id"
+    assert first.json()[name] == again.json()[name] != other_user.json()[name]
+
+
 async def test_a_background_response_is_cancelled(tmp_path: Path, model_server: ModelServer, history_url: str) -> None:
     key = f"{tmp_path.name}{len(history_url)}"
     async with instances(tmp_path, model_server, history_url, f"steps:9:{key}") as (one, two):

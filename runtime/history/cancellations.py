@@ -1,5 +1,6 @@
 """Wishes to cancel runs of which the database knows nothing."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -17,36 +18,38 @@ class Cancellations:
         self._database = database
         self._table = database.schema.cancellations
 
-    async def ask(self, run_id: str, user_id: str | None) -> None:
-        """Ask whichever instance performs a run to cancel it."""
-        wish = (
-            insert(self._table)
-            .prefix_with("OR IGNORE", dialect="sqlite")
-            .prefix_with("IGNORE", dialect="mysql")
-            .values(run_id=run_id, user_id=user_id, taken=False, asked_at=as_stored(datetime.now(UTC)))
-        )
-        await self._database.write(partial(_execute, wish))
+    async def ask(self, run_id: str, user_id: str | None) -> int:
+        """Ask whichever instance performs a run to cancel it; return the wish's number."""
+        values = {"run_id": run_id, "user_id": user_id, "taken": False, "asked_at": as_stored(datetime.now(UTC))}
 
-    async def waiting(self) -> list[tuple[str, str | None]]:
-        """Return (run, user) of the wishes that no instance has taken."""
-        query = select(self._table.c.run_id, self._table.c.user_id).where(~self._table.c.taken)
+        async def write(connection: AsyncConnection) -> int:
+            key = (await connection.execute(insert(self._table).values(values))).inserted_primary_key
+            assert key is not None
+            return int(key[0])
+
+        return await self._database.write(write)
+
+    async def waiting(self) -> list[tuple[int, str, str | None]]:
+        """Return (number, run, user) of the wishes that no instance has taken."""
+        table = self._table
+        query = select(table.c.id, table.c.run_id, table.c.user_id).where(~table.c.taken)
         async with self._database.reading() as connection:
-            return [(row[0], row[1]) for row in await connection.execute(query)]
+            return [(row[0], row[1], row[2]) for row in await connection.execute(query)]
 
-    async def take(self, run_id: str) -> None:
-        """Say that this instance cancels the run."""
-        this = self._table.c.run_id == run_id
-        await self._database.write(partial(_execute, update(self._table).where(this).values(taken=True)))
+    async def take(self, numbers: Sequence[int]) -> None:
+        """Say that this instance does as it is asked."""
+        these = self._table.c.id.in_(numbers)
+        await self._database.write(partial(_execute, update(self._table).where(these).values(taken=True)))
 
-    async def taken(self, run_id: str) -> bool:
-        """Return whether an instance has taken the wish."""
-        query = select(self._table.c.taken).where(self._table.c.run_id == run_id)
+    async def taken(self, number: int) -> bool:
+        """Return whether an instance has taken a wish."""
+        query = select(self._table.c.taken).where(self._table.c.id == number)
         async with self._database.reading() as connection:
             return bool(await connection.scalar(query))
 
-    async def forget(self, run_id: str) -> None:
+    async def forget(self, number: int) -> None:
         """Take a wish back."""
-        await self._database.write(partial(_execute, delete(self._table).where(self._table.c.run_id == run_id)))
+        await self._database.write(partial(_execute, delete(self._table).where(self._table.c.id == number)))
 
     async def forget_old(self, before: datetime) -> None:
         """Take back the wishes of instances that ended before they could."""

@@ -149,7 +149,8 @@ def _run_tables(service: str, metadata: MetaData) -> tuple[Table, Table, Table]:
     cancellations = Table(
         f"langstudio_run_cancel_{service}",
         metadata,
-        Column("run_id", String(64), primary_key=True),
+        Column("id", _Serial, primary_key=True, autoincrement=True),
+        Column("run_id", String(64), nullable=False),
         Column("user_id", _Id),
         Column("taken", Boolean(create_constraint=False), nullable=False),
         Column("asked_at", _Time, nullable=False),

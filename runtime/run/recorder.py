@@ -272,11 +272,14 @@ class Recorder:
                 self._reach.failed(error)
 
     async def _take_wishes(self) -> None:
-        for run_id, user in await self._cancellations.waiting():
+        taken = []
+        for number, run_id, user in await self._cancellations.waiting():
             run = self._runs.running(run_id)
             if run is not None and (user is None or run.user_id == user):
                 run.cancel(ASKED)
-                await self._cancellations.take(run_id)
+                taken.append(number)
+        if taken:
+            await self._cancellations.take(taken)
 
     async def _keep_clean(self) -> None:
         pause = _CLEAN_AGAIN_S

@@ -122,9 +122,9 @@ class Records:
                 await self._store.request_cancel(run_id)
             return run
         with self._reach.needed():
-            await self._cancellations.ask(run_id, user)
-            taken = await self._taken(run_id)
-            await self._cancellations.forget(run_id)
+            wish = await self._cancellations.ask(run_id, user)
+            taken = await self._taken(wish)
+            await self._cancellations.forget(wish)
         if not taken:
             raise run_not_found(run_id)
         return None
@@ -150,10 +150,10 @@ class Records:
         await self._cancellations.forget_old(now - _WISHES_LAST)
         return _PAUSE_S if await self._store.delete_old(now - self._age) else _CLEAN_S
 
-    async def _taken(self, run_id: str) -> bool:
+    async def _taken(self, wish: int) -> bool:
         until = time.monotonic() + _ANSWER_S
         while time.monotonic() < until:
-            if await self._cancellations.taken(run_id):
+            if await self._cancellations.taken(wish):
                 return True
             if await self._closed_after(BATCH_S):
                 break

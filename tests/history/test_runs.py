@@ -115,13 +115,15 @@ async def test_cancellation_is_asked_of_active_runs(history_url: str) -> None:
         assert await store.to_cancel("me") == []
         assert not await store.request_cancel("a")
         wishes = Cancellations(database)
-        await wishes.ask("x", "ann")
-        await wishes.ask("x", "bob")
-        assert await wishes.waiting() == [("x", "ann")]
-        await wishes.take("x")
-        assert (await wishes.waiting(), await wishes.taken("x"), await wishes.taken("y")) == ([], True, False)
+        ann, bob = await wishes.ask("x", "ann"), await wishes.ask("x", "bob")
+        assert await wishes.waiting() == [(ann, "x", "ann"), (bob, "x", "bob")]
+        await wishes.take([bob])
+        assert await wishes.waiting() == [(ann, "x", "ann")]
+        assert [await wishes.taken(number) for number in (ann, bob)] == [False, True]
+        await wishes.forget(ann)
+        assert await wishes.taken(bob)
         await wishes.forget_old(datetime.now(NOW.tzinfo) + timedelta(seconds=1))
-        assert not await wishes.taken("x")
+        assert not await wishes.taken(bob)
 
 
 async def test_old_runs_go_and_active_ones_stay(history_url: str) -> None:

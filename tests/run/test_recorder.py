@@ -2,13 +2,14 @@
 
 import asyncio
 import sqlite3
+import uuid
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from runtime.errors import ErrorInfo
+from runtime.errors import ErrorInfo, NotFound
 from runtime.jsonable import dumps
 from runtime.run.events import NodeUpdated, RunOutput, RunStarted, RunTerminated
 from runtime.run.recorder import Submission
@@ -106,6 +107,24 @@ async def test_a_run_that_cannot_be_started_for_no_known_reason_has_failed(tmp_p
             await course(service, run_id)
             assert (await service.recorder.records.read(run_id, None)).status == "Failed"
     assert len(rows) == 2
+
+
+async def test_all_are_answered_who_may_cancel_a_run(tmp_path: Path) -> None:
+    flow, run_id = write_sleepy_flow(tmp_path / "flow"), str(uuid.uuid4())
+    async with (
+        service_of(flow, data=tmp_path) as one,
+        service_of(flow, data=tmp_path) as two,
+    ):
+        users = ("bob", "ann", "ann", None)
+        asking = [asyncio.create_task(two.cancel(run_id, user)) for user in users]
+        await asyncio.sleep(0.5)  # they wait for an answer
+        run = await one.start(
+            RunRequest(inputs={"name": "a", "seconds": 60}, session_id=SESSION, user_id="ann"), run_id=run_id
+        )
+        async with asyncio.timeout(PATIENCE_S):
+            await run.finished()
+            answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [NotFound, *[type(None)] * 3]
 
 
 async def test_cancellations_are_heard_while_runs_have_their_grace(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from runtime.run.service import FlowService
 
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LAST_EVENT_ID = "Last-Event-ID"
+_INVALID = "invalid_last_event_id"
 _NUMBER_DIGITS = 9
 _NOTHING_MORE = 204
 """To a browser's EventSource this says that it need not come back."""
@@ -61,7 +62,10 @@ class Runs:
         """Stream a run's events from the first one, or from behind `Last-Event-ID`, to the last."""
         after = _last_event_id(request)
         run = await self._read(request)
-        if not run.active and after >= run.last_event:
+        if after > run.last_event:
+            message = f"{LAST_EVENT_ID} is {after}, and the run's newest event is {run.last_event}"
+            raise InvalidRequest(message, param=LAST_EVENT_ID, code=_INVALID)
+        if after == run.last_event and not run.active:
             return Response(status_code=_NOTHING_MORE)
         return stream_of(self._frames(run, after), self._settings.heartbeat_s)
 
@@ -116,5 +120,5 @@ def _last_event_id(request: Request) -> int:
     given = request.headers.get(LAST_EVENT_ID, "0")
     if not (given.isascii() and given.isdecimal() and len(given) <= _NUMBER_DIGITS):
         message = f"{LAST_EVENT_ID} must be the id of an event, a number"
-        raise InvalidRequest(message, param=LAST_EVENT_ID, code="invalid_last_event_id")
+        raise InvalidRequest(message, param=LAST_EVENT_ID, code=_INVALID)
     return int(given)

@@ -80,23 +80,25 @@ class Records:
                 self._nobody.set()
 
     async def _pages(self, run_id: str, after: int) -> AsyncGenerator[list[tuple[int, Event]], None]:
-        closed = False
+        last_look = False
         while True:
             try:
                 page = [(number, from_json(event)) for number, event in await self._store.events(run_id, after)]
-                gone = not page and not await self._is_there(run_id)
+                goes_on = bool(page) or await self._goes_on(run_id)
             except FAILURES as error:
                 self._reach.failed(error)
-                page, gone = [], False
+                if await self._closed_after(BATCH_S):
+                    return
+                continue
             if page:
                 after = page[-1][0]
                 yield page
                 if isinstance(page[-1][1], RunTerminated):
                     return
-            elif gone or closed:
+            elif last_look:
                 return
-            else:
-                closed = await self._closed_after(BATCH_S)  # then there may be a last event
+            else:  # in both cases there may be a last event
+                last_look = not goes_on or await self._closed_after(BATCH_S)
 
     async def wait_for_end(self, run_id: str) -> None:
         """Wait until a run has ended, some seconds at most."""
@@ -159,11 +161,9 @@ class Records:
                 break
         return False
 
-    async def _is_there(self, run_id: str) -> bool:
+    async def _goes_on(self, run_id: str) -> bool:
         run = await self._store.get(run_id)
-        if run is not None:
-            await self._journal.fail_if_expired(run)
-        return run is not None
+        return run is not None and run.active and not await self._journal.fail_if_expired(run)
 
     async def _closed_after(self, pause_s: float) -> bool:
         with suppress(TimeoutError):

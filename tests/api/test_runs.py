@@ -60,13 +60,19 @@ async def test_any_instance_tells_of_a_run(tmp_path: Path, history_url: str) -> 
 async def test_events_are_followed_from_where_a_reader_was(tmp_path: Path, history_url: str) -> None:
     async with instances(tmp_path, history_url) as (one, two):
         run_id = await submit(one, {"name": "a", "seconds": 0.5})
+        begun = await wait_for(one, run_id, "Running")
+        assert begun["last_event_id"] == 2
         followed = await asyncio.gather(events(one, run_id), events(two, run_id, 2))
         last = (await state(one, run_id))["last_event_id"]
+        active = await submit(one, {"name": "a", "seconds": 60})
+        beyond = [await events(two, active, 100), await events(two, run_id, last + 1)]
         over = await events(two, run_id, last)
         wrong = [await client.get(f"/runs/{run_id}/events", headers={"Last-Event-ID": "x"}) for client in (one, two)]
     assert [[event.id for event in seen_in(stream.text)] for stream in followed] == [[1, 2, 3, 4, 5], [3, 4, 5]]
     assert (over.status_code, over.content) == (204, b"")
-    assert [(answer.status_code, answer.json()["error"]["param"]) for answer in wrong] == [(400, "Last-Event-ID")] * 2
+    assert [(answer.status_code, answer.json()["error"]["param"]) for answer in (*wrong, *beyond)] == [
+        (400, "Last-Event-ID")
+    ] * 4
 
 
 async def test_a_failed_run_says_why(tmp_path: Path, history_url: str) -> None:

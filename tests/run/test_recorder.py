@@ -91,6 +91,15 @@ async def test_a_run_whose_record_is_gone_ends(tmp_path: Path) -> None:
         assert await course(service, run_id) in ([], ["started", "sleep Running"])
 
 
+async def test_one_who_follows_a_run_from_beyond_its_end_is_let_go_with_it(tmp_path: Path) -> None:
+    async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
+        assert service.recorder is not None
+        run_id = await submit(service, seconds=0.5)
+        async with asyncio.timeout(PATIENCE_S):
+            assert [page async for page in service.recorder.records.follow(run_id, 1000)] == []
+        assert not (await service.recorder.records.read(run_id, None)).active
+
+
 async def test_a_run_that_cannot_be_started_for_no_known_reason_has_failed(tmp_path: Path) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         assert service.recorder is not None

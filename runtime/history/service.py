@@ -120,7 +120,10 @@ class HistoryService:
     async def _keep_looking(self) -> None:
         pause = _FIRST_LOOK_S
         while True:
-            await self._look()
+            try:
+                await self._look()
+            except Exception:
+                logger.exception("a bug in Flowpod, met while the chat history was looked for")
             pause = min(pause * 2, _LAST_LOOK_S) if self.reach.lost else _FIRST_LOOK_S
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._look_soon.wait(), pause if self.reach.lost else _LOOK_EVERY_S)
@@ -134,4 +137,6 @@ class HistoryService:
                 pause = await self._retention.step()
             except FAILURES as error:
                 logger.warning("cleaning up the chat history failed, trying again: %s", reason_of(error))
+            except Exception:
+                logger.exception("a bug in Flowpod, met while the chat history was cleaned up")
             await asyncio.sleep(pause)

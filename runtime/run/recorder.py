@@ -270,6 +270,8 @@ class Recorder:
                     await self._take_wishes()
             except FAILURES as error:
                 self._reach.failed(error)
+            except Exception:
+                logger.exception("a bug in Flowpod, met while cancellations were looked for")
 
     async def _take_wishes(self) -> None:
         taken = []
@@ -291,6 +293,8 @@ class Recorder:
                 pause = await self.records.clean()
             except FAILURES as error:
                 logger.warning("cleaning up old runs failed, trying again: %s", reason_of(error))
+            except Exception:
+                logger.exception("a bug in Flowpod, met while old runs were cleaned up")
 
     async def _closed_after(self, pause_s: float) -> bool:
         with suppress(TimeoutError):

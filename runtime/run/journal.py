@@ -26,7 +26,7 @@ _LOST = "instance_lost"
 _RENEW_S = 10.0
 _RETRY_S = 1.0
 _TRIES_ALONE = 5
-_MAX_BATCHES = 500
+_RUNS_AT_ONCE = 500
 _CLOSE_S = 5.0
 
 
@@ -95,39 +95,72 @@ class Journal:
                 await asyncio.wait_for(self._hurry.wait(), BATCH_S)
             self._hurry.clear()
             due = [one for one in self._recordings.values() if one.is_due]
-            for start in range(0, len(due), _MAX_BATCHES):
-                await self._write(due[start : start + _MAX_BATCHES])
+            for start in range(0, len(due), _RUNS_AT_ONCE):
+                try:
+                    await self._write(due[start : start + _RUNS_AT_ONCE])
+                except Exception:  # it must not end the writing of all others
+                    logger.exception("a bug in Flowpod, met while events were stored")
 
     async def _write(self, recordings: Sequence[Recording]) -> None:
         """Store what waits of these runs, however long that takes."""
-        batches = [(one, one.take()) for one in recordings]
+        batches = [(one, batch) for one in recordings if (batch := self._batch_of(one)) is not None]
+        if batches and await self._refused(batches):
+            for one in batches:  # one by one: it may be the trouble of one of them only
+                await self._write_alone(*one)
+
+    def _batch_of(self, recording: Recording) -> Batch | None:
         try:
-            await self._append(batches)
-        except FAILURES as error:
-            self._reach.failed(error)
-            for one, batch in batches:  # one by one: the database may refuse only one of them
-                await self._write_alone(one, batch)
+            return recording.take()
+        except Exception:
+            logger.exception("run %s: a bug in Flowpod", recording.run_id)
+            self._refuse(recording, "a bug in Flowpod")
+            return None
 
     async def _write_alone(self, recording: Recording, batch: Batch) -> None:
         for _ in range(_TRIES_ALONE):
-            await self._reach.answers.wait()
-            try:
-                await self._append([(recording, batch)])
-            except FAILURES as error:
-                self._reach.failed(error)
-                reason = reason_of(error)
-            else:
+            await self._until_writable()
+            if not (reason := await self._refused([(recording, batch)])):
                 return
-        logger.error("run %s: its events cannot be stored: %s", recording.run_id, reason)
-        recording.refuse(batch, reason)
+        self._refuse(recording, reason)
 
-    async def _append(self, batches: Sequence[tuple[Recording, Batch]]) -> None:
-        lost = await self._store.append(self.owner, [batch for _, batch in batches])
+    def _refuse(self, recording: Recording, reason: str) -> None:
+        """Store that a run has failed, in place of what it told last."""
+        logger.error("run %s: its events cannot be stored: %s", recording.run_id, reason)
+        if recording.failure is None:
+            recording.refuse(reason)
+        else:  # nor can that be: it fails when its lease has run out
+            self._let_go(recording)
+
+    async def _refused(self, batches: Sequence[tuple[Recording, Batch]]) -> str:
+        """Store batches; return why that failed, or ""."""
+        try:
+            lost = await self._store.append(self.owner, [batch for _, batch in batches])
+        except FAILURES as error:
+            return reason_of(error)
+        except Exception as error:
+            logger.exception("a bug in Flowpod, met while events were stored")
+            return f"internal error: {type(error).__name__}"
         self._lose(lost)
         for recording, batch in batches:
             if batch.status not in ACTIVE:
-                self._recordings.pop(recording.run_id, None)
-                recording.let_go()
+                self._let_go(recording)
+        return ""
+
+    async def _until_writable(self) -> None:
+        """Wait until the database takes what it has no reason to refuse, a renewal of the leases."""
+        while True:
+            await self._reach.answers.wait()
+            try:
+                await self._renew()
+            except FAILURES as error:
+                self._reach.failed(error)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
+
+    def _let_go(self, recording: Recording) -> None:
+        self._recordings.pop(recording.run_id, None)
+        recording.let_go()
 
     def _lose(self, run_ids: Iterable[str]) -> None:
         """End runs that are not this process's any more: what the database says of them is what became of them."""
@@ -143,15 +176,20 @@ class Journal:
             pause = _RETRY_S
             if not self._reach.lost:
                 try:
-                    await self._look_after_leases()
+                    await self._renew()
+                    for run in await self._store.expired(datetime.now(UTC)):
+                        await self.fail_if_expired(run)
                     pause = _RENEW_S
                 except FAILURES as error:
                     self._reach.failed(error)
+                except Exception:
+                    logger.exception("a bug in Flowpod, met while leases were renewed")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), pause)
 
-    async def _look_after_leases(self) -> None:
-        if self._recordings:  # those only: a run that was stored in vain, as nobody holds it, fails in time
-            self._lose(await self._store.renew(self.owner, list(self._recordings), self.lease_until))
-        for run in await self._store.expired(datetime.now(UTC)):
-            await self.fail_if_expired(run)
+    async def _renew(self) -> None:
+        """Renew the leases of the runs that this process holds: one that nobody holds fails in time."""
+        held = list(self._recordings)
+        for start in range(0, len(held), _RUNS_AT_ONCE):
+            some = held[start : start + _RUNS_AT_ONCE]
+            self._lose(await self._store.renew(self.owner, some, self.lease_until))

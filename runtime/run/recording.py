@@ -4,15 +4,19 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from orjson import Fragment
+
 from runtime.errors import ErrorInfo, RunError
 from runtime.history.runs import Batch
 from runtime.history.schema import ACTIVE, RecordStatus
+from runtime.jsonable import dumps
 from runtime.run.events import Event, EventChannel, RunStarted, RunStatus, RunTerminated
 from runtime.run.request import RunRequest
 from runtime.run.run import Run
 from runtime.run.stored_events import put_together, to_json
 
 _MAX_WAITING = 2000
+_MOST_BYTES = 512 * 1024  # of a batch with several events: a database takes statements of some megabytes at least
 _READER_LIMIT = 256
 
 
@@ -29,6 +33,7 @@ class Recording:
         self._hurry = hurry
         self._waiting: list[Event] = []
         self._number = 0
+        self._stored = 0
         self._status: RecordStatus = "Queued"
         self._started_at: datetime | None = None
         self._finished_at: datetime | None = None
@@ -66,13 +71,22 @@ class Recording:
         return self._status not in ACTIVE
 
     def take(self) -> Batch:
-        """Return what waits, numbered, to be written."""
-        events = put_together(self._waiting)
-        self._waiting = []
+        """Return what waits, numbered, to be written; of very much only the beginning."""
+        self._stored = self._number
+        events, texts, size = put_together(self._waiting), list[Fragment](), 0
+        for event in events:
+            text = dumps(to_json(event))
+            size += len(text)
+            if texts and size > _MOST_BYTES:
+                break
+            texts.append(Fragment(text))
+        self._number += len(texts)
+        self._waiting = events[len(texts) :]
+        if self._waiting:
+            self._hurry.set()
+            return Batch(self.run_id, texts, self._number, "Running", self._started_at, None)
         self._room.set()
-        self._number += len(events)
-        stored = [to_json(event) for event in events]
-        return Batch(self.run_id, stored, self._number, self._status, self._started_at, self._finished_at)
+        return Batch(self.run_id, texts, self._number, self._status, self._started_at, self._finished_at)
 
     def lose(self, failure: ErrorInfo) -> None:
         """End the run, which is not ours any more."""
@@ -88,10 +102,10 @@ class Recording:
         self._room.set()
         self.ended.set()
 
-    def refuse(self, batch: Batch, reason: str) -> None:
-        """End the run as failed, in place of a batch that the database does not take."""
+    def refuse(self, reason: str) -> None:
+        """End the run as failed, in place of the batch that was taken last and is not stored, and of what waits."""
         error = self.failure = RunError(f"the run's events cannot be stored: {reason}", code="events_not_stored").info
-        self._number = batch.last - len(batch.events)
+        self._number = self._stored
         self._status = "Running"
         self._waiting = []
         self.add([RunTerminated(self.run_id, "Failed", "", error)])

@@ -62,6 +62,6 @@ def _continues(event: RunOutput, last: RunOutput) -> bool:
 
 def _only(event: RunOutput) -> str:
     """Return what a piece of a stream is: text, thoughts, or "" for neither or both."""
-    if event.has_delta and event.delta and not event.reasoning:
+    if event.has_delta and isinstance(event.delta, str) and event.delta and not event.reasoning:
         return "text"
     return "reasoning" if event.reasoning and not event.delta else ""

@@ -18,6 +18,7 @@ from runtime.run.service import FlowService
 from runtime.run.stored_events import from_json, put_together, to_json
 from tests.support.background import PATIENCE_S, write_sleepy_flow
 from tests.support.flows import SESSION, service_of, told
+from tests.support.mariadb import running_mariadb
 
 
 async def submit(service: FlowService, **inputs: Any) -> str:
@@ -54,7 +55,9 @@ async def test_a_run_goes_on_while_its_database_is_away(tmp_path: Path) -> None:
         ]
 
 
-async def test_a_run_whose_events_are_refused_has_failed_and_holds_up_no_other(tmp_path: Path) -> None:
+async def test_a_run_whose_events_are_refused_has_failed_and_holds_up_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         database = sqlite3.connect(tmp_path / "chat_history.db")
         database.execute(
@@ -73,6 +76,67 @@ async def test_a_run_whose_events_are_refused_has_failed_and_holds_up_no_other(t
     assert isinstance(end, RunTerminated)
     assert end.error is not None
     assert (end.error.code, "too large" in end.error.message) == ("events_not_stored", True)
+    assert "out of reach" not in caplog.text
+
+
+async def test_runs_go_on_while_their_database_takes_nothing(tmp_path: Path) -> None:
+    async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
+        run_id = await submit(service, seconds=0.5)
+        database = sqlite3.connect(tmp_path / "chat_history.db")
+        database.execute(
+            "CREATE TRIGGER full BEFORE UPDATE ON langstudio_run_test BEGIN SELECT RAISE(FAIL, 'disk full'); END"
+        )
+        following = asyncio.create_task(course(service, run_id))
+        await asyncio.sleep(4)
+        assert not following.done()
+        database.execute("DROP TRIGGER full")
+        database.close()
+        assert (await following)[-1] == "terminated Completed"
+
+
+@pytest.mark.needs("mariadbd")
+async def test_only_events_that_are_too_large_by_themselves_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_mariadb(tmp_path, "--max-allowed-packet=1M") as server:
+        async with service_of(write_sleepy_flow(tmp_path / "flow"), database=server.new_database("d")) as service:
+            ids = [await submit(service, name="x" * size) for size in (700_000, 2_000_000)]
+            ends = [(await course(service, run_id))[-1] for run_id in ids]
+    assert ends == ["terminated Completed", "terminated Failed"]
+    assert "out of reach" not in caplog.text
+
+
+async def test_a_run_that_meets_a_bug_holds_up_no_other(tmp_path: Path) -> None:
+    async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
+        assert service.recorder is not None
+        ids = [await submit(service, seconds=1) for _ in range(3)]
+        broken: Any = object()
+        service.recorder._entries[ids[1]].recording.add([broken])
+        ends = [(await course(service, run_id))[-1] for run_id in ids]
+    assert ends == ["terminated Completed", "terminated Failed", "terminated Completed"]
+
+
+async def test_leases_are_looked_after_whatever_was_found_in_one(tmp_path: Path) -> None:
+    async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path):
+        pass
+    database = sqlite3.connect(tmp_path / "chat_history.db", isolation_level=None)
+    database.execute("PRAGMA writable_schema = ON")  # no value breaks the rules of a table: so the rules go
+    database.execute(
+        "UPDATE sqlite_master SET sql = replace(sql, 'created_at DATETIME NOT NULL', 'created_at DATETIME')"
+    )
+    database.close()
+    database = sqlite3.connect(tmp_path / "chat_history.db", isolation_level=None)
+    database.execute(
+        "INSERT INTO langstudio_run_test (run_id, session_id, fingerprint, facts, status, last_event, owner,"
+        " lease_until, cancel_requested) VALUES ('r', 's', '', '{}', 'Queued', 0, 'dead', '2026-01-01 00:00:00.000000', 0)"
+    )
+    async with service_of(tmp_path / "flow", data=tmp_path):
+        await asyncio.sleep(0.5)  # it was found
+        database.execute("UPDATE langstudio_run_test SET created_at = '2026-01-01 00:00:00.000000'")
+        async with asyncio.timeout(PATIENCE_S):
+            while database.execute("SELECT status FROM langstudio_run_test").fetchone() != ("Failed",):
+                await asyncio.sleep(0.1)
+    database.close()
 
 
 async def test_a_run_whose_record_is_gone_ends(tmp_path: Path) -> None:

@@ -159,8 +159,10 @@ class Responses:
             if self._service.recorder is None:
                 raise response_not_found(body.previous_response_id, _PREVIOUS)
             run_id = run_id_of(body.previous_response_id, _PREVIOUS)
-            rounds = self._service.flow.history.rounds if roles.history is not None else 0
-            past = await records_of(self._service).past(run_id, caller.user_id, rounds)
+            rules = self._service.flow.history
+            rounds = rules.rounds if caller.history_rounds is None else caller.history_rounds
+            rounds = rounds if roles.history is not None else 0
+            past = await records_of(self._service).past(run_id, caller.user_id, rounds, rules.tokens)
             earlier = [*past, *earlier]
         caller = replace(caller, session_id=str(uuid.uuid4()), assigned=True)
         return self._request(body, roles, caller, conversation, earlier, keep=False)

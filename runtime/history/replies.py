@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import ColumnElement, String, Table, cast, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runtime.errors import InvalidRequest, NotFound
 from runtime.history.database import as_stored
 from runtime.history.schema import ACTIVE, Schema
+from runtime.history.store import fitting
 from runtime.jsonable import dumps
 
 
@@ -83,16 +84,20 @@ async def find(connection: AsyncConnection, schema: Schema, run_id: str, user_id
 
 
 async def past(
-    schema: Schema, run_id: str, user_id: str | None, rounds: int, connection: AsyncConnection
+    schema: Schema, run_id: str, user_id: str | None, rounds: int, budget: int, connection: AsyncConnection
 ) -> list[dict[str, Any]]:
-    """Return the last `rounds` completed turns up to that of a run, oldest first; raises what `find` raises."""
+    """Return the last `rounds` completed turns up to that of a run, oldest first, as far as they fit in `budget` bytes.
+
+    Raises what `find` raises.
+    """
     turns, at = schema.turns, await find(connection, schema, run_id, user_id)
-    query = (
-        select(turns.c.inputs, turns.c.outputs)
+    newest = (
+        select(turns.c.size)
         .where(turns.c.session_id == at.session_id, turns.c.turn <= at.turn, turns.c.status == "Completed")
         .order_by(turns.c.turn.desc())
-        .limit(rounds)
     )
+    sizes = list((await connection.execute(newest.limit(rounds))).scalars())
+    query = newest.with_only_columns(turns.c.inputs, turns.c.outputs).limit(fitting(sizes, budget))
     rows = (await connection.execute(query)).all()
     return [{"inputs": orjson.loads(inputs), "outputs": orjson.loads(outputs)} for inputs, outputs in reversed(rows)]
 
@@ -110,23 +115,27 @@ async def _begin(connection: AsyncConnection, schema: Schema, session_id: str, u
 
 
 async def _copy(connection: AsyncConnection, schema: Schema, at: Place, session_id: str) -> None:
-    """Make a new session of a session's turns up to a place, and of its variables as they are now."""
+    """Make a new session of a session's turns up to a place, and of its variables as they are now.
+
+    The database copies them: a session may be larger than the memory.
+    """
     sessions, turns, variables = schema.sessions, schema.turns, schema.variables
     old = (await connection.execute(select(sessions).where(sessions.c.session_id == at.session_id))).one()
     now = as_stored(datetime.now(UTC))
     changed = {"session_id": session_id, "assigned": True, "last_turn": at.turn, "created_at": now, "updated_at": now}
     await connection.execute(insert(sessions).values(dict(old._mapping) | changed))
-    before = select(turns).where(turns.c.session_id == at.session_id, turns.c.turn <= at.turn).order_by(turns.c.turn)
-    rows = (await connection.execute(before)).all()
-    await _insert(connection, turns, [_copied(row, session_id) for row in rows])
-    written = (await connection.execute(select(variables).where(variables.c.session_id == at.session_id))).all()
-    await _insert(connection, variables, [dict(row._mapping) | {"session_id": session_id} for row in written])
+    # No run made these turns; their ids must differ all the same.
+    new = {"session_id": literal(session_id), "run_id": literal(f"{session_id}:") + cast(turns.c.turn, String)}
+    await _copy_rows(connection, turns, (turns.c.session_id == at.session_id) & (turns.c.turn <= at.turn), new)
+    await _copy_rows(connection, variables, variables.c.session_id == at.session_id, new)
 
 
-def _copied(row: Row[*tuple[Any, ...]], session_id: str) -> dict[str, Any]:
-    values = dict(row._mapping) | {"session_id": session_id, "run_id": str(uuid.uuid4())}
-    del values["id"]
-    return values
+async def _copy_rows(
+    connection: AsyncConnection, table: Table, which: ColumnElement[bool], new: Mapping[str, ColumnElement[Any]]
+) -> None:
+    """Add copies of rows with `new` values in some columns, and a number of their own."""
+    columns = {column.name: new.get(column.name, column) for column in table.c if column.name != "id"}
+    await connection.execute(insert(table).from_select(list(columns), select(*columns.values()).where(which)))
 
 
 async def _bring(
@@ -155,9 +164,4 @@ async def _bring(
         for inputs, outputs in [(dumps(turn["inputs"]), dumps(turn["outputs"]))]
     ]
     await connection.execute(update(sessions).where(this).values(last_turn=sessions.c.last_turn + len(rows)))
-    await _insert(connection, schema.turns, rows)
-
-
-async def _insert(connection: AsyncConnection, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    if rows:
-        await connection.execute(insert(table), rows)
+    await connection.execute(insert(schema.turns), rows)

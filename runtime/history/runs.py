@@ -204,9 +204,9 @@ class RunStore:
 
         return await self._database.write(write)
 
-    async def past(self, run_id: str, user: str | None, rounds: int) -> list[dict[str, Any]]:
+    async def past(self, run_id: str, user: str | None, rounds: int, budget: int) -> list[dict[str, Any]]:
         """Return the last completed turns up to a run's own, as `Store.past` does; raises what a reply raises."""
-        return await self._database.write(partial(past, self._database.schema, run_id, user, rounds))
+        return await self._database.write(partial(past, self._database.schema, run_id, user, rounds, budget))
 
     async def delete(self, run_ids: Sequence[str], *, turns: bool = False) -> int:
         """Delete runs that have ended, with their events, and with their turns; return how many there were."""

@@ -14,7 +14,7 @@ from runtime.history.archive import Archive
 from runtime.history.database import Database
 from runtime.history.reach import FAILURES, Reach, reason_of
 from runtime.history.retention import Retention
-from runtime.history.store import Store
+from runtime.history.store import Store, past_budget
 from runtime.history.writer import Nobody, Observer, Writer
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,6 @@ _FIRST_LOOK_S = 0.1
 _LAST_LOOK_S = 2.0
 _LOOK_EVERY_S = 5.0
 _CLEAN_AGAIN_S = 5.0
-_BYTES_A_TOKEN = 4
-_NO_BOUND = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +83,9 @@ class HistoryService:
         An unknown session is empty, and from now on the user's. Raises NotFound when the session belongs to another
         user, Unavailable when the database is out of reach.
         """
-        # Models count tokens in ways of their own: four bytes of JSON are one here.
-        budget = _NO_BOUND if tokens is None else tokens * _BYTES_A_TOKEN
         with self.reach.needed():
             async with asyncio.timeout(_READ_TIMEOUT_S):
-                past = await self._store.past(session_id, rounds, budget)
+                past = await self._store.past(session_id, rounds, past_budget(tokens))
                 owner = None if past is None else past.user_id
                 if user_id is not None and owner is None:
                     owner = await self._store.claim(session_id, user_id)

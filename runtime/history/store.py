@@ -15,6 +15,7 @@ from runtime.history.schema import Schema
 from runtime.jsonable import dumps
 
 _COMPLETED = "Completed"
+_BYTES_A_TOKEN = 4
 _PAST_BYTES = 64 * 1024 * 1024  # what a run may be given of the past, however much the flow asks for
 
 
@@ -113,6 +114,12 @@ async def write_variables(
         place = (variables.c.session_id == session_id) & (variables.c.name == name)
         if not (await connection.execute(update(variables).where(place).values(row))).rowcount:
             await connection.execute(insert(variables).values({"session_id": session_id, "name": name} | row))
+
+
+def past_budget(tokens: int | None) -> int:
+    """Return how many bytes of JSON of the past a run may be given, of about `tokens` tokens where there is a limit."""
+    # Models count tokens in ways of their own: four bytes of JSON are one here.
+    return _PAST_BYTES if tokens is None else min(tokens * _BYTES_A_TOKEN, _PAST_BYTES)
 
 
 def fitting(sizes: Sequence[int], budget: int) -> int:

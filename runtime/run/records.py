@@ -12,6 +12,7 @@ from runtime.history.cancellations import Cancellations
 from runtime.history.database import Database
 from runtime.history.reach import FAILURES, Reach
 from runtime.history.runs import RecordedRun, RunStore
+from runtime.history.store import past_budget
 from runtime.run.events import Event, RunTerminated
 from runtime.run.journal import BATCH_S, Journal
 from runtime.run.stored_events import from_json
@@ -131,13 +132,13 @@ class Records:
             raise run_not_found(run_id)
         return None
 
-    async def past(self, run_id: str, user: str | None, rounds: int) -> list[dict[str, Any]]:
+    async def past(self, run_id: str, user: str | None, rounds: int, tokens: int | None = None) -> list[dict[str, Any]]:
         """Return the last `rounds` completed turns of a run's session up to its own, oldest first, for a reply to it.
 
-        Raises NotFound or InvalidRequest for a run that cannot be replied to.
+        They have about `tokens` tokens at most. Raises NotFound or InvalidRequest for a run that cannot be replied to.
         """
         with self._reach.needed():
-            return await self._store.past(run_id, user, rounds)
+            return await self._store.past(run_id, user, rounds, past_budget(tokens))
 
     async def delete(self, run_id: str, user: str | None) -> None:
         """Delete a run that has ended, with its turn; raises InvalidRequest for one that has not."""

@@ -269,6 +269,23 @@ async def test_turns_that_a_client_brings_are_stored_too(tmp_path: Path, model_s
         assert told(model_server, question) == [a, "fine", b, f"You said: {b}"]
 
 
+async def test_an_unstored_reply_gets_no_more_of_the_past_than_the_flow_says(
+    tmp_path: Path, model_server: ModelServer
+) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url, more="history: {rounds: 10, tokens: 30}")
+    names = [f"{n} {tmp_path.name[-20:]}" for n in "abcde"]
+    async with client_of(flow, data=tmp_path / "data") as client:
+        previous = None
+        for name in names[:3]:
+            previous = (await create(client, name, previous_response_id=previous))["id"]
+        body = {"input": names[3], "previous_response_id": previous, "store": False}
+        assert (await client.post(PATH, json=body)).status_code == 200
+        none = {"Chat-History-Rounds": "0"}
+        assert (await client.post(PATH, json=body | {"input": names[4]}, headers=none)).status_code == 200
+    assert told(model_server, names[3]) == [names[2], f"You said: {names[2]}"]
+    assert told(model_server, names[4]) == []
+
+
 async def test_sessions_that_only_replies_went_on_with_go_with_their_responses(
     tmp_path: Path, model_server: ModelServer
 ) -> None:

@@ -1,6 +1,7 @@
 """What the database keeps of recorded runs."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -11,6 +12,7 @@ import pytest
 from runtime.history.cancellations import Cancellations
 from runtime.history.database import Database
 from runtime.history.deletion import delete_sessions
+from runtime.history.replies import Reply
 from runtime.history.retention import Retention
 from runtime.history.runs import Batch, NewRun, RunStore
 from runtime.history.store import Store
@@ -124,6 +126,25 @@ async def test_cancellation_is_asked_of_active_runs(history_url: str) -> None:
         assert await wishes.taken(bob)
         await wishes.forget_old(datetime.now(NOW.tzinfo) + timedelta(seconds=1))
         assert not await wishes.taken(bob)
+
+
+async def test_a_session_is_copied_by_the_database(history_url: str) -> None:
+    async with run_store(history_url) as (store, database):
+        sessions, size = Sessions(database), 1_000_000
+        for number in range(20):
+            await sessions.add_turn(turn("s", f"r{number}", outputs={"answer": f"{number} " + "x" * size}))
+        await store.add(new("r18"), "me", LATER)
+        await store.append("me", [batch("r18", 1, "end", status="Completed", at=NOW)])
+        tracemalloc.start()
+        reply = await store.add(new("reply", session_id="copy", reply=Reply("r18")), "me", LATER)
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        copied = await sessions.past(reply.session_id, 99)
+        original = await sessions.past("s", 99)
+    assert used < 5 * size
+    assert copied is not None
+    assert original is not None
+    assert (reply.session_id, copied.last_turn, copied.pairs) == ("copy", 19, original.pairs[:19])
 
 
 async def test_old_runs_go_and_active_ones_stay(history_url: str) -> None:

@@ -35,13 +35,15 @@ _CLEAN_AGAIN_S = 5.0
 class RecorderLimits:
     """Background runs at once in a process, how many may wait, and for how many days ended runs are kept.
 
-    `write_timeout_s` is how long a reader waits for the run's end to be stored.
+    `write_timeout_s` is how long a reader waits for the run's end to be stored, `max_waiting_bytes` how large the
+    requests of all that wait may be together.
     """
 
     max_runs: int = 100
     max_waiting: int = 1000
     days: float = 30.0
     write_timeout_s: float = 2.0
+    max_waiting_bytes: int = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Recorder:
         self._entries: dict[str, Entry] = {}
         self._queue: deque[Entry] = deque()
         self._performing = 0
-        self._submitting = 0
+        self._submitting: list[int] = []  # sizes of requests
         self._draining = False
         self._closing = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,14 +133,15 @@ class Recorder:
                 found = await self._store.with_key(key)
             if found is not None:
                 return _same(found, fingerprint)
-        self._submitting += 1
+        size = len(submission.content)
+        self._submitting.append(size)
         try:
             self._check_room()
             await self._runs.check(request, limited=False)
             run_id = str(uuid.uuid4())
             run = await self._add(run_id, request, submission, key, fingerprint)
         finally:
-            self._submitting -= 1
+            self._submitting.remove(size)
         if run.run_id != run_id:  # another request with the key was faster
             return _same(run, fingerprint)
         entry = self._entry(request, submission, run)
@@ -172,7 +175,11 @@ class Recorder:
             entry.cancel(ASKED)
 
     def _check_room(self) -> None:
-        if self._performing + len(self._queue) + self._submitting > self._limits.max_runs + self._limits.max_waiting:
+        sizes = [*self._submitting, *(entry.size for entry in self._queue)]
+        if len(sizes) > 1 and sum(sizes) > self._limits.max_waiting_bytes:
+            megabytes = self._limits.max_waiting_bytes // 1024**2
+            raise TooManyRuns(f"the background runs that wait have {megabytes} MB, which is the limit; try again")
+        if self._performing + len(sizes) > self._limits.max_runs + self._limits.max_waiting:
             raise TooManyRuns(
                 f"{self._limits.max_runs} background runs at once and {self._limits.max_waiting} that wait are the "
                 "limit; try again"
@@ -189,7 +196,7 @@ class Recorder:
     def _entry(self, request: RunRequest, submission: Submission, run: RecordedRun) -> Entry:
         if submission.reply is not None:  # the run goes on with a session that is stored now
             request = replace(request, session_id=run.session_id, assigned=False, unnamed=True)
-        entry = Entry(request, run.run_id, self._journal.record)
+        entry = Entry(request, run.run_id, self._journal.record, len(submission.content))
         self._entries[run.run_id] = entry
         return entry
 

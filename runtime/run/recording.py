@@ -113,12 +113,13 @@ class Recording:
 
 
 class Entry:
-    """A run that this process has recorded and not ended yet."""
+    """A run that this process has recorded and not ended yet; its request came in `size` bytes."""
 
     def __init__(
-        self, request: RunRequest, run_id: str, record: Callable[[str, Callable[[str], None]], Recording]
+        self, request: RunRequest, run_id: str, record: Callable[[str, Callable[[str], None]], Recording], size: int
     ) -> None:
         self.request = request
+        self.size = size
         self.run: Run | None = None
         self.cancelled = ""
         self.recording = record(run_id, self.cancel)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from runtime.errors import ErrorInfo, NotFound
+from runtime.errors import ErrorInfo, NotFound, TooManyRuns
 from runtime.jsonable import dumps
 from runtime.run.events import NodeUpdated, RunOutput, RunStarted, RunTerminated
 from runtime.run.recorder import Submission
@@ -236,6 +236,19 @@ async def test_a_run_that_another_instance_has_failed_has_failed_for_its_reader_
         seen = [event async for batch in run.events.batches() for event in batch]
         stored = await two.recorder.records.events(run.id)
     assert [told([events[-1]]) for events in (seen, stored)] == [["terminated Failed"]] * 2
+
+
+async def test_runs_that_wait_hold_only_so_much(tmp_path: Path) -> None:
+    async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path, max_background_runs=1) as service:
+        assert service.recorder is not None
+        await submit(service, seconds=60)
+        request = RunRequest(inputs={"name": "a"}, session_id=SESSION, assigned=True)
+        large = Submission({"kind": "run"}, content=bytes(100 * 1024**2))
+        for _ in range(2):
+            await service.recorder.submit(request, large)
+        with pytest.raises(TooManyRuns, match="256 MB"):
+            await service.recorder.submit(request, large)
+        await submit(service)
 
 
 def test_pieces_of_a_stream_are_put_together() -> None:

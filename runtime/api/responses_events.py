@@ -17,8 +17,8 @@ Wire = dict[str, Any]
 class ResponseEvents:
     """One response: takes the run's events one by one; `response` is what they have come to.
 
-    The same events always make the same wire events, with the same sequence numbers. `output` is the flow's chat
-    output, `facts` are what the response says of its request.
+    The same events always make the same wire events, with the same sequence numbers, whether they come from the run or
+    from the database. `output` is the flow's chat output, `facts` are what the response says of its request.
     """
 
     def __init__(self, run_id: str, output: str, facts: Mapping[str, Any]) -> None:
@@ -64,11 +64,14 @@ class ResponseEvents:
                 self.response["status"] = "in_progress"
                 return [self._whole("created"), self._whole("in_progress")]
             case RunOutput(output=self._output, has_delta=True):
-                return [*self._piece("reasoning", event.reasoning), *self._piece("message", as_text(event.delta))]
+                return [wire for piece in event.apart() for wire in self._output_of(piece)]
             case RunTerminated():
                 return self._end(event)
             case _:
                 return []
+
+    def _output_of(self, event: RunOutput) -> list[Wire]:
+        return [*self._piece("reasoning", event.reasoning), *self._piece("message", as_text(event.delta))]
 
     def _piece(self, kind: Literal["reasoning", "message"], text: str) -> list[Wire]:
         if not text:

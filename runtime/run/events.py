@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -52,7 +52,7 @@ class RunOutput:
 
     A streamed output opens with an empty delta, closes with an empty delta and then an event that is Finished and has
     no delta at all. `run_id` is the node's: the run's, the node's name and a uuid. `reasoning` is the model's thinking
-    that came with the delta.
+    that came with the delta. `pieces` are the lengths of the texts that were put together to this one, if it was.
     """
 
     run_id: str
@@ -61,12 +61,22 @@ class RunOutput:
     is_stream: bool
     status: OutputStatus
     reasoning: str = ""
+    pieces: tuple[int, ...] = ()
     timestamp: datetime = field(default_factory=utc_now)
 
     @property
     def has_delta(self) -> bool:
         """Whether the event carries a value."""
         return not (self.is_stream and self.status == "Finished")
+
+    def apart(self) -> "list[RunOutput]":
+        """Return the events that this one was put together of; they have its time."""
+        made, start = list[RunOutput](), 0
+        for size in self.pieces:
+            this = slice(start, start + size)
+            made.append(replace(self, delta=self.delta[this], reasoning=self.reasoning[this], pieces=()))
+            start += size
+        return made or [self]
 
 
 @dataclass(frozen=True, slots=True)

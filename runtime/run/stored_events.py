@@ -33,6 +33,8 @@ def from_json(stored: Mapping[str, Any]) -> Event:
     values["timestamp"] = datetime.fromisoformat(values["timestamp"])
     if values.get("error") is not None:
         values["error"] = ErrorInfo(**values["error"])
+    if "pieces" in values:
+        values["pieces"] = tuple(values["pieces"])
     return kind(**values)
 
 
@@ -45,10 +47,17 @@ def put_together(events: Sequence[Event]) -> list[Event]:
     for event in events:
         last = made[-1] if made else None
         if isinstance(event, RunOutput) and isinstance(last, RunOutput) and _continues(event, last):
-            made[-1] = replace(last, delta=last.delta + event.delta, reasoning=last.reasoning + event.reasoning)
+            pieces = (*_pieces(last), *_pieces(event))
+            made[-1] = replace(
+                last, delta=last.delta + event.delta, reasoning=last.reasoning + event.reasoning, pieces=pieces
+            )
         else:
             made.append(event)
     return made
+
+
+def _pieces(event: RunOutput) -> tuple[int, ...]:
+    return event.pieces or (len(event.delta or event.reasoning),)
 
 
 def _continues(event: RunOutput, last: RunOutput) -> bool:

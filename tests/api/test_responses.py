@@ -364,6 +364,20 @@ async def test_images_and_further_inputs_reach_the_flow(tmp_path: Path, model_se
     assert call.body["max_tokens"] == 7
 
 
+@pytest.mark.parametrize("model", ["echo", "reasoning"])
+async def test_a_stream_is_the_same_when_it_is_read_again(
+    tmp_path: Path, model_server: ModelServer, model: str
+) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url, model)
+    async with client_of(flow, data=tmp_path / "data") as client:
+        live = events(await client.post(PATH, json={"input": "hi", "stream": True}))
+        path, stream = f"{PATH}/{live[0]['response']['id']}", {"stream": "true"}
+        again = events(await client.get(path, params=stream))
+        later = [events(await client.get(path, params=stream | {"starting_after": n})) for n in range(len(live) - 1)]
+    assert again == live
+    assert later == [live[n + 1 :] for n in range(len(live) - 1)]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_in_the_background(tmp_path: Path, model_server: ModelServer, history_url: str, stream: bool) -> None:
     async with instances(tmp_path, model_server, history_url) as (one, two):

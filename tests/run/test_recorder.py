@@ -11,7 +11,7 @@ import pytest
 
 from runtime.errors import ErrorInfo, NotFound, TooManyRuns
 from runtime.jsonable import dumps
-from runtime.run.events import NodeUpdated, RunOutput, RunStarted, RunTerminated
+from runtime.run.events import NodeUpdated, RunOutput, RunStarted, RunTerminated, utc_now
 from runtime.run.recorder import Submission
 from runtime.run.request import RunRequest
 from runtime.run.service import FlowService
@@ -252,8 +252,10 @@ async def test_runs_that_wait_hold_only_so_much(tmp_path: Path) -> None:
 
 
 def test_pieces_of_a_stream_are_put_together() -> None:
+    now = utc_now()
+
     def piece(text: str, reasoning: str = "", output: str = "a") -> RunOutput:
-        return RunOutput("n", output, text, is_stream=True, status="Streaming", reasoning=reasoning)
+        return RunOutput("n", output, text, is_stream=True, status="Streaming", reasoning=reasoning, timestamp=now)
 
     last = RunOutput("n", "a", None, is_stream=True, status="Finished")
     pieces = [piece(""), piece("", "hm "), piece("", "so"), piece("x"), piece("y"), piece("z", output="b"), piece("")]
@@ -267,6 +269,13 @@ def test_pieces_of_a_stream_are_put_together() -> None:
         (None, ""),
         (None, ""),
     ]
+    again = [from_json(orjson.loads(dumps(to_json(event)))) for event in made]
+    assert [piece for event in again if isinstance(event, RunOutput) for piece in event.apart()] == [
+        *pieces,
+        last,
+        last,
+    ]
+    assert put_together([*put_together(pieces[:3]), *pieces[3:]]) == put_together(pieces)
 
 
 def test_an_event_is_the_same_after_it_was_stored() -> None:

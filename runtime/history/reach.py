@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,8 +21,8 @@ class Reach:
     """What is known of the database.
 
     `reached` says that it has answered once and that its tables are up to date, `lost` why it does not answer now, or
-    is "", `answers` is set while it does, and `known` once it has been asked. `on_loss` is called when it no longer
-    does.
+    is "", `answers` is set while it does, and `known` once it has been asked. `back_at` is when, by the monotonic
+    clock, it answered again after it had not, and never while it does not. `on_loss` is called when it no longer does.
     """
 
     def __init__(self, on_loss: Callable[[], None] = lambda: None) -> None:
@@ -28,6 +30,7 @@ class Reach:
         self.lost = "it has not answered yet"
         self.answers = asyncio.Event()
         self.known = asyncio.Event()
+        self.back_at = -math.inf
         self._on_loss = on_loss
 
     def found(self) -> None:
@@ -35,6 +38,8 @@ class Reach:
         if self.lost and self.reached:
             logger.info("the chat history is reached")
             self.lost = ""
+            if self.back_at == math.inf:
+                self.back_at = time.monotonic()
             self.answers.set()
             self.known.set()
 
@@ -45,7 +50,7 @@ class Reach:
 
     def failed(self, error: BaseException) -> None:
         """Take in that it has not answered."""
-        before, self.lost = self.lost, reason_of(error)
+        before, self.lost, self.back_at = self.lost, reason_of(error), math.inf
         self.answers.clear()
         self.known.set()
         if self.lost != before:

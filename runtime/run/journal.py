@@ -6,6 +6,7 @@ first writes down.
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -71,9 +72,12 @@ class Journal:
         return recording
 
     async def fail_if_expired(self, run: RecordedRun) -> bool:
-        """Fail a run whose instance does not renew its lease; return whether the run has changed, by us or others."""
+        """Fail a run whose instance does not renew its lease; return whether the run has changed, by us or others.
+
+        Nobody's while the database is away, and when it is back each instance has the time of a lease to renew its own.
+        """
         now = datetime.now(UTC)
-        if not run.active or run.lease_until > now:
+        if not run.active or run.lease_until > now or time.monotonic() < self._reach.back_at + LEASE_S:
             return False
 
         def end(count: int) -> list[object]:

@@ -3,6 +3,8 @@
 import asyncio
 import sqlite3
 import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,23 @@ async def test_leases_are_looked_after_whatever_was_found_in_one(tmp_path: Path)
             while database.execute("SELECT status FROM langstudio_run_test").fetchone() != ("Failed",):
                 await asyncio.sleep(0.1)
     database.close()
+
+
+async def test_an_instance_that_finds_the_database_again_takes_nobody_for_dead_yet(tmp_path: Path) -> None:
+    flow = write_sleepy_flow(tmp_path / "flow")
+    async with service_of(flow, data=tmp_path) as one, service_of(flow, data=tmp_path) as two:
+        assert two.recorder is not None
+        records, reach, past = two.recorder.records, two.recorder._reach, datetime(2026, 1, 1, tzinfo=UTC)
+        run_id = await submit(one, seconds=60)
+        run = replace(await records.read(run_id, None), lease_until=past)
+        reach.failed(OSError("the line is cut"))
+        assert not await two.recorder._journal.fail_if_expired(run)  # it may answer before that is known
+        await reach.answers.wait()
+        database = sqlite3.connect(tmp_path / "chat_history.db")
+        database.execute("UPDATE langstudio_run_test SET lease_until = '2026-01-01 00:00:00.000000'")
+        database.commit()
+        database.close()
+        assert (await records.read(run_id, None)).active
 
 
 async def test_a_run_whose_record_is_gone_ends(tmp_path: Path) -> None:

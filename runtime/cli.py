@@ -131,7 +131,7 @@ def _settings_help() -> str:
 def _serve(options: argparse.Namespace) -> int:
     settings = read_settings()
     secrets = Secrets()
-    set_up_logging(settings.log_level, settings.log_format, secrets.hide)
+    set_up_logging(settings.log_level, settings.log_format, secrets.hide, secrets.said)
     route_prints()
     tokens = _tokens(settings, options.host, options.port)
     secrets.add(tokens)

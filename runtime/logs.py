@@ -26,6 +26,7 @@ FIELDS = "fields"
 """The key of `extra` under which a log record brings fields of its own, a mapping, for JSON lines."""
 
 _flow = logging.getLogger("flow")  # what nodes print
+_OWN = "runtime."  # what our loggers' names begin with
 _NOISY_LOGGERS = ("uvicorn.error", "httpx2", "httpcore2", "openai", "asyncio", "sse_starlette", "aiosqlite")
 _ID_SHOWN = 8  # characters of a run's id: enough to name it to `flowpod trace`
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tabulator
@@ -33,14 +34,17 @@ _EXCEPTION_END = 5000  # characters of an exception that are logged from its sta
 _MOST_CHARS = 16384  # of a line that a node prints
 
 
-def set_up_logging(level: Level, style: Style = "text", hide: Callable[[str], str] = str) -> None:
+def set_up_logging(
+    level: Level, style: Style = "text", hide: Callable[[str], str] = str, said: Callable[[str], str] = str
+) -> None:
     """Log to the standard error; libraries only from warnings on, unless everything is asked for.
 
-    `hide` gets every line before it is written, and takes secrets out of it.
+    `hide` gets every line before it is written, and takes secrets out of it; `said` gets what others than Flowpod say
+    in it, exceptions too, and takes out what only there can be told from our own words.
     """
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter(hide) if as_json else _TextFormatter(hide))
+    handler.setFormatter(_JsonFormatter(hide, said) if as_json else _TextFormatter(hide, said))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     _Routed.hide = staticmethod(hide)
     if level != "debug":
@@ -53,41 +57,46 @@ def _escaped(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _exception(text: str, hide: Callable[[str], str]) -> str:
+def _exception(text: str, said: Callable[[str], str]) -> str:
     """Return an exception's stack and message without control characters, and without its middle if it is long."""
-    shown = "\n".join(map(_escaped, hide(text).split("\n")))  # a secret may stand where it is cut
+    shown = "\n".join(map(_escaped, said(text).split("\n")))  # a secret may stand where it is cut
     if len(shown) <= 2 * _EXCEPTION_END:
         return shown
     left_out = len(shown) - 2 * _EXCEPTION_END
     return f"{shown[:_EXCEPTION_END]}\n... ({left_out} characters left out)\n{shown[-_EXCEPTION_END:]}"
 
 
-class _TextFormatter(logging.Formatter):
-    """Lines for people."""
+class _Formatter(logging.Formatter):
+    """Lines without secrets."""
 
-    def __init__(self, hide: Callable[[str], str]) -> None:
+    def __init__(self, hide: Callable[[str], str], said: Callable[[str], str]) -> None:
         super().__init__()
         self._hide = hide
+        self._said = said
+
+    def _message(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        return message if record.name.startswith(_OWN) else self._said(message)
+
+
+class _TextFormatter(_Formatter):
+    """Lines for people."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         node = getattr(record, FIELDS, {}).get("node")
         place = f"{record.levelname} {record.name}{f'.{node}' if node else ''} [{REQUEST_ID.get()}]"
-        message = _escaped(record.getMessage())
+        message = _escaped(self._message(record))
         if RUN_ID.get() and RUN_ID.get() not in message:
             message = f"{message} (run {RUN_ID.get()[:_ID_SHOWN]})"
         lines = [f"{when},{record.msecs:03.0f} {place} {message}"]
         if record.exc_info:
-            lines.append(_exception(self.formatException(record.exc_info), self._hide))
+            lines.append(_exception(self.formatException(record.exc_info), self._said))
         return self._hide("\n".join(lines))
 
 
-class _JsonFormatter(logging.Formatter):
+class _JsonFormatter(_Formatter):
     """Lines for machines: one JSON object each."""
-
-    def __init__(self, hide: Callable[[str], str]) -> None:
-        super().__init__()
-        self._hide = hide
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -96,13 +105,13 @@ class _JsonFormatter(logging.Formatter):
             .replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": self._message(record),
         }
         ids = {"request_id": REQUEST_ID.get(), "run_id": RUN_ID.get(), "trace_id": TRACE_ID.get()}
         line |= {name: value for name, value in ids.items() if value not in ("", "-")}
         line |= getattr(record, FIELDS, {})
         if record.exc_info:
-            line["exception"] = _exception(self.formatException(record.exc_info), self._hide)
+            line["exception"] = _exception(self.formatException(record.exc_info), self._said)
         return self._hide(dumps(line).decode())
 
 

@@ -37,7 +37,8 @@ SystemVariable = Literal["session_id", "user_id", "run_id", "turn", "instruction
 GivenVariable = Literal["rag_options", "plugin_params", "plugin_tokens"]
 """Mappings that `${sys.NAME}` and `${sys.NAME.KEY}` give of DashScope's calls; null where a request has none."""
 
-SECRET_VARIABLES = frozenset({"plugin_params", "plugin_tokens"})
+TOKENS: GivenVariable = "plugin_tokens"
+SECRET_VARIABLES: frozenset[GivenVariable] = frozenset({"plugin_params", TOKENS})
 """System variables that are nowhere shown, and so are handed to Python code alone."""
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from runtime.run.package import Package
 from runtime.run.perform import Ended, Performer
 from runtime.run.tap import Tap
 from runtime.run.variables import Variables
+from runtime.telemetry.content import Content
 from runtime.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ class NodeRunner:
                 if retry is None or attempt >= retry.max or call.sent:
                     raise
                 attempt += 1
-                reason = self._tracing.content.hide(text_of(error))
+                reason = self._tracing.content.said(text_of(error))
                 call.span.add_event("retry", {"flowpod.attempt": attempt, "exception.message": reason})
             await asyncio.sleep(retry.interval_s)
 
@@ -281,8 +282,8 @@ class NodeRunner:
 
     async def _fail(self, call: _Call, error: BaseException) -> Ended:
         node = call.node
-        hide = self._tracing.content.hide  # callers, and whoever reads the history, are shown no secret
-        info = _error_info(call.path, error, self._package.flow.folder, hide)
+        content = self._tracing.content  # callers, and whoever reads the history, are shown no secret
+        info = _error_info(call.path, error, self._package.flow.folder, content)
         if not isinstance(error, FlowpodError):
             logger.warning("run %s: %s", self._run_id, info.message, exc_info=error)
         self._tracing.fail(call.span, info.message, info.code or info.type, error)
@@ -291,20 +292,20 @@ class NodeRunner:
             try:
                 return await self._complete(call, Result(policy.default))
             except NodeError as second:  # an output refers to a part that the default does not have
-                info = _error_info(call.path, second, self._package.flow.folder, hide)
+                info = _error_info(call.path, second, self._package.flow.folder, content)
         cause = f"({type(error).__name__}) {text_of(error).removeprefix(f'{type(error).__name__}: ')}"
-        self._report(call.level, node, "Failed", error=info, cause=hide(cause))
+        self._report(call.level, node, "Failed", error=info, cause=content.said(cause))
         if policy is not None and policy.branch is not None and not call.sent:
             return Ended(node, error=info, taken=(policy.branch,), goes_on=True)
         return Ended(node, error=info)
 
 
-def _error_info(path: str, error: BaseException, folder: Path, hide: Callable[[str], str]) -> ErrorInfo:
+def _error_info(path: str, error: BaseException, folder: Path, content: Content) -> ErrorInfo:
     if isinstance(error, FlowpodError):
-        return ErrorInfo(f"node {path!r}: {hide(error.message)}", error.type, path, error.code)
+        return ErrorInfo(f"node {path!r}: {content.hide(error.message)}", error.type, path, error.code)
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__)
     own = next((frame for frame in reversed(frames) if Path(frame.filename).is_relative_to(folder)), None)
     place = f" ({Path(own.filename).name}, line {own.lineno})" if own else ""
-    return ErrorInfo(f"node {path!r} failed: {hide(text_of(error))}{place}", "node_error", path, "node_failed")
+    return ErrorInfo(f"node {path!r} failed: {content.said(text_of(error))}{place}", "node_error", path, "node_failed")

@@ -25,9 +25,9 @@ from runtime.nodes.prompt import PromptNode
 from runtime.nodes.python import PythonNode
 from runtime.nodes.template import TemplateNode
 from runtime.nodes.threads import Threads
+from runtime.telemetry.content import HIDDEN
 from runtime.telemetry.tracing import Tracing
 
-_HIDDEN = "***"
 _WITHOUT_FILE = KINDS.keys() - {"llm", "prompt", "python", "custom_llm"}
 
 
@@ -50,7 +50,14 @@ class Package:
 
     def without_secrets(self, values: Mapping[str, Any], references: Mapping[str, Any]) -> dict[str, Any]:
         """Return `values` with those hidden that `references` takes from secrets: inputs, or what callers send."""
-        return {name: _HIDDEN if self._is_secret(references.get(name)) else value for name, value in values.items()}
+        return {name: self._shown(value, references.get(name)) for name, value in values.items()}
+
+    def _shown(self, value: Any, reference: Any) -> Any:
+        if isinstance(reference, dict) and isinstance(value, dict):
+            return self.without_secrets(value, reference)
+        if isinstance(reference, list) and isinstance(value, list):
+            return [self._shown(*pair) for pair in zip(value, reference, strict=True)]
+        return HIDDEN if self._is_secret(reference) else value
 
     def _is_secret(self, value: Any) -> bool:
         if not isinstance(value, Reference):
@@ -67,10 +74,9 @@ class Package:
         """Return the flow's inputs with secret ones hidden, as they are stored and traced."""
         return self.without_secrets(inputs, {name: Reference("inputs", name) for name in inputs})
 
-    def secret_inputs(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+    def secret_inputs(self, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the values of the flow's secret inputs."""
-        found = (inputs[name] for name, declared in self.flow.inputs.items() if declared.type == "secret")
-        return tuple(value for value in found if isinstance(value, str))
+        return tuple(inputs[name] for name, declared in self.flow.inputs.items() if declared.type == "secret")
 
     async def close(self) -> None:
         """Close what the nodes share."""

@@ -1,6 +1,6 @@
 """What a protocol asks of the service, and what the flow makes of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -45,17 +45,9 @@ class RunRequest:
     given: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
-    def secrets(self) -> tuple[str, ...]:
-        """The texts among the secret ones of the `given` variables."""
-        return tuple(text for name in SECRET_VARIABLES for text in _texts(self.given.get(name)))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
+    def secrets(self) -> tuple[Any, ...]:
+        """The secret ones of the `given` variables."""
+        return tuple(self.given.get(name) for name in SECRET_VARIABLES)
 
 
 def flow_inputs(flow: Flow, given: Mapping[str, Any], *, private_urls: bool = False) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from opentelemetry.trace import Span
 
 from runtime.errors import ErrorInfo, FlowpodError, InvalidRequest, NodeError, RunError
+from runtime.flow.model import TOKENS
 from runtime.flow.references import Scope
 from runtime.history.append import Turn
 from runtime.history.service import HistoryService
@@ -22,6 +23,7 @@ from runtime.run.outputs import Outputs
 from runtime.run.package import Package
 from runtime.run.request import RunRequest
 from runtime.run.variables import Variables
+from runtime.telemetry.content import RunSecrets, without
 from runtime.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
@@ -180,7 +182,7 @@ class Run:
                 run_id=self.id,
                 status=self._status,
                 inputs={name: value for name, value in inputs.items() if name != history_input},
-                outputs=self._outputs.values,
+                outputs=self._kept_outputs(),
                 error=None if self._error is None else asdict(self._error),
                 otel_trace_id=self._trace_id,
                 started_at=self._started_at,
@@ -190,6 +192,16 @@ class Run:
             )
         )
         return not in_time
+
+    def _kept_outputs(self) -> dict[str, Any]:
+        """Return the outputs as they are stored: as the caller got them, but without tokens and secret inputs.
+
+        What is meant for plugins otherwise may be what the conversation is about, a city for one, and stays.
+        """
+        tokens = self._request.given.get(TOKENS)
+        secrets = RunSecrets.of(*self._package.secret_inputs(self._scope.inputs), tokens)
+        outputs = self._outputs.values
+        return without(outputs, RunSecrets(secrets.long)) if secrets.long else outputs
 
     def _end(self, deferred: bool) -> None:
         assert self._status is not None

@@ -20,7 +20,7 @@ from runtime.run.records import run_not_found
 from runtime.run.request import RunRequest, flow_inputs, with_files
 from runtime.run.run import Filing, Limits, Run
 from runtime.run.variables import session_values, typed_values
-from runtime.telemetry.content import RUN_SECRETS, Secrets
+from runtime.telemetry.content import RUN_SECRETS, RunSecrets
 from runtime.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ class FlowService:
         if request.user_id is not None:
             facts["user.id"] = request.user_id
         span = self._tracing.start_run(self.name, request.headers, facts)
-        RUN_SECRETS.set(Secrets((*self._package.secret_inputs(inputs), *request.secrets)).values)
+        RUN_SECRETS.set(RunSecrets.of(*self._package.secret_inputs(inputs), *request.secrets))
         RUN_ID.set(run_id)
         TRACE_ID.set(self._tracing.trace_id(span))
         kept = self.history if request.keep_assigned or not request.assigned else None

@@ -1,17 +1,60 @@
-"""What spans may show of the values that pass through a run."""
+"""What spans and log lines may show of the values that pass through a run."""
 
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from runtime.jsonable import dumps
 
-RUN_SECRETS: ContextVar[tuple[str, ...]] = ContextVar("run_secrets", default=())
-"""What the run that this task works for was given in inputs of type secret."""
-
-_HIDDEN = "***"
+HIDDEN = "***"
+"""What stands in the place of a secret."""
 _LEAST_SECRET = 8
 _NOTE = 64  # characters, more than the note takes that a text has been cut
+
+
+@dataclass(frozen=True, slots=True)
+class RunSecrets:
+    """What one run was given that nobody else may see: texts and numbers.
+
+    `long` ones are hidden wherever they stand. `short` ones, under 8 characters, would take parts of other words and of
+    JSON with them: they are hidden where they are a whole value, and as `words` of what a flow's code or a model says.
+    """
+
+    long: tuple[str, ...] = ()
+    short: frozenset[str] = frozenset()
+    words: re.Pattern[str] | None = None
+
+    @classmethod
+    def of(cls, *values: Any) -> "RunSecrets":
+        """Return the secrets among `values`, however deep in lists and mappings; keys, true and false are none."""
+        texts = {text for value in values for text in _texts(value) if text.strip()}
+        short = frozenset(text for text in texts if len(text) < _LEAST_SECRET)
+        either = "|".join(map(re.escape, sorted(short, key=len, reverse=True)))
+        words = re.compile(rf"(?<!\w)(?:{either})(?!\w)") if short else None
+        return cls(Secrets(texts).values, short, words)
+
+    def hide(self, text: str) -> str:
+        """Return `text` without the long ones."""
+        for value in self.long:
+            if value in text:
+                text = text.replace(value, HIDDEN)
+        return text
+
+    def said(self, text: str) -> str:
+        """Return a text of a flow's code or a model without the long ones, and without words that are short ones."""
+        hidden = self.hide(text)
+        return hidden if self.words is None else self.words.sub(HIDDEN, hidden)
+
+    def is_one(self, value: str | float) -> bool:
+        """Return whether a whole value is one of them."""
+        return str(value) in self.short or str(value) in self.long
+
+
+RUN_SECRETS: ContextVar[RunSecrets] = ContextVar("run_secrets", default=RunSecrets())  # noqa: B039 - it is frozen
+"""What the run that this task works for was given in inputs of type secret, or for plugins."""
 
 
 class Secrets:
@@ -31,11 +74,44 @@ class Secrets:
         self.values = tuple(sorted(kept, key=len, reverse=True))  # one may be a part of another
 
     def hide(self, text: str) -> str:
-        """Return `text` with every secret in it replaced, the run's own included."""
-        for value in (*self.values, *RUN_SECRETS.get()):
+        """Return `text` with every secret in it replaced, the run's own included but for its short ones."""
+        for value in self.values:
             if value in text:
-                text = text.replace(value, _HIDDEN)
-        return text
+                text = text.replace(value, HIDDEN)
+        return RUN_SECRETS.get().hide(text)
+
+    def said(self, text: str) -> str:
+        """Return what a flow's code or a model says with every secret in it replaced, short ones of the run too."""
+        return RUN_SECRETS.get().said(self.hide(text))
+
+
+def without(value: Any, secrets: RunSecrets) -> Any:
+    """Return `value`, as JSON has it, with the secrets replaced in all its keys, texts and numbers."""
+    return _without(json.loads(dumps(value)), secrets)
+
+
+def _without(value: Any, secrets: RunSecrets) -> Any:
+    if isinstance(value, str):
+        return secrets.said(value)
+    if isinstance(value, dict):
+        return {secrets.said(key): _without(item, secrets) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without(item, secrets) for item in value]
+    return HIDDEN if _is_number(value) and secrets.is_one(value) else value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif _is_number(value):
+        yield str(value)
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _escaped(value: str) -> str:
@@ -53,25 +129,25 @@ class Content:
 
     def hide(self, text: str) -> str:
         """Return `text` without secrets, and without what no protocol can carry: half an emoji."""
-        hidden = self.secrets.hide(text)
-        try:
-            hidden.encode()
-        except UnicodeEncodeError:
-            return hidden.encode("utf-8", "replace").decode()
-        return hidden
+        return _encodable(self.secrets.hide(text))
+
+    def said(self, text: str) -> str:
+        """Return what a flow's code or a model says, like `hide`, and without words that are secrets of the run."""
+        return _encodable(self.secrets.said(text))
 
     def text(self, text: str) -> str:
-        """Return `text` as it may be shown: without secrets, and cut where it is too long."""
-        return self._cut(self.hide(text))
+        """Return what `said` does, cut where it is too long."""
+        return self._cut(self.said(text))
 
     def attribute(self, text: str) -> str:
         """Return an attribute of whoever made it as it may be shown; what is cut already stays as it is."""
-        hidden = self.hide(text)
+        hidden = HIDDEN if RUN_SECRETS.get().is_one(text) else self.hide(text)
         return hidden if len(hidden) <= self.max_chars + _NOTE else self._cut(hidden)
 
     def json(self, value: Any) -> tuple[str, bool]:
         """Return `value` as JSON, and whether it is whole: a cut one is no JSON any more."""
-        text = self.secrets.hide(dumps(value).decode())
+        run = RUN_SECRETS.get()
+        text = self.secrets.hide(dumps(without(value, run) if run.long or run.short else value).decode())
         shown = self._cut(text)
         return shown, shown is text
 
@@ -79,3 +155,11 @@ class Content:
         if len(text) <= self.max_chars:
             return text
         return f"{text[: self.max_chars]}... ({len(text)} characters)"
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text

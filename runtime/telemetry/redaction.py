@@ -27,7 +27,7 @@ def redacted(span: ReadableSpan, content: Content) -> ReadableSpan:
     attributes = _shown(span.attributes, content)
     events = [_event(event, content) for event in span.events]
     links = [_link(link, content) for link in span.links]
-    description = content.attribute(span.status.description or "")
+    description = content.attribute(content.said(span.status.description or ""))
     if not content.captured:  # a failure's own words may quote what the run was given
         description = str((span.attributes or {}).get("error.type", "")) if description else ""
     unchanged = name == span.name and attributes is span.attributes and description == (span.status.description or "")
@@ -57,8 +57,10 @@ def _event(event: Event, content: Content) -> Event:
     given = event.attributes
     if given and not content.captured and not given.keys().isdisjoint(_WORDS):
         given = {name: value for name, value in given.items() if name not in _WORDS}
+    if given:  # events tell of exceptions in words
+        given = {name: content.said(value) if isinstance(value, str) else value for name, value in given.items()}
     name, attributes = content.hide(event.name), _shown(given, content)
-    unchanged = name == event.name and attributes is event.attributes
+    unchanged = name == event.name and attributes == event.attributes
     return event if unchanged else Event(name, attributes, event.timestamp)
 
 

@@ -118,14 +118,14 @@ class Tracing:
 
     def fail(self, span: Span, message: str, kind: str, error: BaseException | None = None) -> None:
         """Mark the span as failed."""
-        hide = self.content.hide
+        content = self.content
         if error is not None:
             # Not by `record_exception`, which fails where the exception's own text does.
             stack = "".join(traceback.format_tb(error.__traceback__))
-            facts = {"exception.type": type(error).__qualname__, "exception.message": hide(text_of(error))}
-            span.add_event("exception", facts | {"exception.stacktrace": hide(stack)})
+            facts = {"exception.type": type(error).__qualname__, "exception.message": content.said(text_of(error))}
+            span.add_event("exception", facts | {"exception.stacktrace": content.hide(stack)})
         span.set_attribute("error.type", kind)
-        span.set_status(StatusCode.ERROR, hide(message))
+        span.set_status(StatusCode.ERROR, content.hide(message))
 
 
 def _session_of(span: Span) -> dict[str, AttributeValue]:

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link, SpanContext
 
-from runtime.telemetry.content import RUN_SECRETS, Content, Secrets
+from runtime.telemetry.content import RUN_SECRETS, Content, RunSecrets, Secrets
 from runtime.telemetry.exporters import CountedExport
 from runtime.telemetry.metrics import Metrics
 from runtime.telemetry.recorder import TraceRecorder
@@ -145,7 +145,7 @@ def test_spans_of_a_node_have_none_of_its_runs_secrets(tmp_path: Path) -> None:
     tracer = provider.get_tracer("mine")
 
     def node() -> None:
-        RUN_SECRETS.set((PASSWORD,))
+        RUN_SECRETS.set(RunSecrets.of(PASSWORD))
         link = Link(SpanContext(1, 2, is_remote=False), {"linked": PASSWORD})
         with tracer.start_as_current_span(f"login {PASSWORD}", attributes={PASSWORD: "key"}, links=[link]) as span:
             span.add_event(f"event {PASSWORD}", {"event": PASSWORD, "several": [PASSWORD, "x"]})

@@ -40,6 +40,8 @@ from runtime.run.request import RunRequest
 from runtime.run.service import FlowService
 
 _FILES = ("File", "file")
+_USED_AT = "dashscope.used_at"
+"""The mark on a session of its last request here: those by other protocols keep it alive elsewhere only."""
 
 
 def _not_deep(value: Any) -> Any:
@@ -169,12 +171,13 @@ class Application:
         return JsonResponse(answer.body(outcome))
 
     async def _in_session(self, caller: Caller, given: str | None) -> Caller:
-        """Return the caller in the session `given`, or in a new one where there is none or it has ended.
+        """Return the caller in the session `given`, else in the header's, or in a new one if that has ended.
 
         One that is not stored begins, as everywhere: its first turn may not have been stored yet.
         """
+        given = given or ("" if caller.assigned else caller.session_id)
         if not given:
-            return replace(caller, session_id=uuid.uuid4().hex) if caller.assigned else caller
+            return replace(caller, session_id=uuid.uuid4().hex)
         if not is_session_id(given):
             message = "input.session_id: it is none that this service gave out"
             raise InvalidRequest(message, param="input.session_id", code="invalid_session_id")
@@ -186,10 +189,11 @@ class Application:
         if self._service.history is None:
             return False
         try:
-            session = await self._service.history.archive.session(None, session_id)
-        except (NotFound, Unavailable):  # the run will tell whether it can do without the history
+            used_at = (await self._service.history.archive.variables(session_id)).get(_USED_AT)
+        except Unavailable:  # the run will tell whether it can do without the history
             return False
-        return datetime.now(UTC) - session.updated_at > timedelta(seconds=self._settings.dashscope_session_s)
+        lasts = timedelta(seconds=self._settings.dashscope_session_s)
+        return used_at is not None and datetime.now(UTC) - datetime.fromisoformat(used_at) > lasts
 
     def _run_request(
         self, roles: ChatRoles, given: Input, parameters: Parameters, caller: Caller, streaming: bool
@@ -211,6 +215,7 @@ class Application:
                 "plugin_params": biz.user_defined_params,
                 "plugin_tokens": biz.user_defined_tokens,
             },
+            marks={_USED_AT: datetime.now(UTC).isoformat()},
         )
 
     def _file_inputs(self, urls: Sequence[str]) -> dict[str, Any]:

@@ -50,14 +50,7 @@ class Package:
 
     def without_secrets(self, values: Mapping[str, Any], references: Mapping[str, Any]) -> dict[str, Any]:
         """Return `values` with those hidden that `references` takes from secrets: inputs, or what callers send."""
-        return {name: self._shown(value, references.get(name)) for name, value in values.items()}
-
-    def _shown(self, value: Any, reference: Any) -> Any:
-        if isinstance(reference, dict) and isinstance(value, dict):
-            return self.without_secrets(value, reference)
-        if isinstance(reference, list) and isinstance(value, list):
-            return [self._shown(*pair) for pair in zip(value, reference, strict=True)]
-        return HIDDEN if self._is_secret(reference) else value
+        return {name: HIDDEN if self._is_secret(references.get(name)) else value for name, value in values.items()}
 
     def _is_secret(self, value: Any) -> bool:
         if not isinstance(value, Reference):

@@ -27,6 +27,7 @@ class RunRequest:
     `history_rounds` is how many past turns the caller wants in place of what the flow says.
     `overrides` are parameters for the models, of which each node takes those that it leaves to the request.
     `given` are those of the `${sys.NAME}` variables that only some requests have; secrets may be among them.
+    `marks` are what the protocol keeps with the session, beside its variables and under names of its own.
     """
 
     inputs: Mapping[str, Any]
@@ -43,6 +44,7 @@ class RunRequest:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     protocol: Protocol = "command"
     given: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    marks: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def secrets(self) -> tuple[Any, ...]:

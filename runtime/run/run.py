@@ -187,7 +187,7 @@ class Run:
                 otel_trace_id=self._trace_id,
                 started_at=self._started_at,
                 finished_at=datetime.now(UTC),
-                variables=self._variables.written if self._status == "Completed" else {},
+                variables={**(self._variables.written if self._status == "Completed" else {}), **self._request.marks},
                 question=as_text(inputs.get(self._package.flow.chat_input or "")),
             )
         )

@@ -3,6 +3,7 @@
 import logging
 import re
 import sqlite3
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,13 @@ async def ask(client: httpx.AsyncClient, prompt: str, session_id: str = "", **mo
 
 
 def age(data: Path, session_id: str) -> None:
-    """Let a stored session be unused for two hours."""
+    """Let a stored session be unused by DashScope's clients for two hours."""
+    used = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
     database = sqlite3.connect(data / "chat_history.db")
     with database:
         changed = database.execute(
-            "UPDATE langstudio_chat_session_test SET updated_at = datetime(updated_at, '-2 hours') WHERE session_id = ?",
-            (session_id,),
+            "UPDATE langstudio_chat_variable_test SET value = ? WHERE session_id = ? AND name = 'dashscope.used_at'",
+            (f'"{used}"', session_id),
         )
         assert changed.rowcount == 1
     database.close()
@@ -76,6 +78,37 @@ async def test_a_session_ends_after_an_hour_on_this_surface_only(tmp_path: Path)
     assert re.fullmatch("[0-9a-f]{32}", new)
     assert new != session
     assert other.json() == {"answer": "after 1 turns: four "}
+
+
+async def test_only_requests_of_dashscopes_clients_keep_a_session_alive_here(tmp_path: Path) -> None:
+    async with client_of(write_talking_flow(tmp_path / "flow"), data=tmp_path) as client:
+        _, session = await ask(client, "one")
+        age(tmp_path, session)
+        header = {"Chat-Session-Id": session}
+        elsewhere = await client.post("/", json={"question": "two"}, headers=header)
+        text, new = await ask(client, "three", session)
+        _, other = await ask(client, "four", headers=header)
+        shown = (await client.get(f"/chat/sessions/{session}")).json()
+    assert elsewhere.json() == {"answer": "after 1 turns: two "}
+    assert text == "after 0 turns: three "
+    assert len({session, new, other}) == 3
+    assert shown["variables"] == {}
+
+
+async def test_a_session_that_began_elsewhere_goes_on_here(tmp_path: Path) -> None:
+    async with client_of(write_talking_flow(tmp_path / "flow"), data=tmp_path) as client:
+        header = {"Chat-Session-Id": "e" * 32}
+        await client.post("/", json={"question": "one"}, headers=header)
+        assert await ask(client, "two", "e" * 32) == ("after 1 turns: two ", "e" * 32)
+        assert await ask(client, "three", headers=header) == ("after 2 turns: three ", "e" * 32)
+
+
+async def test_a_request_that_fails_keeps_a_session_alive(tmp_path: Path) -> None:
+    flow = write_flow(tmp_path / "flow", PLUGIN, {"ask.py": ASK})
+    async with client_of(flow, data=tmp_path) as client:
+        content = {"input": {"prompt": "fail", "session_id": "d" * 32, "biz_params": BIZ}}
+        assert (await client.post(PATH, json=content)).status_code == 500
+        age(tmp_path, "d" * 32)
 
 
 async def test_how_long_a_session_lasts_is_a_setting(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ class OpenAIResponses(Upstream):
         headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Chunk | Result, None]:
         """Yield the answer's chunks, then its Result; see `ChatModel.chat`."""
-        items = [item for message in messages for item in _items(message)]
+        items = [item for number, message in enumerate(messages) for item in _items(number, message)]
         calling = bool(parameters.get("tools") or parameters.get("functions"))
         return self._call(items, parameters, stream=stream and not calling, headers=headers, tools=calling)
 
@@ -45,14 +45,18 @@ class OpenAIResponses(Upstream):
         tools: bool = False,
     ) -> AsyncGenerator[Chunk | Result, None]:
         rest = _parameters(parameters)
-        body = {"model": self.default_model, "input": content, **rest, "stream": stream}
+        # Kept by default there, and nothing here ever asks for it again.
+        body = {"model": self.default_model, "input": content, "store": False, **rest, "stream": stream}
         reading = _Reading(self._where, "", tools=tools)
+        reading.older_form = "functions" in parameters
         return self._ask("/responses", body, headers, reading, stream=stream)
 
 
 class _Reading(Reading):
     what = "an answer of the Responses API"
     end = "no response.completed"
+    older_form = False
+    """Whether a call is answered as `function_call`, since functions were offered in the place of tools."""
 
     def piece(self, content: dict[str, Any]) -> Chunk:
         match content["type"]:
@@ -77,18 +81,15 @@ class _Reading(Reading):
         return Chunk("".join(texts), "".join(thoughts))
 
     def message(self, content: dict[str, Any]) -> dict[str, Any]:
-        text = self.all(content).text
-        calls = [
-            {
-                "id": item["call_id"],
-                "type": "function",
-                "function": {name: item[name] for name in ("name", "arguments")},
-            }
-            for item in content["output"]
-            if item["type"] == "function_call"
-        ]
-        message = {"role": "assistant", "content": text or None, **({"tool_calls": calls} if calls else {})}
-        if calls:
+        message: dict[str, Any] = {"role": "assistant", "content": self.all(content).text or None}
+        calls = [item for item in content["output"] if item["type"] == "function_call"]
+        if calls and self.older_form:
+            message["function_call"] = _function(calls[0])
+            self.finish_reason = "function_call"
+        elif calls:
+            message["tool_calls"] = [
+                {"id": item["call_id"], "type": "function", "function": _function(item)} for item in calls
+            ]
             self.finish_reason = "tool_calls"
         return message_of([{"index": 0, "message": message, "finish_reason": self.finish_reason}])
 
@@ -114,22 +115,33 @@ def _required(value: Any) -> str:
     return text_of(value)
 
 
-def _items(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the items of the input that a message of chat completions is."""
-    content, role = message.get("content"), message["role"]
-    if role in ("tool", "function"):
-        yield {"type": "function_call_output", "call_id": message.get("tool_call_id", ""), "output": content}
+def _function(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: item[name] for name in ("name", "arguments")}
+
+
+def _items(number: int, message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the items of the input that a message of chat completions is; `number` is its place."""
+    role, content = message["role"], message.get("content")
+    kind = "output_text" if role == "assistant" else "input_text"
+    parts = [_part(part, kind) for part in content] if isinstance(content, list) else content
+    if role == "tool":
+        yield {"type": "function_call_output", "call_id": message["tool_call_id"], "output": parts}
+        return
+    if role == "function":
+        # An output answers a call, and a prompt has no place for the one before it: only its name is known.
+        call_id = f"call_{number}"
+        yield {"type": "function_call", "call_id": call_id, "name": message["name"], "arguments": "{}"}
+        yield {"type": "function_call_output", "call_id": call_id, "output": parts}
         return
     if content is not None:
-        parts = [_part(part) for part in content] if isinstance(content, list) else content
         yield {"role": role, "content": parts}
     for call in message.get("tool_calls") or ():
         yield {"type": "function_call", "call_id": call["id"], **call["function"]}
 
 
-def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+def _part(part: Mapping[str, Any], kind: str) -> dict[str, Any]:
     if part["type"] == "text":
-        return {"type": "input_text", "text": part["text"]}
+        return {"type": kind, "text": part["text"]}
     image = part["image_url"]
     return {"type": "input_image", "image_url": image["url"], "detail": image.get("detail", "auto")}
 
@@ -145,6 +157,10 @@ def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         rest["reasoning"] = {"effort": effort}
     if form := rest.pop("response_format", None):
         rest["text"] = {"format": _flat(form, "json_schema")}
+    if functions := rest.pop("functions", None):
+        rest["tools"] = [{"type": "function", **function} for function in functions]
+    if choice := rest.pop("function_call", None):
+        rest["tool_choice"] = {"type": "function", **choice} if isinstance(choice, dict) else choice
     if tools := rest.get("tools"):
         rest["tools"] = [_flat(tool, "function") for tool in tools]
     if "tool_choice" in rest:

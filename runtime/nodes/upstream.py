@@ -114,8 +114,10 @@ class Reading(ABC):
 
     def error_of(self, content: Mapping[str, Any]) -> Any:
         """Return the error that a body or an event reports, a text or a mapping with a message, or None."""
-        is_flat = "choices" not in content and "output" not in content and "code" in content and "message" in content
-        return content.get("error") or (content if is_flat else None)  # DashScope's and others' errors are flat
+        # DashScope's and others' errors are flat, and may come with an output that is null.
+        is_flat = "code" in content and "message" in content
+        answers = content.get("choices") is not None or content.get("output") is not None
+        return content.get("error") or (content if is_flat and not answers else None)
 
     def _raise_if_error(self, content: Mapping[str, Any]) -> None:
         if error := self.error_of(content):

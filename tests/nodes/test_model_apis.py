@@ -116,6 +116,7 @@ BAD = [
     ("parts", [], "model_bad_answer", "sent what is not WHAT: "),
     ("error-in-stream", ["so far "], "model_error", "reported an error: out of tokens"),
     ("flat-error", [], "model_error", "reported an error: too fast"),
+    ("flat-error-without-output", [], "model_error", "reported an error: too fast"),
     ("silent", ["so far "], "model_timeout", "was silent for 0.5 s (the connection's timeout_s)"),
     ("html", [], "model_bad_answer", 'sent what is not WHAT: "<html>a proxy\'s page</html>"'),
     ("fail:400", [], "model_error", "answered 400: refused with 400"),
@@ -424,6 +425,7 @@ async def test_responses_get_their_own_request(model_server: ModelServer) -> Non
     assert call.body == {
         "model": "echo",
         "stream": True,
+        "store": False,
         "max_output_tokens": 9,
         "reasoning": {"effort": "low"},
         "text": {"format": {"type": "json_schema", "name": "s", "schema": {}}},
@@ -444,6 +446,58 @@ async def test_responses_get_their_own_request(model_server: ModelServer) -> Non
             },
         ],
     }
+
+
+async def test_responses_get_lists_of_parts_by_who_says_them(model_server: ModelServer) -> None:
+    talk = [
+        {"role": "assistant", "content": [{"type": "text", "text": "a cat?"}]},
+        TALK[2],
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "a cat"}, IMAGE]},
+        *ASK,
+    ]
+    call = await sent(model_server, "responses", talk, {"model": "echo"})
+    assert call.body["input"] == [
+        {"role": "assistant", "content": [{"type": "output_text", "text": "a cat?"}]},
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {
+            "type": "function_call_output",
+            "call_id": "c1",
+            "output": [
+                {"type": "input_text", "text": "a cat"},
+                {"type": "input_image", "image_url": "https://example.com/a.png", "detail": "low"},
+            ],
+        },
+        *ASK,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("choice", "chosen"), [("auto", "auto"), ({"name": "f"}, {"type": "function", "name": "f"}), (None, None)]
+)
+async def test_responses_get_functions_as_tools_and_answer_as_functions(
+    model_server: ModelServer, choice: Any, chosen: Any
+) -> None:
+    functions = [{"name": "f", "parameters": {}}]
+    talk = [*ASK, {"role": "function", "name": "f", "content": "a cat"}, *ASK]
+    parameters = {"model": "echo", "functions": functions, **({"function_call": choice} if choice else {})}
+    async with client(model_server.url, "responses") as chat:
+        (result,) = [part async for part in chat.chat(talk, parameters, stream=True)]
+    assert isinstance(result, Result)
+    assert result.value["function_call"] == {"name": "f", "arguments": "{}"}
+    assert result.value["tool_calls"] is None
+    assert result.finish_reason == "function_call"
+    body = model_server.calls[-1].body
+    assert (body["tools"], body.get("tool_choice")) == ([{"type": "function", **functions[0]}], chosen)
+    assert not body.keys() & {"functions", "function_call"}
+    assert body["input"][1:3] == [
+        {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "a cat"},
+    ]
+
+
+async def test_responses_are_stored_upstream_only_where_the_node_says_so(model_server: ModelServer) -> None:
+    assert (await sent(model_server, "responses", ASK, {"model": "echo"})).body["store"] is False
+    assert (await sent(model_server, "responses", ASK, {"model": "echo", "store": True})).body["store"] is True
 
 
 @each_api
@@ -477,6 +531,7 @@ async def test_a_text_is_continued(model_server: ModelServer, api: Api, stream: 
 
 @each_api
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_error_in_one_piece_is_an_error(model_server: ModelServer, api: Api, stream: bool) -> None:
+@pytest.mark.parametrize("model", ["whole-error", "whole-flat-error"])
+async def test_an_error_in_one_piece_is_an_error(model_server: ModelServer, api: Api, stream: bool, model: str) -> None:
     with pytest.raises(NodeError, match="the model reported an error: out of tokens"):
-        await answer(model_server.url, "whole-error", stream, api)
+        await answer(model_server.url, model, stream, api)

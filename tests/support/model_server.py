@@ -136,6 +136,10 @@ async def _flat_error(wire: Wire) -> AsyncIterator[bytes]:
     yield data({"code": "Throttling", "message": "too fast", "request_id": "1"})
 
 
+async def _flat_error_without_output(wire: Wire) -> AsyncIterator[bytes]:
+    yield data({"code": "Throttling", "message": "too fast", "output": None, "request_id": "1"})
+
+
 async def _odd_but_fine(wire: Wire) -> AsyncIterator[bytes]:
     yield b": a comment\n\n"
     yield b"event: message\r\nid: 7\r\n" + wire.text("").replace(b"\n", b"\r\n")
@@ -207,6 +211,7 @@ SCENARIOS: dict[str, Callable[[Wire], AsyncIterator[bytes]]] = {
     "rubbish": _rubbish,
     "error-in-stream": _error_in_stream,
     "flat-error": _flat_error,
+    "flat-error-without-output": _flat_error_without_output,
     "odd-but-fine": _odd_but_fine,
     "reasoning": _reasoning,
     "length": _length,
@@ -267,6 +272,8 @@ class _Model:
             await asyncio.sleep(60)
         if kind == "whole-error":
             return JSONResponse({"status": "failed", "error": {"message": "out of tokens"}, "output": []})
+        if kind == "whole-flat-error":
+            return JSONResponse({"code": "Throttling", "message": "out of tokens", "output": None, "request_id": "1"})
         if kind == "html":
             return Response("<html>a proxy's page</html>", media_type="text/html")
         if not call.streams or kind == "json-to-stream":

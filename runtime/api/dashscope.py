@@ -51,6 +51,7 @@ def _not_deep(value: Any) -> Any:
     return value
 
 
+Url = Annotated[str, Field(min_length=1)]
 ByPlugin = Annotated[dict[str, dict[str, Any]], AfterValidator(_not_deep)]
 
 
@@ -78,8 +79,8 @@ class Input(BaseModel):
     history: tuple[PastTurn, ...] | None = None
     session_id: str | None = None
     biz_params: BizParams | None = None
-    image_list: tuple[str, ...] | None = None
-    file_list: tuple[str, ...] | None = None
+    image_list: tuple[Url, ...] | None = None
+    file_list: tuple[Url, ...] | None = None
 
     @property
     def brings_history(self) -> bool:
@@ -87,13 +88,17 @@ class Input(BaseModel):
         return bool(self.messages or self.history)
 
     def conversation(self) -> Conversation:
-        """Return the question and what came before it; raises InvalidRequest when nothing is asked."""
+        """Return the question and what came before it; raises InvalidRequest, with the place, when nothing is asked."""
         if not (self.prompt or self.messages or self.image_list):
             raise InvalidRequest("input.prompt: a prompt or messages are required", param="input.prompt")
         messages = [*(self.messages or said(self.history or ()))]
         if self.prompt or not messages:
             messages.append(asked(self.prompt or ""))
-        return with_images(read_conversation(messages), self.image_list or ())
+        found = with_images(read_conversation(messages, "input.messages"), self.image_list or ())
+        if not any(found.question):
+            place = f"input.messages.{len(messages) - 1}.content"
+            raise InvalidRequest(f"{place}: it has neither a text nor an image", param=place)
+        return found
 
 
 class Parameters(BaseModel):
@@ -219,5 +224,8 @@ class Application:
         )
 
     def _file_inputs(self, urls: Sequence[str]) -> dict[str, Any]:
-        """Return an input of type File for each URL, in the file's order; further URLs are left out."""
+        """Return an input of type File for each URL, in the file's order; raises InvalidRequest for too many URLs."""
+        if len(urls) > len(self._files):
+            place = f"input.file_list.{len(self._files)}"
+            raise InvalidRequest(f"{place}: the flow has {len(self._files)} inputs of type File", param=place)
         return {name: {"source_uri": url} for name, url in zip(self._files, urls, strict=False)}

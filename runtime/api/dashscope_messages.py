@@ -4,27 +4,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
-from runtime.api.openai_messages import ChatRoles, Conversation, Message
+from runtime.api.openai_messages import ChatRoles, Conversation, Message, Part, part_of
 from runtime.errors import InvalidRequest
 
 
-def _openai_message(message: Any) -> Any:
-    content = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(content, list):
-        return message
-    return {**message, "content": [_openai_part(part) for part in content]}
+def _listed(content: Any) -> Any:
+    if content is None:
+        return []
+    return [{"text": content}] if isinstance(content, str) else content
 
 
-def _openai_part(part: Any) -> Any:
-    """Return `{"text": ...}` or `{"image": url}` as OpenAI's part; a part of OpenAI's stays as it is."""
-    if not isinstance(part, dict) or "type" in part:
-        return part
-    if "image" in part:
-        return image_part(part["image"])
-    return {"type": "text", "text": part.get("text")}
+def _part(part: Any) -> Part:
+    """Return what `{"text": ...}` or `{"image": url}` is, or a part of OpenAI's."""
+    if isinstance(part, dict):
+        given = [name for name in ("text", "image") if name in part]
+        known = part if "type" in part else None
+        if given == ["text"] and isinstance(part["text"], str):
+            known = {"type": "text", "text": part["text"]}
+        elif given == ["image"] and isinstance(part["image"], str):
+            known = image_part(part["image"])
+        if known is not None and (found := part_of(known)) is not None:
+            return found
+    raise PydanticCustomError("part", 'Expected {"text": "..."} or {"image": "..."}')
 
 
 def image_part(url: Any) -> dict[str, Any]:
@@ -32,7 +37,10 @@ def image_part(url: Any) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-DashScopeMessage = Annotated[Message, BeforeValidator(_openai_message)]
+class DashScopeMessage(Message):
+    """A message whose content is a text, or a list of texts and images, and nothing that would be passed over."""
+
+    content: Annotated[tuple[Annotated[Any, AfterValidator(_part)], ...], BeforeValidator(_listed)] = ()
 
 
 class PastTurn(BaseModel):

@@ -37,10 +37,11 @@ def _parts_of(content: Any) -> Any:
         return (content,)
     if not isinstance(content, list):
         raise PydanticCustomError("content", "Expected a text, a list of parts or null")
-    return tuple(found for part in content if isinstance(part, dict) and (found := _part(part)) is not None)
+    return tuple(found for part in content if isinstance(part, dict) and (found := part_of(part)) is not None)
 
 
-def _part(part: Mapping[str, Any]) -> Part | None:
+def part_of(part: Mapping[str, Any]) -> Part | None:
+    """Return the text or the image that a part of OpenAI's is, None for any other one."""
     if part.get("type") == "text":
         text = part.get("text") or ""
         if isinstance(text, list | dict):

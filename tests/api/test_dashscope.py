@@ -194,6 +194,31 @@ async def test_parameters_of_the_model_are_passed_on(tmp_path: Path, model_serve
         ({"input": {"prompt": "hi"}, "parameters": {"flow_stream_mode": "none"}}, "parameters.flow_stream_mode: "),
         ({"input": {"messages": [{"role": "assistant", "content": "hi"}]}}, "the last message must be the user's"),
         ({"input": {"messages": ["hi"]}}, "input.messages.0: "),
+        *(
+            ({"input": {"messages": [{"role": "user", "content": content}]}}, f"input.messages.0.content{place}: ")
+            for content, place in (
+                ([{"text": "hi"}, {"image": 5}], ".1"),
+                ([5], ".0"),
+                ([{"text": None}], ".0"),
+                ([{"text": 5}], ".0"),
+                ([{"image": ""}], ".0"),
+                ([{"text": "hi", "image": PIXEL}], ".0"),
+                ([{"audio": "https://example.com/a.mp3"}], ".0"),
+                ([{"type": "video"}], ".0"),
+                (5, ""),
+                ({"text": "hi"}, ""),
+                ([], ""),
+                ("", ""),
+                (None, ""),
+                ([{"text": ""}], ""),
+            )
+        ),
+        ({"input": {"prompt": "hi", "image_list": [""]}}, "input.image_list.0: "),
+        ({"input": {"prompt": "hi", "image_list": [5]}}, "input.image_list.0: "),
+        (
+            {"input": {"prompt": "hi", "file_list": ["https://e.com/a", "https://e.com/b"]}},
+            "input.file_list.1: the flow",
+        ),
         ({"input": {"prompt": "hi", "biz_params": {"user_defined_tokens": {"p": "T0KEN"}}}}, "input.biz_params.user"),
     ],
 )

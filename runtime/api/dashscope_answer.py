@@ -44,11 +44,14 @@ class Answer:
         self._messages = Messages(node_types, of_all=mode == "message_format_plus", flags_as_text=flags_as_text)
         self._frames = Frames(request_id)
         self._text = Growing()
+        self._models: Mapping[str, Mapping[str, int]] = {}
 
     def encode(self, event: Event) -> bytes:
         """Return the frames of an event, or nothing."""
+        if isinstance(event, NodeUpdated | RunTerminated):
+            self._models = event.models or {}
         if isinstance(event, RunTerminated):
-            return self._frames.error(event.error) if event.error is not None else self._last(event)
+            return self._frames.error(event.error) if event.error is not None else self._last()
         if self._mode != "full_thoughts":
             return self._message_frames(event)
         if isinstance(event, NodeUpdated) and self._thoughts is not None:
@@ -65,7 +68,7 @@ class Answer:
                 self._thoughts.update(node)
             output["thoughts"] = self._thoughts.all()
         output["text"] = as_text(outcome.outputs.get(self._output))
-        return {"output": output, "usage": self._usage(outcome.terminated), "request_id": self._request_id}
+        return {"output": output, "usage": self._usage(outcome.terminated.models), "request_id": self._request_id}
 
     def _piece(self, event: RunOutput) -> bytes:
         delta = as_text(event.delta)
@@ -86,30 +89,31 @@ class Answer:
         elif isinstance(event, RunStarted):
             messages = self._messages.of_start()
         opening = {"session_id": self._session_id, "finish_reason": "null"}
-        return b"".join(self._frames.result({**opening, "workflow_message": message}, {}) for message in messages)
+        usage = self._usage(self._models)
+        return b"".join(self._frames.result({**opening, "workflow_message": message}, usage) for message in messages)
 
     def _frame(self, delta: str) -> bytes:
         output: dict[str, Any] = {"session_id": self._session_id, "finish_reason": "null"}
         if self._thoughts is not None:
             output["thoughts"] = self._thoughts.told()
         output["text"] = delta if self._incremental else self._text.whole()
-        return self._frames.result(output, {})
+        return self._frames.result(output, self._usage(self._models))
 
-    def _last(self, event: RunTerminated) -> bytes:
+    def _last(self) -> bytes:
         output: dict[str, Any] = {"session_id": self._session_id, "finish_reason": "stop"}
         if self._mode == "full_thoughts" and self._thoughts is not None:
             output["thoughts"] = self._thoughts.told()
         says_all = self._mode != "full_thoughts" or not self._incremental
         output["text"] = self._text.whole() if says_all else ""
-        return self._frames.result(output, self._usage(event))
+        return self._frames.result(output, self._usage(self._models))
 
-    def _usage(self, event: RunTerminated) -> dict[str, Any]:
+    def _usage(self, counted: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
         models = [
             {
                 "input_tokens": counts["prompt_tokens"],
                 "output_tokens": counts["completion_tokens"],
                 "model_id": name or self._default_model,
             }
-            for name, counts in event.models.items()
+            for name, counts in counted.items()
         ]
         return {"models": models} if models else {}

@@ -20,7 +20,7 @@ from runtime.api.openai_messages import ChatRoles
 from runtime.api.settings import ApiSettings
 from runtime.api.sse import event_stream
 from runtime.jsonable import as_text
-from runtime.run.events import Event, RunOutput, RunTerminated
+from runtime.run.events import Event, NodeUpdated, RunOutput, RunTerminated
 from runtime.run.request import RunRequest
 from runtime.run.service import FlowService
 
@@ -31,6 +31,9 @@ PATHS: Mapping[Kind, str] = {
     "multimodal": "/api/v1/services/aigc/multimodal-generation/generation",
 }
 _FINISH_REASONS = ("stop", "length")
+_COUNTS = ("prompt_tokens", "completion_tokens")
+Models = Mapping[str, Mapping[str, int]]
+"""What each model has counted, by its name."""
 
 
 class GenerationParameters(Parameters):
@@ -111,6 +114,7 @@ class Reply:
     incremental: bool
     _text: Growing = field(default_factory=Growing)
     _reasoning: Growing = field(default_factory=Growing)
+    _models: Models = field(default_factory=dict)
     _frames: Frames = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,6 +122,8 @@ class Reply:
 
     def encode(self, event: Event) -> bytes:
         """Return the frame of an event, or nothing."""
+        if isinstance(event, NodeUpdated):
+            self._models = event.models or {}
         match event:
             case RunOutput(output=self.output, has_delta=True):
                 return self._piece(as_text(event.delta), event.reasoning)
@@ -125,7 +131,7 @@ class Reply:
                 return self._frames.error(error)
             case RunTerminated():
                 text, reasoning = ("", "") if self.incremental else (self._text.whole(), self._reasoning.whole())
-                return self._frames.result(self._output(text, reasoning, _finish_reason(event)), _usage(event))
+                return self._frames.result(self._output(text, reasoning, _finish_reason(event)), _usage(event.models))
             case _:
                 return b""
 
@@ -134,7 +140,7 @@ class Reply:
         text, reasoning = as_text(outcome.outputs.get(self.output)), outcome.reasoning.get(self.output, "")
         return {
             "output": self._output(text, reasoning, _finish_reason(outcome.terminated)),
-            "usage": _usage(outcome.terminated),
+            "usage": _usage(outcome.terminated.models),
             "request_id": self.request_id,
         }
 
@@ -147,7 +153,7 @@ class Reply:
             if not (self._text.is_due if text else self._reasoning.is_due):
                 return b""
             text, reasoning = self._text.whole(), self._reasoning.whole()
-        return self._frames.result(self._output(text, reasoning, "null"), {})
+        return self._frames.result(self._output(text, reasoning, "null"), _usage(self._models))
 
     def _output(self, text: str, reasoning: str, finish_reason: str) -> dict[str, Any]:
         if self.form == "text":
@@ -163,8 +169,9 @@ def _finish_reason(event: RunTerminated) -> str:
     return event.finish_reason if event.finish_reason in _FINISH_REASONS else "stop"
 
 
-def _usage(event: RunTerminated) -> dict[str, int]:
-    if not event.usage:
+def _usage(models: Models) -> dict[str, int]:
+    """Return the tokens of all models together, {} where none has counted."""
+    if not models:
         return {}
-    names = {"total_tokens": "total_tokens", "output_tokens": "completion_tokens", "input_tokens": "prompt_tokens"}
-    return {ours: event.usage[theirs] for ours, theirs in names.items()}
+    asked, answered = (sum(counts[name] for counts in models.values()) for name in _COUNTS)
+    return {"total_tokens": asked + answered, "output_tokens": answered, "input_tokens": asked}

@@ -31,7 +31,8 @@ class RunStarted:
 class NodeUpdated:
     """A node changed its state; `duration` in seconds, `output` once it is Completed.
 
-    `cause` is the exception behind a failure, as `(Type) text`, or "" where there was none.
+    `cause` is the exception behind a failure, as `(Type) text`, or "" where there was none. `models` has what each
+    model of the run has counted so far, as RunTerminated has it; None before the first one has.
     """
 
     run_id: str
@@ -43,6 +44,7 @@ class NodeUpdated:
     description: str | None = None
     display_name: str | None = None
     cause: str = ""
+    models: Mapping[str, Mapping[str, int]] | None = None
     timestamp: datetime = field(default_factory=utc_now)
 
 

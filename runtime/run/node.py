@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,11 @@ class NodeRunner:
         """What each model counted, by the model's name."""
         self.finish_reason = "stop"
 
+    @property
+    def models(self) -> dict[str, dict[str, int]]:
+        """What each model has counted so far, as events tell it."""
+        return {name: asdict(usage) for name, usage in self.usage.items()}
+
     async def perform(self, graph: Graph, level: Level) -> ErrorInfo | None:
         """Perform the nodes of one list; return the error of the one that failed."""
         run_node, report, skipped = (
@@ -121,7 +126,7 @@ class NodeRunner:
         duration = 0.0 if begun is None else now - begun
         if begun is not None and status != "Running":
             self._tracing.metrics.node_ended(node.name, node.type, status, duration)
-        told = (node.description, node.display_name, cause)
+        told = (node.description, node.display_name, cause, self.models or None)
         self._events.put(NodeUpdated(self._run_id, path, status, duration, error, output, *told))
 
     def _skipped(self, level: Level, node: Node) -> None:

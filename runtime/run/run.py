@@ -218,7 +218,7 @@ class Run:
                 counts,
                 self._runner.finish_reason,
                 "deferred" if deferred else "",
-                {name: asdict(usage) for name, usage in models.items()},
+                self._runner.models,
             )
         )
         seconds = (datetime.now(UTC) - self._started_at).total_seconds()

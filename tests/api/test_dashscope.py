@@ -15,6 +15,7 @@ from tests.support.flows import client_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 PATH = "/api/v1/apps/YOUR_APP_ID/completion"
+GENERATION = "/api/v1/services/aigc/text-generation/generation"
 PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 SSE = {"X-DashScope-SSE": "enable"}
 FRAME = re.compile(r"id:(\d+)\nevent:result\n:HTTP_STATUS/200\ndata:(\{.*\})")
@@ -39,6 +40,11 @@ def frames(response: httpx.Response) -> list[dict[str, Any]]:
         assert int(match[1]) == number
         found.append(json.loads(match[2]))
     return found
+
+
+def tokens_of(usage: dict[str, Any]) -> int:
+    """Return the tokens of answers that a frame's usage has, of an application's or a model's."""
+    return sum(counts.get("output_tokens", 0) for counts in [usage, *usage.get("models", [])])
 
 
 def prompt_of(server: ModelServer) -> list[dict[str, Any]]:
@@ -324,7 +330,14 @@ async def test_usage_is_of_each_model_and_a_model_may_have_no_name(tmp_path: Pat
     )
     async with client_of(flow) as client:
         whole = (await client.post(PATH, json=body())).json()
-        last = frames(await client.post(PATH, json=body(), headers=SSE))[-1]
+        found = frames(await client.post(PATH, json=body(), headers=SSE))
+        thoughts = frames(await client.post(PATH, json=body(parameters={"has_thoughts": True}), headers=SSE))
+        generated = frames(await client.post(GENERATION, json=body(), headers=SSE))
+    last = found[-1]
+    for shown in (found, thoughts, generated):
+        assert shown[-2]["usage"] != {}  # what is known so far: the first model has ended
+        assert [tokens_of(frame["usage"]) for frame in shown] == sorted(tokens_of(frame["usage"]) for frame in shown)
+    assert tokens_of(thoughts[0]["usage"]) == 0 < tokens_of(thoughts[-2]["usage"]) <= tokens_of(thoughts[-1]["usage"])
     assert whole["usage"] == {"models": [{"input_tokens": 33, "output_tokens": 21, "model_id": "stand-in"}]}
     assert last["usage"] == {"models": [{"input_tokens": 22, "output_tokens": 16, "model_id": "stand-in"}]}
 

@@ -19,7 +19,8 @@ from dashscope.api_entities.http_request import close_shared_sync_session
 from dashscope.v2.client import AsyncClient, Client
 from dashscope.v2.errors import AuthenticationError, BadRequestError, DashScopeError, InternalServerError, NotFoundError
 
-from tests.support.dashscope_flow import PLUGIN, write_dashscope_flow
+from tests.support.chat_flow import write_full_chat_flow
+from tests.support.dashscope_flow import PLUGINS, write_dashscope_flow
 from tests.support.flows import write_chat_flow
 from tests.support.model_server import ModelServer, running_model_server
 from tests.support.serving import ROOT, Served, serving
@@ -118,18 +119,23 @@ def test_a_stream(base_url: str, incremental: bool | None, texts: list[str]) -> 
 
 
 def test_the_callers_parameters(base_url: str, model: ModelServer) -> None:
-    assert call("Query this city", biz_params={"city": "Singapore"}).status_code == HTTPStatus.OK
-    assert "city=Singapore" in told(model)
-    biz: dict[str, Any] = {"user_defined_params": {PLUGIN: {"article_index": 2}}}
-    assert call("Dormitory convention content", biz_params=biz).status_code == HTTPStatus.OK
-    assert "article=2 allowed=False" in told(model)
-    biz["user_defined_tokens"] = {PLUGIN: {"user_token": "YOUR_TOKEN"}}
-    assert call("Dormitory convention content", biz_params=biz).status_code == HTTPStatus.OK
-    assert "article=2 allowed=True" in told(model)
+    for city in ("Singapore", "Hangzhou"):
+        assert call("Divisions of this city", biz_params={"city": city}).status_code == HTTPStatus.OK
+        assert f"city={city}" in told(model)
+    for plugin in PLUGINS:
+        biz: dict[str, Any] = {"user_defined_params": {plugin: {"article_index": 2}}}
+        assert call("Convention content", biz_params=biz).status_code == HTTPStatus.OK
+        assert "article=2 allowed=False" in told(model)
+        biz["user_defined_tokens"] = {plugin: {"user_token": "YOUR_TOKEN"}}
+        assert call("Convention content", biz_params=biz).status_code == HTTPStatus.OK
+        assert "article=2 allowed=True" in told(model)
     assert call("A phone", rag_options={"pipeline_ids": ["base"], "tags": ["phone"]}).status_code == HTTPStatus.OK
     assert "bases=['base']" in told(model)
     assert call("A file", file_list=["https://example.com/a.pdf"]).status_code == HTTPStatus.OK
-    assert "report=https://example.com/a.pdf" in told(model)
+    assert "picture=False report=https://example.com/a.pdf" in told(model)
+    assert call("A picture", image_list=[PIXEL]).status_code == HTTPStatus.OK
+    assert "picture=True report=None" in told(model)
+    assert call("Two files", file_list=["https://example.com/a.pdf"] * 2).code == "InvalidParameter"
 
 
 def test_messages_and_history(base_url: str, model: ModelServer) -> None:
@@ -174,7 +180,7 @@ def test_the_newer_client(client: Client, model: ModelServer) -> None:
     assert len(model.calls[-1].body["messages"]) == 4
     events = list(create(app_id="YOUR_APP_ID", prompt="Hello", stream=True, incremental_output=True))
     assert [event.text for event in events] == ["You ", "said: ", "Hello", ""]
-    biz = {"city": "Ulm", "user_defined_params": {PLUGIN: {"article_index": 2}}}
+    biz = {"city": "Ulm", "user_defined_params": {PLUGINS[0]: {"article_index": 2}}}
     create(app_id="YOUR_APP_ID", prompt="hi", biz_params=biz, rag_options={"pipeline_ids": ["base"]})
     assert "city=Ulm" in told(model)
     assert "article=2" in told(model)
@@ -191,8 +197,11 @@ async def test_the_newer_client_without_threads(base_url: str) -> None:
         whole = await create(app_id="YOUR_APP_ID", prompt="Hello")
         stream = await create(app_id="YOUR_APP_ID", prompt="Hello", stream=True)
         texts = [event.text async for event in stream]
+        pieces = await create(app_id="YOUR_APP_ID", prompt="Hello", stream=True, incremental_output=True)
+        new = [event.text async for event in pieces]
     assert whole.text == "You said: Hello"
-    assert texts[-1] == "You said: Hello"
+    assert texts == ["You ", "You said: ", "You said: Hello", "You said: Hello"]
+    assert new == ["You ", "said: ", "Hello", ""]
 
 
 def test_errors_of_the_newer_client(base_url: str, client: Client) -> None:
@@ -252,18 +261,52 @@ async def test_text_generation_of_many_at_once(base_url: str) -> None:
         response = await AioGeneration.call(model="qwen-plus", messages=messages, result_format="message")
         return str(response.output.choices[0].message.content)
 
+    async def told_of(question: str, incremental: bool | None) -> list[str]:
+        responses = await AioGeneration.call(
+            model="qwen-plus", prompt=question, stream=True, incremental_output=incremental, result_format="message"
+        )
+        return [response.output.choices[0].message.content async for response in responses]
+
     questions = ["Who are you?", "What can you do?", "What's the weather like?"]
     try:
         assert await asyncio.gather(*map(ask, questions)) == [f"You said: {question}" for question in questions]
+        assert await told_of("hi", True) == ["You ", "said: ", "hi", ""]
+        for incremental in (None, False):
+            assert (await told_of("hi", incremental))[-1] == "You said: hi"
     finally:
         await close_shared_aio_session()
 
 
 def test_multimodal_generation(base_url: str, model: ModelServer) -> None:
-    content = [{"image": PIXEL}, {"text": "What products are shown in the image?"}]
-    response = MultiModalConversation.call(model="qwen", messages=[{"role": "user", "content": content}])
-    assert response.output.choices[0].message.content[0]["text"] == "You said: What products are shown in the image?"
+    content = [{"image": PIXEL}, {"text": "What is shown?"}]
+    ask: dict[str, Any] = {"model": "qwen", "messages": [{"role": "user", "content": content}]}
+    response = MultiModalConversation.call(**ask)
+    assert response.output.choices[0].message.content[0]["text"] == "You said: What is shown?"
     assert "picture=True" in told(model)
+    whole = ["You ", "You said: ", "You said: What ", "You said: What is ", *["You said: What is shown?"] * 2]
+    for incremental, texts in (
+        (None, whole),
+        (True, ["You ", "said: ", "What ", "is ", "shown?", ""]),
+        (False, whole),
+    ):
+        said = []
+        for response in MultiModalConversation.call(**ask, stream=True, incremental_output=incremental):
+            (choice,) = response.output.choices
+            said.append(choice.message.content[0]["text"] if choice.message.content else "")  # it changes them later
+        assert said == texts
+        assert (choice.finish_reason, response.usage.output_tokens) == ("stop", 7)
+
+
+def test_multimodal_generation_of_an_image_at_an_address(
+    tmp_path: Path, base_url: str, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "https://example.com/products.png"
+    with serving(write_full_chat_flow(tmp_path / "flow", model.url, "echo"), tmp_path) as served:
+        monkeypatch.setattr(dashscope, "base_http_api_url", f"{served.url}/api/v1")
+        content = [{"image": url}, {"text": "What is shown?"}]
+        response = MultiModalConversation.call(model="qwen", messages=[{"role": "user", "content": content}])
+    assert response.output.choices[0].message.content[0]["text"] == "You said: What is shown?"
+    assert {"type": "image_url", "image_url": {"url": url, "detail": "auto"}} in model.calls[-1].messages[-1]["content"]
 
 
 def test_the_packaged_flow(tmp_path: Path) -> None:

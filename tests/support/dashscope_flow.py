@@ -4,7 +4,8 @@ from pathlib import Path
 
 from tests.support.flows import write_flow
 
-PLUGIN = "your_plugin_code"
+PLUGINS = ("your_plugin_code", "{your_plugin_code}")
+"""The codes that stand in the pages' samples for a plugin's."""
 
 DAG = """
 inputs:
@@ -24,6 +25,7 @@ nodes:
     article_index: ${sys.plugin_params['your_plugin_code'].article_index}
     braces: ${sys.plugin_params['{your_plugin_code}'].article_index}
     token: ${sys.plugin_tokens.your_plugin_code.user_token}
+    braces_token: ${sys.plugin_tokens['{your_plugin_code}'].user_token}
     rag: ${sys.rag_options}
     bases: ${sys.rag_options.pipeline_ids}
     city: ${inputs.city}
@@ -48,11 +50,14 @@ from langstudio.types import File
 from promptflow.contracts.multimedia import Image
 
 @tool
-def facts(article_index, braces, token, rag, bases, city: str, days: int, picture: Image = None, report: File = None):
+def facts(
+    article_index, braces, token, braces_token, rag, bases, city: str, days: int,
+    picture: Image = None, report: File = None,
+):
     article = article_index or braces
     return " ".join([
         f"city={city} days={days!r}",
-        f"article={article!r} allowed={token == 'YOUR_TOKEN'}",
+        f"article={article!r} allowed={(token or braces_token) == 'YOUR_TOKEN'}",
         f"rag={rag} bases={bases}",
         f"picture={picture is not None} report={report.source_uri if report else None}",
     ])

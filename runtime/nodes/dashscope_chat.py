@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from runtime.nodes.base import Chunk, Connection, Result
+from runtime.nodes.functions import called_by, with_tool_messages, with_tools
 from runtime.nodes.openai_chat import message_of
 from runtime.nodes.upstream import Reading, Upstream, text_of, usage_of, with_effect
 
@@ -29,16 +30,14 @@ class DashScopeChat(Upstream):
         headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Chunk | Result, None]:
         """Yield the answer's chunks, then its Result; see `ChatModel.chat`."""
-        calling = bool(parameters.get("tools") or parameters.get("functions"))
         multimodal = self._api == "multimodal" or (self._api == "auto" and any(map(_has_image, messages)))
-        content = {"messages": [_message(message, multimodal=multimodal) for message in messages]}
+        content = {"messages": [_message(message, multimodal=multimodal) for message in with_tool_messages(messages)]}
         return self._call(
             _MULTIMODAL if multimodal else _TEXT,
             content,
             {**parameters, "result_format": "message"},
-            stream=stream and not calling,
+            stream=stream,
             headers=headers,
-            tools=calling,
         )
 
     def complete(
@@ -60,9 +59,10 @@ class DashScopeChat(Upstream):
         *,
         stream: bool,
         headers: Mapping[str, str] | None,
-        tools: bool = False,
     ) -> AsyncGenerator[Chunk | Result, None]:
-        rest = with_effect(parameters)
+        calling = called_by(parameters)
+        stream = stream and not calling
+        rest = with_tools(with_effect(parameters))
         model = rest.pop("model", self.default_model)
         if "max_completion_tokens" in rest:
             rest["max_tokens"] = rest.pop("max_completion_tokens")
@@ -70,7 +70,7 @@ class DashScopeChat(Upstream):
             rest["incremental_output"] = True
         body = {"model": model, "input": content, "parameters": rest}
         asking = {"Accept": "text/event-stream", "X-DashScope-SSE": "enable"} if stream else {}
-        reading = _Reading(self._where, str(model), tools=tools)  # the answer does not name its model
+        reading = _Reading(self._where, str(model), calling)  # the answer does not name its model
         return self._ask(path, body, {**self._headers, **asking, **(headers or {})}, reading, stream=stream)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from openai.types.chat import ChatCompletion
 
 from runtime.nodes.base import Chunk, Connection, Result
+from runtime.nodes.functions import called_by
 from runtime.nodes.upstream import Reading, Upstream, text_of, usage_of
 
 
@@ -25,9 +26,9 @@ class OpenAIChat(Upstream):
         headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Chunk | Result, None]:
         """Yield the answer's chunks, then its Result; see `ChatModel.chat`."""
-        calling = bool(parameters.get("tools") or parameters.get("functions"))
+        calling = called_by(parameters)
         stream = stream and not calling
-        reading = _Reading(self._where, "", tools=calling)
+        reading = _Reading(self._where, "", calling)
         return self._call("/chat/completions", {"messages": messages}, parameters, headers, reading, stream=stream)
 
     def complete(

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
 from runtime.nodes.base import Chunk, Result
+from runtime.nodes.functions import called_by, with_tool_messages, with_tools
 from runtime.nodes.openai_chat import message_of
 from runtime.nodes.upstream import Reading, Upstream, text_of, usage_of, with_effect
 
@@ -20,9 +21,8 @@ class OpenAIResponses(Upstream):
         headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Chunk | Result, None]:
         """Yield the answer's chunks, then its Result; see `ChatModel.chat`."""
-        items = [item for number, message in enumerate(messages) for item in _items(number, message)]
-        calling = bool(parameters.get("tools") or parameters.get("functions"))
-        return self._call(items, parameters, stream=stream and not calling, headers=headers, tools=calling)
+        items = [item for message in with_tool_messages(messages) for item in _items(message)]
+        return self._call(items, parameters, stream=stream, headers=headers)
 
     def complete(
         self,
@@ -42,21 +42,19 @@ class OpenAIResponses(Upstream):
         *,
         stream: bool,
         headers: Mapping[str, str] | None,
-        tools: bool = False,
     ) -> AsyncGenerator[Chunk | Result, None]:
-        rest = _parameters(parameters)
-        # Kept by default there, and nothing here ever asks for it again.
-        body = {"model": self.default_model, "input": content, "store": False, **rest, "stream": stream}
-        reading = _Reading(self._where, "", tools=tools)
-        reading.older_form = "functions" in parameters
+        calling = called_by(parameters)
+        stream = stream and not calling
+        # What is stored there by default nothing here ever asks for again.
+        body = {"model": self.default_model, "input": content, "store": False, **_parameters(parameters)}
+        body["stream"] = stream
+        reading = _Reading(self._where, "", calling)
         return self._ask("/responses", body, headers, reading, stream=stream)
 
 
 class _Reading(Reading):
     what = "an answer of the Responses API"
     end = "no response.completed"
-    older_form = False
-    """Whether a call is answered as `function_call`, since functions were offered in the place of tools."""
 
     def piece(self, content: dict[str, Any]) -> Chunk:
         match content["type"]:
@@ -81,15 +79,18 @@ class _Reading(Reading):
         return Chunk("".join(texts), "".join(thoughts))
 
     def message(self, content: dict[str, Any]) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": self.all(content).text or None}
-        calls = [item for item in content["output"] if item["type"] == "function_call"]
-        if calls and self.older_form:
-            message["function_call"] = _function(calls[0])
-            self.finish_reason = "function_call"
-        elif calls:
-            message["tool_calls"] = [
-                {"id": item["call_id"], "type": "function", "function": _function(item)} for item in calls
-            ]
+        text = self.all(content).text
+        calls = [
+            {
+                "id": item["call_id"],
+                "type": "function",
+                "function": {name: item[name] for name in ("name", "arguments")},
+            }
+            for item in content["output"]
+            if item["type"] == "function_call"
+        ]
+        message = {"role": "assistant", "content": text or None, **({"tool_calls": calls} if calls else {})}
+        if calls:
             self.finish_reason = "tool_calls"
         return message_of([{"index": 0, "message": message, "finish_reason": self.finish_reason}])
 
@@ -115,23 +116,13 @@ def _required(value: Any) -> str:
     return text_of(value)
 
 
-def _function(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: item[name] for name in ("name", "arguments")}
-
-
-def _items(number: int, message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the items of the input that a message of chat completions is; `number` is its place."""
+def _items(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the items of the input that a message of chat completions is."""
     role, content = message["role"], message.get("content")
     kind = "output_text" if role == "assistant" else "input_text"
     parts = [_part(part, kind) for part in content] if isinstance(content, list) else content
     if role == "tool":
         yield {"type": "function_call_output", "call_id": message["tool_call_id"], "output": parts}
-        return
-    if role == "function":
-        # An output answers a call, and a prompt has no place for the one before it: only its name is known.
-        call_id = f"call_{number}"
-        yield {"type": "function_call", "call_id": call_id, "name": message["name"], "arguments": "{}"}
-        yield {"type": "function_call_output", "call_id": call_id, "output": parts}
         return
     if content is not None:
         yield {"role": role, "content": parts}
@@ -148,7 +139,7 @@ def _part(part: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of a chat completion under the names that they have here; further ones stay."""
-    rest = with_effect(parameters)
+    rest = with_tools(with_effect(parameters))
     limit = rest.pop("max_tokens", None)
     limit = rest.pop("max_completion_tokens", limit)
     if limit is not None:
@@ -157,10 +148,6 @@ def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         rest["reasoning"] = {"effort": effort}
     if form := rest.pop("response_format", None):
         rest["text"] = {"format": _flat(form, "json_schema")}
-    if functions := rest.pop("functions", None):
-        rest["tools"] = [{"type": "function", **function} for function in functions]
-    if choice := rest.pop("function_call", None):
-        rest["tool_choice"] = {"type": "function", **choice} if isinstance(choice, dict) else choice
     if tools := rest.get("tools"):
         rest["tools"] = [_flat(tool, "function") for tool in tools]
     if "tool_choice" in rest:

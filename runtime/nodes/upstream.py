@@ -19,6 +19,7 @@ from openai import AsyncOpenAI, AsyncStream
 
 from runtime.errors import NodeError
 from runtime.nodes.base import Chunk, Connection, Result, Usage
+from runtime.nodes.functions import Calling, with_function_call
 from runtime.nodes.openai_clients import client_of
 from runtime.nodes.sse import EventData
 
@@ -44,10 +45,10 @@ class Reading(ABC):
     what: ClassVar[str]
     end: ClassVar[str]
 
-    def __init__(self, where: str, model: str, *, tools: bool = False) -> None:
+    def __init__(self, where: str, model: str, calling: Calling = "") -> None:
         self.where = where
         self.model = model
-        self.tools = tools
+        self.calling = calling
         self.usage: Usage | None = None
         self.finish_reason = ""
         self.ended = False
@@ -92,8 +93,10 @@ class Reading(ABC):
             if not isinstance(content, dict):
                 raise self.rubbish(body)
             self._raise_if_error(content)
-            if self.tools:
+            if self.calling:
                 message = self.message(content)
+                if self.calling == "functions" and message.get("tool_calls"):
+                    message, self.finish_reason = with_function_call(message), "function_call"
                 return (self._result(message),)
             chunk = self.all(content)
         except (ValueError, AttributeError, LookupError, TypeError) as error:

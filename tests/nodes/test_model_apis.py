@@ -471,23 +471,46 @@ async def test_responses_get_lists_of_parts_by_who_says_them(model_server: Model
     ]
 
 
+FUNCTIONS = [{"name": "f", "parameters": {}}]
+ANSWERED = [*ASK, {"role": "function", "name": "f", "content": "a cat"}, *ASK]
+
+
+async def called(server: ModelServer, api: Api, choice: Any) -> tuple[Result, dict[str, Any]]:
+    """Return what comes of a call with functions, and what the model got."""
+    parameters = {"model": "echo", "functions": FUNCTIONS, **({"function_call": choice} if choice else {})}
+    async with client(server.url, api) as chat:
+        (result,) = [part async for part in chat.chat(ANSWERED, parameters, stream=True)]
+    assert isinstance(result, Result)
+    return result, server.calls[-1].body
+
+
+@each_api
+async def test_a_call_of_a_function_is_the_message(model_server: ModelServer, api: Api) -> None:
+    result, _ = await called(model_server, api, "auto")
+    assert result.value["function_call"] == {"name": "f", "arguments": "{}"}
+    assert result.value["tool_calls"] is None
+    assert result.finish_reason == ("stop" if api == "chat" else "function_call")
+
+
+async def test_dashscope_gets_functions_as_tools(model_server: ModelServer) -> None:
+    _, body = await called(model_server, "dashscope", {"name": "f"})
+    parameters = body["parameters"]
+    assert parameters["tools"] == [{"type": "function", "function": FUNCTIONS[0]}]
+    assert parameters["tool_choice"] == {"type": "function", "function": {"name": "f"}}
+    assert not parameters.keys() & {"functions", "function_call"}
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    assert body["input"]["messages"][1:3] == [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "a cat"},
+    ]
+
+
 @pytest.mark.parametrize(
     ("choice", "chosen"), [("auto", "auto"), ({"name": "f"}, {"type": "function", "name": "f"}), (None, None)]
 )
-async def test_responses_get_functions_as_tools_and_answer_as_functions(
-    model_server: ModelServer, choice: Any, chosen: Any
-) -> None:
-    functions = [{"name": "f", "parameters": {}}]
-    talk = [*ASK, {"role": "function", "name": "f", "content": "a cat"}, *ASK]
-    parameters = {"model": "echo", "functions": functions, **({"function_call": choice} if choice else {})}
-    async with client(model_server.url, "responses") as chat:
-        (result,) = [part async for part in chat.chat(talk, parameters, stream=True)]
-    assert isinstance(result, Result)
-    assert result.value["function_call"] == {"name": "f", "arguments": "{}"}
-    assert result.value["tool_calls"] is None
-    assert result.finish_reason == "function_call"
-    body = model_server.calls[-1].body
-    assert (body["tools"], body.get("tool_choice")) == ([{"type": "function", **functions[0]}], chosen)
+async def test_responses_get_functions_as_tools(model_server: ModelServer, choice: Any, chosen: Any) -> None:
+    _, body = await called(model_server, "responses", choice)
+    assert (body["tools"], body.get("tool_choice")) == ([{"type": "function", **FUNCTIONS[0]}], chosen)
     assert not body.keys() & {"functions", "function_call"}
     assert body["input"][1:3] == [
         {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"},

@@ -1,0 +1,41 @@
+"""What a model is offered to call: tools, or OpenAI's older functions, put into their form for other APIs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+Calling = Literal["", "tools", "functions"]
+"""What a request offers."""
+
+
+def called_by(parameters: Mapping[str, Any]) -> Calling:
+    """Return what the parameters of a call offer."""
+    return "tools" if parameters.get("tools") else "functions" if parameters.get("functions") else ""
+
+
+def with_tools(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a chat completion with `functions` and `function_call` as tools and a choice of them."""
+    rest = dict(parameters)
+    if functions := rest.pop("functions", None):
+        rest["tools"] = [{"type": "function", "function": function} for function in functions]
+    if choice := rest.pop("function_call", None):
+        rest["tool_choice"] = {"type": "function", "function": choice} if isinstance(choice, dict) else choice
+    return rest
+
+
+def with_tool_messages(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield messages with a tool's in place of each function's, and before it the call that it answers.
+
+    A prompt has no place for that call: only the name of its function is known.
+    """
+    for number, message in enumerate(messages):
+        if message["role"] != "function":
+            yield message
+            continue
+        call_id, called = f"call_{number}", {"name": message["name"], "arguments": "{}"}
+        yield {"role": "assistant", "tool_calls": [{"id": call_id, "type": "function", "function": called}]}
+        yield {"role": "tool", "tool_call_id": call_id, "content": message["content"]}
+
+
+def with_function_call(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's message with its first call of a tool as `function_call`."""
+    return {**message, "tool_calls": None, "function_call": message["tool_calls"][0]["function"]}

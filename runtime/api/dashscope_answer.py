@@ -51,7 +51,7 @@ class Answer:
         if isinstance(event, NodeUpdated | RunTerminated):
             self._models = event.models or {}
         if isinstance(event, RunTerminated):
-            return self._frames.error(event.error) if event.error is not None else self._last()
+            return self._frames.error(event.error) if event.error is not None else self._last(event)
         if self._mode != "full_thoughts":
             return self._message_frames(event)
         if isinstance(event, NodeUpdated) and self._thoughts is not None:
@@ -88,8 +88,9 @@ class Answer:
             messages = self._messages.of_node(event)
         elif isinstance(event, RunStarted):
             messages = self._messages.of_start()
-        opening = {"session_id": self._session_id, "finish_reason": "null"}
-        usage = self._usage(self._models)
+        elif isinstance(event, RunTerminated):
+            messages = self._messages.of_end()
+        opening, usage = {"session_id": self._session_id, "finish_reason": "null"}, self._usage(self._models)
         return b"".join(self._frames.result({**opening, "workflow_message": message}, usage) for message in messages)
 
     def _frame(self, delta: str) -> bytes:
@@ -99,13 +100,14 @@ class Answer:
         output["text"] = delta if self._incremental else self._text.whole()
         return self._frames.result(output, self._usage(self._models))
 
-    def _last(self) -> bytes:
+    def _last(self, event: RunTerminated) -> bytes:
         output: dict[str, Any] = {"session_id": self._session_id, "finish_reason": "stop"}
         if self._mode == "full_thoughts" and self._thoughts is not None:
             output["thoughts"] = self._thoughts.told()
         says_all = self._mode != "full_thoughts" or not self._incremental
         output["text"] = self._text.whole() if says_all else ""
-        return self._frames.result(output, self._usage(self._models))
+        before = self._message_frames(event) if self._mode != "full_thoughts" else b""
+        return before + self._frames.result(output, self._usage(self._models))
 
     def _usage(self, counted: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
         models = [

@@ -119,7 +119,8 @@ def _said(text: str, reasoning: str) -> str:
 class Messages:
     """Messages of the nodes that make the answer, or `of_all` nodes; each node numbers its own.
 
-    The flow's answer is the End node's, unless output nodes make it. `flags_as_text` writes "true" for true.
+    The flow's answer is the End node's, which ends last, unless output nodes make it. `flags_as_text` writes "true" for
+    true.
     """
 
     def __init__(self, node_types: Mapping[str, str], *, of_all: bool, flags_as_text: bool) -> None:
@@ -156,12 +157,16 @@ class Messages:
         if self._of_all and event.is_stream and kind == "llm" and (text or event.reasoning):
             self._streamed.add(name)
             messages.append(self._message(name, "LLM", _said(text, event.reasoning), ended=False))
-        if is_last:
+        if is_last and node != _END:
             messages.append(self._end(node, text))
             self._open = ""
         elif text:
             messages.append(self._message(node, self._type_of(node), text, ended=False))
         return messages
+
+    def of_end(self) -> list[dict[str, Any]]:
+        """Return the messages of a run's end: other nodes may end after the answer is there."""
+        return [self._end(_END, "")] if self._open == _END else []
 
     def _type_of(self, node: str) -> str:
         return _END if node == _END else "Output"

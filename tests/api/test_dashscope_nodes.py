@@ -182,8 +182,8 @@ async def test_message_format_plus_has_all_nodes(tmp_path: Path, model_server: M
         ("End", "End", 0, "executing", "w0 "),
         ("LLM", "reply", 1, "executing", '{"result":"w1 "}'),
         ("End", "End", 1, "executing", "w1 "),
-        ("End", "End", 2, "success", ""),
         ("LLM", "reply", 2, "success", '{"result":""}'),
+        ("End", "End", 2, "success", ""),
     ]
     assert outputs[-1]["text"] == "w0 w1 "
 

@@ -161,7 +161,8 @@ def read_model(kind: type[Body], content: dict[str, Any]) -> Body:
     except ValidationError as error:
         detail = error.errors()[0]
         field = ".".join(str(part) for part in detail["loc"])
-        what = "is required" if detail["type"] == "missing" else detail["msg"][0].lower() + detail["msg"][1:]
+        known = {"missing": "is required", "model_type": "input should be an object"}  # no word of our own classes
+        what = known.get(detail["type"]) or detail["msg"][0].lower() + detail["msg"][1:]
         raise InvalidRequest(f"{field}: {what}", param=field) from None
 
 

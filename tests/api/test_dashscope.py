@@ -193,6 +193,8 @@ async def test_parameters_of_the_model_are_passed_on(tmp_path: Path, model_serve
     ("content", "message"),
     [
         ({}, "input: is required"),
+        ({"input": None}, "input: input should be an object"),
+        ({"input": {"prompt": "hi", "biz_params": []}}, "input.biz_params: input should be an object"),
         ({"input": {}}, "input.prompt: a prompt or messages are required"),
         ({"input": {"prompt": ""}}, "input.prompt: a prompt or messages are required"),
         ({"input": {"prompt": 1}}, "input.prompt: input should be a valid string"),

@@ -3,12 +3,10 @@
 import asyncio
 import logging
 import time
-import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from opentelemetry.trace import Span
@@ -19,13 +17,13 @@ from runtime.flow.plan import Graph
 from runtime.flow.references import Scope
 from runtime.logs import prints_of
 from runtime.nodes.base import Chunk, Context, Result, Usage
+from runtime.run.error_info import cause_of, error_info
 from runtime.run.events import EventChannel, NodeStatus, NodeUpdated
 from runtime.run.outputs import Outputs
 from runtime.run.package import Package
 from runtime.run.perform import Ended, Performer
 from runtime.run.tap import Tap
 from runtime.run.variables import Variables
-from runtime.telemetry.content import Content
 from runtime.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
@@ -288,7 +286,7 @@ class NodeRunner:
     async def _fail(self, call: _Call, error: BaseException) -> Ended:
         node = call.node
         content = self._tracing.content  # callers, and whoever reads the history, are shown no secret
-        info = _error_info(call.path, error, self._package.flow.folder, content)
+        info = error_info(call.path, error, self._package.flow.folder, content)
         if not isinstance(error, FlowpodError):
             logger.warning("run %s: %s", self._run_id, info.message, exc_info=error)
         self._tracing.fail(call.span, info.message, info.code or info.type, error)
@@ -297,20 +295,8 @@ class NodeRunner:
             try:
                 return await self._complete(call, Result(policy.default))
             except NodeError as second:  # an output refers to a part that the default does not have
-                info = _error_info(call.path, second, self._package.flow.folder, content)
-        cause = f"({type(error).__name__}) {text_of(error).removeprefix(f'{type(error).__name__}: ')}"
-        self._report(call.level, node, "Failed", error=info, cause=content.said(cause))
+                info = error_info(call.path, second, self._package.flow.folder, content)
+        self._report(call.level, node, "Failed", error=info, cause=content.said(cause_of(error)))
         if policy is not None and policy.branch is not None and not call.sent:
             return Ended(node, error=info, taken=(policy.branch,), goes_on=True)
         return Ended(node, error=info)
-
-
-def _error_info(path: str, error: BaseException, folder: Path, content: Content) -> ErrorInfo:
-    if isinstance(error, FlowpodError):
-        return ErrorInfo(f"node {path!r}: {content.hide(error.message)}", error.type, path, error.code)
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    frames = traceback.extract_tb(error.__traceback__)
-    own = next((frame for frame in reversed(frames) if Path(frame.filename).is_relative_to(folder)), None)
-    place = f" ({Path(own.filename).name}, line {own.lineno})" if own else ""
-    return ErrorInfo(f"node {path!r} failed: {content.said(text_of(error))}{place}", "node_error", path, "node_failed")

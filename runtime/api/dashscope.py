@@ -40,6 +40,7 @@ from runtime.run.request import RunRequest
 from runtime.run.service import FlowService
 
 _FILES = ("File", "file")
+_MOST_VALUES = 200
 _USED_AT = "dashscope.used_at"
 """The mark on a session of its last request here: those by other protocols keep it alive elsewhere only."""
 
@@ -51,8 +52,21 @@ def _not_deep(value: Any) -> Any:
     return value
 
 
+def _not_many(value: dict[str, Any]) -> dict[str, Any]:
+    # Each is looked for in whatever the run says.
+    if _count(value) > _MOST_VALUES:
+        raise PydanticCustomError("count", f"Expected at most {_MOST_VALUES} texts and numbers for plugins")
+    return value
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, dict | list):
+        return sum(map(_count, value.values() if isinstance(value, dict) else value))
+    return 1
+
+
 Url = Annotated[str, Field(min_length=1)]
-ByPlugin = Annotated[dict[str, dict[str, Any]], AfterValidator(_not_deep)]
+ByPlugin = Annotated[dict[str, dict[str, Any]], AfterValidator(_not_deep), AfterValidator(_not_many)]
 
 
 class BizParams(BaseModel):

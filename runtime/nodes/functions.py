@@ -16,8 +16,9 @@ def with_tools(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of a chat completion with `functions` and `function_call` as tools and a choice of them."""
     rest = dict(parameters)
     if functions := rest.pop("functions", None):
-        rest["tools"] = [{"type": "function", "function": function} for function in functions]
-    if choice := rest.pop("function_call", None):
+        tools = [{"type": "function", "function": function} for function in functions]
+        rest["tools"] = [*(rest.get("tools") or ()), *tools]
+    if (choice := rest.pop("function_call", None)) and rest.get("tools"):
         rest["tool_choice"] = {"type": "function", "function": choice} if isinstance(choice, dict) else choice
     return rest
 

@@ -13,7 +13,7 @@ def error_info(path: str, error: BaseException, folder: Path, content: Content) 
     `path` is the node's. Of a group of exceptions the first one counts.
     """
     if isinstance(error, FlowpodError):
-        return ErrorInfo(f"node {path!r}: {content.hide(error.message)}", error.type, path, error.code)
+        return ErrorInfo(f"node {path!r}: {content.said(error.message)}", error.type, path, error.code)
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__)

@@ -199,9 +199,9 @@ class Run:
         What is meant for plugins otherwise may be what the conversation is about, a city for one, and stays.
         """
         tokens = self._request.given.get(TOKENS)
-        secrets = RunSecrets.of(*self._package.secret_inputs(self._scope.inputs), tokens)
+        secrets = RunSecrets.of(*self._package.secret_inputs(self._scope.inputs), tokens, short=False)
         outputs = self._outputs.values
-        return without(outputs, RunSecrets(secrets.long)) if secrets.long else outputs
+        return without(outputs, secrets) if secrets.whole else outputs
 
     def _end(self, deferred: bool) -> None:
         assert self._status is not None

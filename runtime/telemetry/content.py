@@ -12,6 +12,7 @@ from runtime.jsonable import dumps
 HIDDEN = "***"
 """What stands in the place of a secret."""
 _LEAST_SECRET = 8
+_NUMBER = re.compile(r"-?[\d.]+")
 _NOTE = 64  # characters, more than the note takes that a text has been cut
 
 
@@ -19,29 +20,34 @@ _NOTE = 64  # characters, more than the note takes that a text has been cut
 class RunSecrets:
     """What one run was given that nobody else may see: texts and numbers.
 
-    `long` ones are hidden wherever they stand. `short` ones, under 8 characters, would take parts of other words and of
-    JSON with them: they are hidden where they are a whole value, and as `words` of what a flow's code or a model says.
+    `texts` of eight characters and more are hidden wherever they stand, and such `numbers` where no letter or digit
+    stands beside them. Shorter ones would take parts of other words and of JSON with them: they are hidden as `words`
+    of what a flow's code or a model says. Where one of all these is the `whole` of a value, it is hidden, too.
     """
 
-    long: tuple[str, ...] = ()
-    short: frozenset[str] = frozenset()
+    texts: tuple[str, ...] = ()
+    numbers: re.Pattern[str] | None = None
     words: re.Pattern[str] | None = None
+    whole: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, *values: Any) -> "RunSecrets":
-        """Return the secrets among `values`, however deep in lists and mappings; keys, true and false are none."""
-        texts = {text for value in values for text in _texts(value) if text.strip()}
-        short = frozenset(text for text in texts if len(text) < _LEAST_SECRET)
-        either = "|".join(map(re.escape, sorted(short, key=len, reverse=True)))
-        words = re.compile(rf"(?<!\w)(?:{either})(?!\w)") if short else None
-        return cls(Secrets(texts).values, short, words)
+    def of(cls, *values: Any, short: bool = True) -> "RunSecrets":
+        """Return the secrets among `values`, however deep in lists and mappings; keys, true and false are none.
+
+        `short` says whether those are taken that are under eight characters.
+        """
+        found = {text for value in values for text in _texts(value) if text.strip()}
+        long = {text for text in found if len(text) >= _LEAST_SECRET}
+        numbers = {text for text in long if _NUMBER.fullmatch(text)}
+        whole = found if short else long
+        return cls(Secrets(long - numbers).values, _words(numbers), _words(whole - long), frozenset(whole))
 
     def hide(self, text: str) -> str:
         """Return `text` without the long ones."""
-        for value in self.long:
+        for value in self.texts:
             if value in text:
                 text = text.replace(value, HIDDEN)
-        return text
+        return text if self.numbers is None else self.numbers.sub(HIDDEN, text)
 
     def said(self, text: str) -> str:
         """Return a text of a flow's code or a model without the long ones, and without words that are short ones."""
@@ -50,7 +56,7 @@ class RunSecrets:
 
     def is_one(self, value: str | float) -> bool:
         """Return whether a whole value is one of them."""
-        return str(value) in self.short or str(value) in self.long
+        return str(value) in self.whole
 
 
 RUN_SECRETS: ContextVar[RunSecrets] = ContextVar("run_secrets", default=RunSecrets())  # noqa: B039 - it is frozen
@@ -73,12 +79,16 @@ class Secrets:
         kept = {*self.values, *added, *map(_escaped, added)}
         self.values = tuple(sorted(kept, key=len, reverse=True))  # one may be a part of another
 
-    def hide(self, text: str) -> str:
-        """Return `text` with every secret in it replaced, the run's own included but for its short ones."""
+    def hide_own(self, text: str) -> str:
+        """Return `text` with these values in it replaced, and nothing of the run's."""
         for value in self.values:
             if value in text:
                 text = text.replace(value, HIDDEN)
-        return RUN_SECRETS.get().hide(text)
+        return text
+
+    def hide(self, text: str) -> str:
+        """Return `text` with every secret in it replaced, the run's own included but for its short ones."""
+        return RUN_SECRETS.get().hide(self.hide_own(text))
 
     def said(self, text: str) -> str:
         """Return what a flow's code or a model says with every secret in it replaced, short ones of the run too."""
@@ -94,23 +104,35 @@ def _without(value: Any, secrets: RunSecrets) -> Any:
     if isinstance(value, str):
         return secrets.said(value)
     if isinstance(value, dict):
-        return {secrets.said(key): _without(item, secrets) for key, item in value.items()}
+        shown: dict[str, Any] = {}
+        for key, item in value.items():
+            name = secrets.said(key)
+            while name in shown:  # another key that is hidden
+                name += HIDDEN
+            shown[name] = _without(item, secrets)
+        return shown
     if isinstance(value, list):
         return [_without(item, secrets) for item in value]
-    return HIDDEN if _is_number(value) and secrets.is_one(value) else value
+    return HIDDEN if is_number(value) and secrets.is_one(value) else value
+
+
+def _words(values: Iterable[str]) -> re.Pattern[str] | None:
+    either = "|".join(map(re.escape, sorted(values, key=len, reverse=True)))
+    return re.compile(rf"(?<!\w)(?:{either})(?!\w)") if either else None
 
 
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif _is_number(value):
+    elif is_number(value):
         yield str(value)
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _texts(item)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether a value of JSON is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -144,10 +166,14 @@ class Content:
         hidden = HIDDEN if RUN_SECRETS.get().is_one(text) else self.hide(text)
         return hidden if len(hidden) <= self.max_chars + _NOTE else self._cut(hidden)
 
+    def fact(self, text: str) -> str:
+        """Return what Flowpod itself says of a run, its id for one: a run's secret that is the same is left in it."""
+        return self._cut(_encodable(self.secrets.hide_own(text)))
+
     def json(self, value: Any) -> tuple[str, bool]:
         """Return `value` as JSON, and whether it is whole: a cut one is no JSON any more."""
         run = RUN_SECRETS.get()
-        text = self.secrets.hide(dumps(without(value, run) if run.long or run.short else value).decode())
+        text = self.secrets.hide_own(dumps(without(value, run) if run.whole else value).decode())
         shown = self._cut(text)
         return shown, shown is text
 

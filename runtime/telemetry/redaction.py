@@ -7,10 +7,23 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, Status
 from opentelemetry.util.types import AttributeValue
 
-from runtime.telemetry.content import Content
+from runtime.telemetry.content import HIDDEN, RUN_SECRETS, Content, is_number
 
 _WORDS = ("exception.message", "exception.stacktrace")
 _LEAST_INTEGER = -(2**63)  # neither the protocol nor JSON's encoder takes more than 64 bits
+
+# Names that Flowpod gives, with numbers that it counts; and those of them whose texts no caller makes up.
+_OURS = ("flowpod.", "gen_ai.", "llm.", "openinference.", "session.id", "user.id", "server.", "input.", "output.")
+_FACTS = (
+    "flowpod.",
+    "session.id",
+    "user.id",
+    "gen_ai.conversation.id",
+    "gen_ai.operation.name",
+    "gen_ai.provider.name",
+    "gen_ai.workflow.name",
+    "openinference.span.kind",
+)
 
 Attributes = Mapping[str, AttributeValue] | None
 
@@ -72,8 +85,16 @@ def _link(link: Link, content: Content) -> Link:
 def _shown(attributes: Attributes, content: Content) -> Attributes:
     if attributes is None:
         return None
-    shown = {content.hide(name): _value(value, content) for name, value in attributes.items()}
+    shown = dict(_pair(name, value, content) for name, value in attributes.items())
     return attributes if shown == dict(attributes) else shown
+
+
+def _pair(name: str, value: AttributeValue, content: Content) -> tuple[str, AttributeValue]:
+    if not name.startswith(_OURS):
+        return content.hide(name), _value(value, content)
+    if isinstance(value, str) and name.startswith(_FACTS):
+        return name, content.fact(value)
+    return name, _carried(value) if isinstance(value, int | float) else _value(value, content)
 
 
 def _value(value: AttributeValue, content: Content) -> AttributeValue:
@@ -83,6 +104,12 @@ def _value(value: AttributeValue, content: Content) -> AttributeValue:
         sizes = accumulate(len(item) if isinstance(item, str) else 1 for item in value)
         fitting = [item for item, size in zip(value, sizes, strict=True) if size <= content.max_chars] or value[:1]
         return tuple(_value(item, content) for item in fitting)
-    if isinstance(value, int) and not _LEAST_INTEGER <= value < -_LEAST_INTEGER:
-        return str(value)
+    if isinstance(value, int | float):
+        return HIDDEN if is_number(value) and RUN_SECRETS.get().is_one(value) else _carried(value)
     return value
+
+
+def _carried(number: float) -> AttributeValue:
+    """Return a number, or true or false, as a protocol carries it."""
+    is_large = isinstance(number, int) and not _LEAST_INTEGER <= number < -_LEAST_INTEGER
+    return str(number) if is_large else number

@@ -8,12 +8,16 @@ from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.util.types import AttributeValue
 
+from runtime.errors import NodeError
+from runtime.run.error_info import error_info
 from runtime.telemetry.content import RUN_SECRETS, Content, RunSecrets
 from runtime.telemetry.exporters import CountedExport
 from runtime.telemetry.metrics import Metrics
+from runtime.telemetry.redaction import redacted
 from runtime.telemetry.setup import tracing_of
 from tests.support.flows import client_of, write_flow
 from tests.support.model_server import ModelServer
@@ -93,7 +97,7 @@ def body(question: str) -> dict[str, Any]:
 
 def test_what_a_run_is_given_is_hidden_by_its_length() -> None:
     secrets = RunSecrets.of({"a": [2, "pin"], "b": {"c": 13800138000, "d": "long-enough"}, "e": [True, None, "", " "]})
-    assert secrets.hide("2 pin xlong-enoughx 138001380001") == "2 pin x***x ***1"
+    assert secrets.hide("2 pin xlong-enoughx 138001380001 13800138000.") == "2 pin x***x 138001380001 ***."
     assert secrets.said("Article 2, pin (pins, 22, a2) 2.") == "Article ***, *** (pins, 22, a2) ***."
     context = copy_context()
     context.run(RUN_SECRETS.set, secrets)
@@ -102,6 +106,49 @@ def test_what_a_run_is_given_is_hidden_by_its_length() -> None:
     assert whole
     assert json.loads(text) == {"list": ["***", 22, 2.5, "***", True, "***", "a ***"], "***": None, "3": ["***"]}
     assert json.loads(Content().json(value)[0]) == {"list": value["list"], "2": None, "3": ["pin"]}
+
+
+def test_what_is_hidden_leaves_json_whole() -> None:
+    context = copy_context()
+    context.run(RUN_SECRETS.set, RunSecrets.of(12345678, "key-number-1", "key-number-2"))
+    value = {"id": 123456789, "at": 12345678, "key-number-1": 1, "key-number-2": 2}
+    text, whole = context.run(Content().json, value)
+    assert whole
+    assert json.loads(text) == {"id": 123456789, "at": "***", "***": 1, "******": 2}
+
+
+def test_what_flowpod_says_of_a_run_is_not_hidden() -> None:
+    ours: dict[str, AttributeValue] = {
+        "session.id": "a-session-id",
+        "flowpod.run.status": "Completed",
+        "flowpod.node.type": "python",
+        "gen_ai.workflow.name": "flow",
+        "llm.token_count.prompt": 7,
+    }
+    context = copy_context()
+    context.run(RUN_SECRETS.set, RunSecrets.of("a-session-id", "Completed", "python", "flow", 7, "workflow", 10203040))
+    span = TracerProvider().get_tracer("test").start_span("node", attributes={**ours, "pin": 10203040, "pins": [7, 8]})
+    assert isinstance(span, ReadableSpan)
+    shown = context.run(redacted, span, Content())
+    assert dict(shown.attributes or {}) == {**ours, "pin": "***", "pins": ("***", 8)}
+
+
+def test_an_error_of_the_engine_may_quote_what_plugins_get(tmp_path: Path) -> None:
+    context = copy_context()
+    context.run(RUN_SECRETS.set, RunSecrets.of("p!n"))
+    error = NodeError("the model answered 400: cannot read 'p!n'", code="model_error")
+    info = context.run(error_info, "ask", error, tmp_path, Content())
+    assert info.message == "node 'ask': the model answered 400: cannot read '***'"
+
+
+async def test_what_is_for_plugins_has_a_bound(tmp_path: Path, model_server: ModelServer) -> None:
+    async with client_of(flow_of(tmp_path, model_server.url)) as client:
+        many = body("hi")
+        many["input"]["biz_params"] = {"user_defined_params": {"p": {"list": ["x"] * 201}}}
+        answer = await client.post(PATH, json=many)
+    assert (answer.status_code, answer.json()["code"]) == (400, "InvalidParameter")
+    assert "user_defined_params" in answer.json()["message"]
+    assert "at most 200" in answer.json()["message"]
 
 
 @pytest.mark.parametrize("question", ["hi", "fail"])

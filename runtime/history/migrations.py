@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Table, inspect, select
-from sqlalchemy.schema import CreateIndex, CreateTable, DropTable
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from runtime.errors import InvalidRequest
 from runtime.history.schema import Schema
@@ -46,18 +46,7 @@ def m002_runs(connection: Connection, schema: Schema) -> None:
     _create(connection, schema.runs, schema.events, schema.cancellations)
 
 
-def m003_cancellations(connection: Connection, schema: Schema) -> None:
-    """Give each cancellation a row of its own, in a new table, which the old version's statements fit.
-
-    Nobody misses the old one: its rows last for seconds.
-    """
-    table, there = schema.cancellations, inspect(connection)
-    if not there.has_table(table.name) or "id" not in {column["name"] for column in there.get_columns(table.name)}:
-        connection.execute(DropTable(table, if_exists=True))
-        _create(connection, table)
-
-
-MIGRATIONS: Sequence[Migration] = (m001_initial, m002_runs, m003_cancellations)
+MIGRATIONS: Sequence[Migration] = (m001_initial, m002_runs)
 
 
 def _create(connection: Connection, *tables: Table) -> None:

@@ -108,7 +108,10 @@ class Journal:
     async def _write(self, recordings: Sequence[Recording]) -> None:
         """Store what waits of these runs, however long that takes."""
         batches = [(one, batch) for one in recordings if (batch := self._batch_of(one)) is not None]
-        if batches and await self._refused(batches):
+        if not batches or not await self._refused(batches):
+            return
+        await self._until_writable()
+        if await self._refused(batches):
             for one in batches:  # one by one: it may be the trouble of one of them only
                 await self._write_alone(*one)
 
@@ -156,11 +159,12 @@ class Journal:
             await self._reach.answers.wait()
             try:
                 await self._renew()
+                return
             except FAILURES as error:
                 self._reach.failed(error)
-                await asyncio.sleep(_RETRY_S)
-            else:
-                return
+            except Exception:  # what is taken must not be lost
+                logger.exception("a bug in Flowpod, met while leases were renewed")
+            await asyncio.sleep(_RETRY_S)
 
     def _let_go(self, recording: Recording) -> None:
         self._recordings.pop(recording.run_id, None)

@@ -108,7 +108,7 @@ class Recording:
         self._number = self._stored
         self._status = "Running"
         self._waiting = []
-        self.add([RunTerminated(self.run_id, "Failed", "", error)])
+        self.add(never_went_on(self.run_id, error, "Failed", begun=self._stored > 0))
         self.cancel("its events cannot be stored")
 
 

@@ -164,7 +164,10 @@ class Records:
 
     async def _goes_on(self, run_id: str) -> bool:
         run = await self._store.get(run_id)
-        return run is not None and run.active and not await self._journal.fail_if_expired(run)
+        if run is None:
+            return False
+        await self._journal.fail_if_expired(run)  # unless its instance was late, and renews its lease just now
+        return run.active
 
     async def _closed_after(self, pause_s: float) -> bool:
         with suppress(TimeoutError):

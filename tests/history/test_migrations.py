@@ -1,15 +1,12 @@
 """How tables are brought up to date."""
 
 import asyncio
-from functools import partial
 
 import pytest
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runtime.errors import InvalidRequest
 from runtime.history.address import history_address
-from runtime.history.cancellations import Cancellations
 from runtime.history.database import Database
 from runtime.history.migrations import MIGRATIONS, m001_initial, m002_runs
 from runtime.history.schema import Schema
@@ -24,7 +21,7 @@ async def test_each_step_is_taken_once(history_url: str) -> None:
     database = Database(history_address(history_url), "svc")
     try:
         assert await database.migrate([m001_initial]) == ["m001_initial"]
-        assert await database.migrate() == ["m002_runs", "m003_cancellations"]  # as for an instance of a later version
+        assert await database.migrate() == ["m002_runs"]  # as for an instance of a later version
         assert await database.migrate() == []
         assert await database.migrate([*MIGRATIONS, m999_note]) == ["m999_note"]
         # An instance of the old version starts, and goes on, with the tables of the new one.
@@ -50,33 +47,9 @@ async def test_a_step_that_was_taken_by_half_is_taken_again(history_url: str) ->
     try:
         await database.write(lambda connection: connection.run_sync(m001_initial, database.schema))
         await database.write(lambda connection: connection.run_sync(m002_runs, database.schema))
-        assert await database.migrate() == ["m001_initial", "m002_runs", "m003_cancellations"]
+        assert await database.migrate() == ["m001_initial", "m002_runs"]
     finally:
         await database.close()
-
-
-@pytest.mark.parametrize("dropped", [False, True])
-async def test_cancellations_get_rows_of_their_own(history_url: str, dropped: bool) -> None:
-    database = Database(history_address(history_url), "svc")
-    try:
-        await database.migrate([m001_initial, m002_runs])
-        name, columns = database.schema.cancellations.name, "run_id VARCHAR(64) PRIMARY KEY, user_id VARCHAR(255)"
-        before = [f"CREATE TABLE {name} ({columns}, taken BOOL NOT NULL, asked_at DATETIME NOT NULL)"]
-        for statement in (f"DROP TABLE {name}", *(before if not dropped else [])):
-            await database.write(partial(_execute, statement))
-        assert await database.migrate() == ["m003_cancellations"]
-        cancellations = Cancellations(database)
-        await cancellations.ask("r", "ann")
-        # An instance of the old version writes what it knows of.
-        old = f"INSERT INTO {name} (run_id, user_id, taken, asked_at) VALUES ('r', 'bob', 0, '2026-01-01 00:00:00')"
-        await database.write(partial(_execute, old))
-        assert [wish[1:] for wish in await cancellations.waiting()] == [("r", "ann"), ("r", "bob")]
-    finally:
-        await database.close()
-
-
-async def _execute(statement: str, connection: AsyncConnection) -> None:
-    await connection.execute(text(statement))
 
 
 async def test_somebody_elses_table_is_left_alone_and_named(history_url: str) -> None:

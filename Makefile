@@ -49,7 +49,7 @@ BENCH_PEERS := hayhooks promptflow llama_agents bentoml plot profile
 RESULTS := tests/bench/results
 
 .PHONY: bench
-bench: bench-deps ## measure Flowpod, its limits and its peers (about 25 minutes, on two idle cores)
+bench: bench-deps ## measure Flowpod, its limits and its peers (about 20 minutes, on two idle cores)
 	status=0; \
 	for measure in "speed --rounds 3 --seconds 1.2 --streams" idle imports engine profile; do \
 	    $(BIN)/python -m tests.bench.$$measure --results $(RESULTS) || status=1; done; \

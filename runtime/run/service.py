@@ -54,7 +54,7 @@ class FlowService:
             self.recorder = Recorder(database, history.reach, self, recorder_limits or RecorderLimits())
         self.draining = False
         self.closing = False
-        self._database = history
+        self._storage = history
         self._package = package
         self._tracing = tracing
         self._limits = limits
@@ -80,15 +80,15 @@ class FlowService:
 
     async def open(self) -> None:
         """Reach for the history; must be called on the event loop that will run the flow."""
-        if self._database is not None:
-            await self._database.open()
+        if self._storage is not None:
+            await self._storage.open()
         if self.recorder is not None:
             self.recorder.open()
 
     async def close(self) -> None:
         """Close what runs share, once there are none."""
-        if self._database is not None:
-            await self._database.close()
+        if self._storage is not None:
+            await self._storage.close()
         await self._package.close()
 
     async def check(self, request: RunRequest, *, limited: bool = True) -> None:

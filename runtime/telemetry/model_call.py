@@ -54,19 +54,21 @@ class ModelCall:
         if not self.span.is_recording():
             return
         sent = {key: value for key, value in parameters.items() if key not in _NOT_PARAMETERS}
-        self.span.set_attributes(_conventional(sent))
+        facts = _conventional(sent)
         if stream:
-            self.span.set_attribute("gen_ai.request.stream", stream)
-        if not self._content.captured:
-            return
-        if sent:
-            self.span.set_attribute("llm.invocation_parameters", self._content.json(sent)[0])
+            facts["gen_ai.request.stream"] = stream
+        if self._content.captured:
+            facts |= self._request(prompt, parameters, sent)
+        self.span.set_attributes(facts)
+
+    def _request(
+        self, prompt: str | Sequence[Mapping[str, Any]], parameters: Mapping[str, Any], sent: Mapping[str, Any]
+    ) -> dict[str, AttributeValue]:
+        facts: dict[str, AttributeValue] = {"llm.invocation_parameters": self._content.json(sent)[0]} if sent else {}
         if isinstance(prompt, str):
-            self.span.set_attributes({"input.value": self._content.text(prompt), "input.mime_type": "text/plain"})
-            return
-        self.span.set_attributes(input_messages(prompt, self._content))
+            return facts | {"input.value": self._content.text(prompt), "input.mime_type": "text/plain"}
         text, whole = self._content.json({"messages": prompt, **parameters})
-        self.span.set_attributes({"input.value": text, "input.mime_type": _mime(whole)})
+        return facts | input_messages(prompt, self._content) | {"input.value": text, "input.mime_type": _mime(whole)}
 
     def headers(self) -> dict[str, str]:
         """Return the headers that carry the span to the model."""
@@ -91,24 +93,24 @@ class ModelCall:
             self._metrics.tokens_used(self._counted, *usage)
         if not self.span.is_recording():
             return
+        facts: dict[str, AttributeValue] = {}
         if finish_reason:
-            self.span.set_attribute("gen_ai.response.finish_reasons", [finish_reason])
+            facts["gen_ai.response.finish_reasons"] = [finish_reason]
         if model:
-            self.span.set_attributes({"gen_ai.response.model": model, "llm.model_name": model})
+            facts |= {"gen_ai.response.model": model, "llm.model_name": model}
         if usage is not None:
-            self.span.set_attributes(
-                {
-                    "gen_ai.usage.input_tokens": usage[0],
-                    "gen_ai.usage.output_tokens": usage[1],
-                    "llm.token_count.prompt": usage[0],
-                    "llm.token_count.completion": usage[1],
-                    "llm.token_count.total": sum(usage),
-                }
-            )
+            facts |= {
+                "gen_ai.usage.input_tokens": usage[0],
+                "gen_ai.usage.output_tokens": usage[1],
+                "llm.token_count.prompt": usage[0],
+                "llm.token_count.completion": usage[1],
+                "llm.token_count.total": sum(usage),
+            }
         if self._content.captured and value is not None:
-            self.span.set_attributes(output_message(value, finish_reason, self._content))
             text, mime = (self._content.text(value), "text/plain") if isinstance(value, str) else self._json(value)
-            self.span.set_attributes({"output.value": text, "output.mime_type": mime})
+            facts |= output_message(value, finish_reason, self._content)
+            facts |= {"output.value": text, "output.mime_type": mime}
+        self.span.set_attributes(facts)  # at once: each call of it takes a lock, and time
 
     def failed(self, code: str) -> None:
         """Note how the call failed."""

@@ -17,7 +17,6 @@ from starlette.responses import Response
 
 from runtime.api.body import Caller, is_session_id, read_caller, read_model, read_object
 from runtime.api.dashscope_answer import Answer, StreamMode
-from runtime.api.dashscope_errors import NO_REPEAT, dashscope_error, status_of
 from runtime.api.dashscope_messages import (
     DashScopeMessage,
     PastTurn,
@@ -28,12 +27,10 @@ from runtime.api.dashscope_messages import (
     with_images,
     without_question,
 )
-from runtime.api.errors import JsonResponse
-from runtime.api.fold import fold
+from runtime.api.dashscope_reply import replied
 from runtime.api.openai import no_chat_flow
 from runtime.api.openai_messages import ChatRoles, Conversation, read_conversation
 from runtime.api.settings import ApiSettings
-from runtime.api.sse import event_stream
 from runtime.errors import InvalidRequest, NotFound, Unavailable
 from runtime.jsonable import MAX_DEPTH, is_too_deep
 from runtime.run.request import RunRequest
@@ -182,12 +179,7 @@ class Application:
             # The newer client declares a text, and refuses the boolean that DashScope itself sends.
             flags_as_text=request.headers.get("x-dashscope-sdk-client", "").endswith("/app2"),
         )
-        if streaming:
-            return event_stream(run, answer.encode, self._settings.heartbeat_s)
-        outcome = await fold(run, request)
-        if (error := outcome.terminated.error) is not None:
-            return JsonResponse(dashscope_error(error, request.state.request_id), status_of(error), NO_REPEAT)
-        return JsonResponse(answer.body(outcome))
+        return await replied(run, request, answer, streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
 
     async def _in_session(self, caller: Caller, given: str | None) -> Caller:
         """Return the caller in the session `given`, else in the header's, or in a new one if that has ended.

@@ -10,15 +10,13 @@ from starlette.responses import Response
 
 from runtime.api.body import Caller, read_caller, read_model, read_object
 from runtime.api.dashscope import Input, Parameters
-from runtime.api.dashscope_errors import NO_REPEAT, dashscope_error, status_of
 from runtime.api.dashscope_frames import Frames, Growing
 from runtime.api.dashscope_messages import inputs_of, wants_stream, without_question
-from runtime.api.errors import JsonResponse
-from runtime.api.fold import Outcome, fold
+from runtime.api.dashscope_reply import replied
+from runtime.api.fold import Outcome
 from runtime.api.openai import no_chat_flow
 from runtime.api.openai_messages import ChatRoles
 from runtime.api.settings import ApiSettings
-from runtime.api.sse import event_stream
 from runtime.jsonable import as_text
 from runtime.run.events import Event, NodeUpdated, RunOutput, RunTerminated
 from runtime.run.request import RunRequest
@@ -76,12 +74,7 @@ class Generation:
             form="parts" if self._kind == "multimodal" else parameters.result_format or "text",
             incremental=bool(parameters.incremental_output),
         )
-        if streaming:
-            return event_stream(run, reply.encode, self._settings.heartbeat_s)
-        outcome = await fold(run, request)
-        if (error := outcome.terminated.error) is not None:
-            return JsonResponse(dashscope_error(error, request.state.request_id), status_of(error), NO_REPEAT)
-        return JsonResponse(reply.body(outcome))
+        return await replied(run, request, reply, streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
 
 
 def _run_request(

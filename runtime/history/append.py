@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runtime.history.database import Database, as_stored
-from runtime.history.prepared import Prepared, executor_of
+from runtime.history.prepared import Executor, Prepared, executor_of
 from runtime.history.schema import TITLE_LENGTH
 from runtime.history.store import new_session, write_variables
 from runtime.jsonable import dumps
@@ -116,15 +116,18 @@ class Append:
             return False
 
     async def _begin(self, turns: Sequence[Turn], connection: AsyncConnection) -> None:
-        executor = await executor_of(connection)
+        await self._add_sessions(turns, await executor_of(connection))
+
+    async def _add_sessions(self, turns: Sequence[Turn], executor: Executor) -> None:
         await executor.change(self._new, [_head_of(turn) for turn in turns])
 
     async def _append(
         self, turns: Sequence[Turn], rows: Mapping[str, Mapping[str, Any]], connection: AsyncConnection
     ) -> bool:
-        if self._database.address.is_sqlite:
-            await self._begin(turns, connection)
+        """Store turns, if the sessions of all are there and theirs; return whether they are."""
         executor = await executor_of(connection)
+        if self._database.address.is_sqlite:
+            await self._add_sessions(turns, executor)
         # A session's row is the lock under which its turns are numbered.
         if await executor.change(self._touch, [_changes_of(turn) for turn in turns]) != len(turns):
             await connection.rollback()

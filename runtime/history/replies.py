@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 from sqlalchemy import ColumnElement, String, Table, cast, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from runtime.errors import InvalidRequest, NotFound
 from runtime.history.database import as_stored
+from runtime.history.prepared import executor_of
 from runtime.history.schema import ACTIVE, Schema
-from runtime.history.store import fitting
+from runtime.history.store import Pairs
 from runtime.jsonable import dumps
 
 
@@ -84,22 +84,20 @@ async def find(connection: AsyncConnection, schema: Schema, run_id: str, user_id
 
 
 async def past(
-    schema: Schema, run_id: str, user_id: str | None, rounds: int, budget: int, connection: AsyncConnection
+    schema: Schema,
+    pairs: Pairs,
+    run_id: str,
+    user_id: str | None,
+    rounds: int,
+    budget: int,
+    connection: AsyncConnection,
 ) -> list[dict[str, Any]]:
     """Return the last `rounds` completed turns up to that of a run, oldest first, as far as they fit in `budget` bytes.
 
     Raises what `find` raises.
     """
-    turns, at = schema.turns, await find(connection, schema, run_id, user_id)
-    newest = (
-        select(turns.c.size)
-        .where(turns.c.session_id == at.session_id, turns.c.turn <= at.turn, turns.c.status == "Completed")
-        .order_by(turns.c.turn.desc())
-    )
-    sizes = list((await connection.execute(newest.limit(rounds))).scalars())
-    query = newest.with_only_columns(turns.c.inputs, turns.c.outputs).limit(fitting(sizes, budget))
-    rows = (await connection.execute(query)).all()
-    return [{"inputs": orjson.loads(inputs), "outputs": orjson.loads(outputs)} for inputs, outputs in reversed(rows)]
+    at = await find(connection, schema, run_id, user_id)
+    return list(await pairs.newest(await executor_of(connection), at.session_id, at.turn, rounds, budget))
 
 
 async def _is_busy(connection: AsyncConnection, schema: Schema, session_id: str) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from runtime.history.database import Database, as_stored
 from runtime.history.replies import Reply, past, place
 from runtime.history.schema import ACTIVE, RecordStatus
+from runtime.history.store import Pairs
 from runtime.jsonable import dumps
 
 _PAGE = 200
@@ -77,6 +78,7 @@ class RunStore:
         self._database = database
         self._runs = database.schema.runs
         self._events = database.schema.events
+        self._pairs = Pairs(database.schema)
 
     async def add(self, run: NewRun, owner: str, lease_until: datetime) -> RecordedRun:
         """Record a run that `owner` will perform; where its key is taken already, return the run that has it.
@@ -206,7 +208,8 @@ class RunStore:
 
     async def past(self, run_id: str, user: str | None, rounds: int, budget: int) -> list[dict[str, Any]]:
         """Return the last completed turns up to a run's own, as `Store.past` does; raises what a reply raises."""
-        return await self._database.write(partial(past, self._database.schema, run_id, user, rounds, budget))
+        work = partial(past, self._database.schema, self._pairs, run_id, user, rounds, budget)
+        return await self._database.write(work)
 
     async def delete(self, run_ids: Sequence[str], *, turns: bool = False) -> int:
         """Delete runs that have ended, with their events, and with their turns; return how many there were."""

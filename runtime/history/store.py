@@ -32,25 +32,51 @@ class Past:
     variables: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Pairs:
+    """The newest completed turns of a session, as a run is given them: `{"inputs": {...}, "outputs": {...}}` each."""
+
+    def __init__(self, schema: Schema) -> None:
+        turns = schema.turns
+        session: BindParameter[str] = bindparam("session", type_=turns.c.session_id.type)
+        completed = and_(turns.c.session_id == session, turns.c.status == _COMPLETED)
+        first, last = bindparam("first", type_=Integer), bindparam("last", type_=Integer)
+        self._sizes = Prepared(
+            select(turns.c.turn, turns.c.size)
+            .where(completed, turns.c.turn <= last)
+            .order_by(turns.c.turn.desc())
+            .limit(bindparam("rounds"))
+        )
+        self._contents = Prepared(
+            select(turns.c.inputs, turns.c.outputs)
+            .where(completed, turns.c.turn.between(first, last))
+            .order_by(turns.c.turn)
+        )
+
+    async def newest(
+        self, executor: Executor, session_id: str, last: int, rounds: int, budget: int
+    ) -> tuple[dict[str, Any], ...]:
+        """Return the newest `rounds` turns up to number `last` that fit in `budget` bytes of JSON, oldest first."""
+        sizes = await executor.rows(self._sizes, session=session_id, last=last, rounds=rounds)
+        count = fitting([size for _, size in sizes], budget)
+        if not count:
+            return ()
+        rows = await executor.rows(self._contents, session=session_id, first=sizes[count - 1][0], last=last)
+        return tuple({"inputs": orjson.loads(inputs), "outputs": orjson.loads(outputs)} for inputs, outputs in rows)
+
+
 class Store:
     """Reads and writes sessions. Every method is one transaction, or raises SQLAlchemy's errors."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         schema = self._schema = database.schema
-        sessions, turns, variables = schema.sessions, schema.turns, schema.variables
+        sessions, variables = schema.sessions, schema.variables
         session: BindParameter[str] = bindparam("session", type_=sessions.c.session_id.type)
-        completed = and_(turns.c.session_id == session, turns.c.status == _COMPLETED)
-        newest = turns.c.turn.desc()
-        chosen = turns.c.turn.between(bindparam("first", type_=Integer), bindparam("last", type_=Integer))
         self._session = Prepared(
             select(sessions.c.user_id, sessions.c.last_turn).where(sessions.c.session_id == session)
         )
         self._variables = Prepared(select(variables.c.name, variables.c.value).where(variables.c.session_id == session))
-        self._sizes = Prepared(
-            select(turns.c.turn, turns.c.size).where(completed).order_by(newest).limit(bindparam("rounds"))
-        )
-        self._pairs = Prepared(select(turns.c.inputs, turns.c.outputs).where(completed, chosen).order_by(turns.c.turn))
+        self._pairs = Pairs(schema)
 
     async def past(self, session_id: str, rounds: int, budget: int = _PAST_BYTES) -> Past | None:
         """Return what is stored of a session, with the newest `rounds` turns that fit in `budget` bytes of JSON.
@@ -62,21 +88,11 @@ class Store:
             found = await executor.rows(self._session, session=session_id)
             if not found:
                 return None
-            pairs = await self._newest(executor, session_id, rounds, min(budget, _PAST_BYTES)) if rounds else ()
+            user_id, last_turn = found[0]
+            budget = min(budget, _PAST_BYTES)
+            pairs = await self._pairs.newest(executor, session_id, last_turn, rounds, budget) if rounds else ()
             written = await executor.rows(self._variables, session=session_id)
-        user_id, last_turn = found[0]
         return Past(user_id, last_turn, pairs, {name: orjson.loads(value) for name, value in written})
-
-    async def _newest(
-        self, executor: Executor, session_id: str, rounds: int, budget: int
-    ) -> tuple[Mapping[str, Any], ...]:
-        sizes = await executor.rows(self._sizes, session=session_id, rounds=rounds)
-        count = fitting([size for _, size in sizes], budget)
-        if not count:
-            return ()
-        first, last = sizes[count - 1][0], sizes[0][0]
-        rows = await executor.rows(self._pairs, session=session_id, first=first, last=last)
-        return tuple({"inputs": orjson.loads(inputs), "outputs": orjson.loads(outputs)} for inputs, outputs in rows)
 
     async def claim(self, session_id: str, user_id: str) -> str | None:
         """Make a session the user's, unless it is somebody's already; return whose it is.

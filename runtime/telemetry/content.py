@@ -44,10 +44,8 @@ class RunSecrets:
 
     def hide(self, text: str) -> str:
         """Return `text` without the long ones."""
-        for value in self.texts:
-            if value in text:
-                text = text.replace(value, HIDDEN)
-        return text if self.numbers is None else self.numbers.sub(HIDDEN, text)
+        hidden = _replaced(text, self.texts)
+        return hidden if self.numbers is None else self.numbers.sub(HIDDEN, hidden)
 
     def said(self, text: str) -> str:
         """Return a text of a flow's code or a model without the long ones, and without words that are short ones."""
@@ -81,10 +79,7 @@ class Secrets:
 
     def hide_own(self, text: str) -> str:
         """Return `text` with these values in it replaced, and nothing of the run's."""
-        for value in self.values:
-            if value in text:
-                text = text.replace(value, HIDDEN)
-        return text
+        return _replaced(text, self.values)
 
     def hide(self, text: str) -> str:
         """Return `text` with every secret in it replaced, the run's own included but for its short ones."""
@@ -93,6 +88,13 @@ class Secrets:
     def said(self, text: str) -> str:
         """Return what a flow's code or a model says with every secret in it replaced, short ones of the run too."""
         return RUN_SECRETS.get().said(self.hide(text))
+
+
+def _replaced(text: str, values: Iterable[str]) -> str:
+    for value in values:
+        if value in text:
+            text = text.replace(value, HIDDEN)
+    return text
 
 
 def without(value: Any, secrets: RunSecrets) -> Any:

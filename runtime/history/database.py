@@ -94,12 +94,15 @@ class Database:
         that name is not this program's.
         """
         await self.ping()  # which does not wait as long as tables may take to be changed
-        async with asyncio.timeout(_MIGRATION_S), self._writer.begin() as connection:  # in SQLite this is the lock
-            if self.address.is_sqlite:
+        if self.address.is_sqlite:
+            async with asyncio.timeout(_MIGRATION_S), self._writer.begin() as connection:  # which is the lock
                 return await connection.run_sync(migrate, self.schema, migrations)
+        async with asyncio.timeout(_MIGRATION_S), self._writer.connect() as connection:
             self.max_packet = int(await connection.scalar(text("SELECT @@max_allowed_packet")) or 0)
             async with self._mysql_lock(connection):
-                return await connection.run_sync(migrate, self.schema, migrations)
+                taken = await connection.run_sync(migrate, self.schema, migrations)
+                await connection.commit()  # before the next one has the lock, and looks which steps were taken
+                return taken
 
     @asynccontextmanager
     async def _mysql_lock(self, connection: AsyncConnection) -> AsyncIterator[None]:

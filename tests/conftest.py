@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flowpod import compat
 
-from runtime import compat
 from tests.support.mariadb import MariaDB, running_mariadb
 from tests.support.model_server import ModelServer, running_model_server
 from tests.support.needs import need

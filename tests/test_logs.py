@@ -98,7 +98,7 @@ def test_text_lines_are_for_people(tmp_path: Path) -> None:
         served.stop()
     assert re.search(r"INFO flow\.talk \[find-me\] hello ann \(run \S+\)", served.log)
     assert re.search(
-        r"INFO runtime\.api\.access \[find-me\] POST / 200 in \d+\.\d{3} s, first byte after \d+\.\d{3} s \(run \S+\)",
+        r"INFO flowpod\.api\.http\.access_log \[find-me\] POST / 200 in \d+\.\d{3} s, first byte after \d+\.\d{3} s \(run \S+\)",
         served.log,
     )
     assert re.search(r"\[lost\] GET /nowhere 404 in \S+ s, first byte after \S+ s\n", served.log)

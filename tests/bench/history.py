@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from flowpod.storage.availability import Availability
+from flowpod.storage.database import Database
+from flowpod.storage.sessions.archive import Archive
+from flowpod.storage.sessions.turns import TurnWriter
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from runtime.history.append import Append
-from runtime.history.archive import Archive
-from runtime.history.database import Database
-from runtime.history.reach import Reach
 from tests.support.history import Sessions, opened, turn
 from tests.support.mariadb import running_mariadb
 
@@ -83,9 +83,9 @@ async def bench(name: str, url: str) -> None:
 
 async def report(database: Database, store: Sessions) -> None:
     """Print the cost of what runs and the archive do."""
-    reach = Reach()
-    reach.ready()
-    archive = Archive(database, reach)
+    availability = Availability()
+    availability.mark_migrated()
+    archive = Archive(database, availability)
     works: dict[str, Callable[[int], Awaitable[object]]] = {
         f"the last {ROUNDS} of {LONG} turns": lambda _: store.past("long", ROUNDS),
         f"the last {ROUNDS} of 100 turns": lambda number: store.past(f"s{number * 7}", ROUNDS),
@@ -109,7 +109,7 @@ async def turns_per_s(database: Database) -> float:
     """Return how many turns the database takes from writers that do not pause, each a session's first."""
 
     async def write(writer: int) -> None:
-        append = Append(database)
+        append = TurnWriter(database)
         for batch in range(BATCHES):
             names = [f"w{writer}-{batch}-{number}" for number in range(TURNS)]
             assert not await append.add([turn(name, f"run-{name}") for name in names])

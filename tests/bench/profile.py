@@ -27,14 +27,14 @@ RATE = 400
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "HTTP: uvicorn, Starlette, sse-starlette": ("/uvicorn/", "/starlette/", "/sse_starlette/"),
-    "protocols: requests in, events out": ("/runtime/api/",),
-    "engine": ("/runtime/run/", "/runtime/flow/"),
-    "nodes: prompt, the model's events": ("/runtime/nodes/", "/jinja2/"),
+    "protocols: requests in, events out": ("/flowpod/api/",),
+    "engine": ("/flowpod/engine/", "/flowpod/flow/", "/flowpod/service.py"),
+    "nodes: prompt, the model's events": ("/flowpod/nodes/", "/flowpod/models/", "/flowpod/content/", "/jinja2/"),
     "model client: openai, httpx": ("/openai/", "/httpx2/", "/httpcore2/"),
     "model client: aiohttp": ("/aiohttp/", "/yarl/", "/multidict/"),
-    "traces and metrics": ("/opentelemetry/", "/runtime/telemetry/"),
-    "chat history": ("/sqlalchemy/", "/aiosqlite/", "/runtime/history/"),
-    "log": ("/logging/", "/runtime/logs.py"),
+    "traces and metrics": ("/opentelemetry/", "/flowpod/telemetry/"),
+    "chat history": ("/sqlalchemy/", "/aiosqlite/", "/flowpod/storage/"),
+    "log": ("/logging/", "/flowpod/logs.py"),
 }
 REST = "event loop, and the rest"
 

@@ -83,7 +83,7 @@ class Flowpod(Server):
         prompt = CHAT_PROMPT if self.chat else PROMPT
         files = {"reply.jinja2": prompt, "connections.yaml": connections}
         flow = write_flow(place.folder / "flow", CHAT_FLOW if self.chat else FLOW, files)
-        return [sys.executable, "-m", "runtime", "serve", str(flow), "--port", str(place.port)]
+        return [sys.executable, "-m", "flowpod", "serve", str(flow), "--port", str(place.port)]
 
     def environment(self, place: Place) -> dict[str, str]:
         data = {"FLOWPOD_DATA_DIR": str(place.folder / "data"), "FLOWPOD_DRAIN_DELAY_S": "0"}

@@ -14,6 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flowpod import compat
+from flowpod.engine.request import RunRequest
+from flowpod.service import FlowService
+from flowpod.telemetry.content import Content, Secrets
+from flowpod.telemetry.metrics import Metrics
+from flowpod.telemetry.recorder import TraceRecorder
+from flowpod.telemetry.setup import tracing_of
+from flowpod.telemetry.store import TraceStore
+from flowpod.telemetry.tracing import Tracing
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 from opentelemetry.sdk.metrics import MeterProvider
@@ -22,15 +31,6 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from runtime import compat
-from runtime.run.request import RunRequest
-from runtime.run.service import FlowService
-from runtime.telemetry.content import Content, Secrets
-from runtime.telemetry.metrics import Metrics
-from runtime.telemetry.recorder import TraceRecorder
-from runtime.telemetry.setup import tracing_of
-from runtime.telemetry.store import TraceStore
-from runtime.telemetry.tracing import Tracing
 from tests.support.flows import SESSION, service_of
 from tests.support.serving import ROOT
 

@@ -59,10 +59,10 @@ def test_chunked_encoding_is_undone() -> None:
 
 
 def test_a_sample_counts_for_the_innermost_part() -> None:
-    run = "main (/x/runtime/cli.py:1);run (/x/runtime/run/run.py:2)"
+    run = "main (/x/flowpod/cli/main.py:1);run (/x/flowpod/engine/run.py:2)"
     stacks = [
-        f"{run};read (/x/runtime/history/store.py:3);execute (/lib/sqlalchemy/engine.py:4) 6",
+        f"{run};read (/x/flowpod/storage/sessions/reader.py:3);execute (/lib/sqlalchemy/engine.py:4) 6",
         f"{run};post (/lib/openai/_client.py:5);timeout (/lib/asyncio/timeouts.py:6) 3",
-        "main (/x/runtime/cli.py:1) 1",
+        "main (/x/flowpod/cli/main.py:1) 1",
     ]
     assert shares(stacks) == ({"chat history": 0.6, "model client: openai, httpx": 0.3, REST: 0.1}, 10)

@@ -2,8 +2,7 @@ import copy
 from typing import Any
 
 import pytest
-
-from runtime.compat.connections import (
+from flowpod.compat.connections import (
     AzureAIServicesConnection,
     AzureContentSafetyConnection,
     AzureOpenAIConnection,
@@ -15,7 +14,7 @@ from runtime.compat.connections import (
     SerpConnection,
     ServerlessConnection,
 )
-from runtime.compat.values import Secret
+from flowpod.compat.values import Secret
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,8 @@ import dataclasses
 
 import orjson
 import pytest
+from flowpod.jsonable import dumps
 from langstudio.types import File
-
-from runtime.jsonable import dumps
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 import base64
 
 import pytest
-
-from runtime.compat.images import Image
+from flowpod.compat.images import Image
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from flowpod import compat
+from flowpod.compat.marker import TOOL_MARK
+from flowpod.compat.tools import log_metric
+from flowpod.compat.tracing import start_trace
 
-from runtime import compat
-from runtime.compat.tools import log_metric
-from runtime.compat.tracing import start_trace
-from runtime.nodes.base import TOOL_MARK
 from tests.support.serving import ROOT
 
 IMPORTS = ["from langstudio.core import tool", "from promptflow.core import tool", "from promptflow import tool"]
@@ -47,14 +47,14 @@ def test_installed_package_goes_first(tmp_path: Path, package: str) -> None:
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text("")
     (tmp_path / package / "core.py").write_text("tool = 'the installed one'")
-    code = f"from runtime import compat; compat.install()\nfrom {package}.core import tool; print(tool)"
+    code = f"from flowpod import compat; compat.install()\nfrom {package}.core import tool; print(tool)"
     assert run_python(code, tmp_path) == "the installed one\n"
 
 
 def test_names_are_importable_only_after_the_installation() -> None:
     code = """
 import importlib.util
-from runtime import compat
+from flowpod import compat
 print(importlib.util.find_spec("langstudio"))
 compat.install()
 print(importlib.util.find_spec("langstudio") is not None)
@@ -72,7 +72,7 @@ def test_installing_twice_is_installing_once() -> None:
 def test_package_that_is_a_namespace_goes_first_too(tmp_path: Path) -> None:
     (tmp_path / "promptflow").mkdir()
     (tmp_path / "promptflow/core.py").write_text("tool = 'that of promptflow-core'")
-    code = "from runtime import compat; compat.install()\nfrom promptflow.core import tool; print(tool)"
+    code = "from flowpod import compat; compat.install()\nfrom promptflow.core import tool; print(tool)"
     assert run_python(code, tmp_path) == "that of promptflow-core\n"
 
 

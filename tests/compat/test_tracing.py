@@ -14,7 +14,7 @@ from opentelemetry import trace as otel
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from runtime import compat
+from flowpod import compat
 compat.install()
 from promptflow.tracing import ThreadPoolExecutorWithContext, trace
 

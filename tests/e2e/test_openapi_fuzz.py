@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.api.test_openapi import DAG
+from tests.protocols.http.test_openapi import DAG
 from tests.support.flows import write_flow
 from tests.support.serving import environment, serving
 

@@ -36,7 +36,7 @@ def test_a_signal_while_starting_ends_the_server(tmp_path: Path, model_server: M
 
 def test_a_signal_while_workers_start_ends_them_all(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    command = [sys.executable, "-m", "runtime", "serve", str(flow), "--port", "0", "--workers", "4"]
+    command = [sys.executable, "-m", "flowpod", "serve", str(flow), "--port", "0", "--workers", "4"]
     with subprocess.Popen(command, cwd=ROOT, env=environment(tmp_path), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         started = next(line for line in process.stderr if "started" in line)
@@ -62,7 +62,7 @@ def test_workers_end_with_their_parent_and_one_that_dies_is_replaced(tmp_path: P
 def test_relative_paths_mean_the_same_with_workers(tmp_path: Path, model_server: ModelServer) -> None:
     write_chat_flow(tmp_path / "flow", model_server.url)
     env = environment(tmp_path, PYTHONPATH=str(ROOT)) | {"FLOWPOD_DATA_DIR": "data"}
-    command = [sys.executable, "-m", "runtime", "serve", "flow", "--port", "0", "--workers", "2"]
+    command = [sys.executable, "-m", "flowpod", "serve", "flow", "--port", "0", "--workers", "2"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=log)
     try:

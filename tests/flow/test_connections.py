@@ -4,9 +4,8 @@ from textwrap import dedent, indent
 from typing import Any
 
 import pytest
-
-from runtime.flow.connections import OFFLINE, load_connections
-from runtime.flow.model import Connection
+from flowpod.flow.load.connections import OFFLINE, load_connections
+from flowpod.flow.model import Connection
 
 
 def load(

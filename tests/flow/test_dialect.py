@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from flowpod.errors import FlowProblems
+from flowpod.flow.document.flow import flow_json_schema
+from flowpod.flow.load.includes import assemble, includes_of
+from flowpod.flow.load.loader import load_flow
+from flowpod.flow.model import Flow
 
-from runtime.errors import FlowProblems
-from runtime.flow.document import flow_json_schema
-from runtime.flow.includes import assemble, includes_of
-from runtime.flow.load import load_flow
-from runtime.flow.model import Flow
 from tests.support.flows import events_of, service_of, told, write_flow
 
 

@@ -2,10 +2,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from flowpod.errors import FlowProblems, Problem
+from flowpod.flow.load.loader import load_flow
+from flowpod.flow.model import Activation, Flow, Reference
 
-from runtime.errors import FlowProblems, Problem
-from runtime.flow.load import load_flow
-from runtime.flow.model import Activation, Flow, Reference
 from tests.support.flows import write_flow
 from tests.support.serving import ROOT
 

@@ -2,9 +2,9 @@ from pathlib import Path
 from textwrap import indent
 
 import pytest
+from flowpod.errors import FlowProblems
+from flowpod.flow.load.loader import load_flow
 
-from runtime.errors import FlowProblems
-from runtime.flow.load import load_flow
 from tests.support.flows import write_flow
 
 

@@ -3,9 +3,8 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-
-from runtime.flow.model import Reference
-from runtime.flow.references import Scope, parse_value
+from flowpod.flow.model import Reference
+from flowpod.flow.references import Scope, parse_value
 
 NODES = ("fetch", "my-node", "a b", "inputs_", "output")
 

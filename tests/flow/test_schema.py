@@ -1,8 +1,8 @@
 from typing import Any, get_args
 
-from runtime.flow.document import flow_json_schema
-from runtime.flow.model import ValueType
-from runtime.nodes import KINDS
+from flowpod.flow.document.flow import flow_json_schema
+from flowpod.flow.model import ValueType
+from flowpod.nodes import KINDS
 
 
 def object_schemas(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:

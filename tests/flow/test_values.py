@@ -3,11 +3,10 @@ import math
 from typing import Any
 
 import pytest
+from flowpod.flow.model import ValueType
+from flowpod.flow.values import coerce
 from hypothesis import given
 from hypothesis import strategies as st
-
-from runtime.flow.model import ValueType
-from runtime.flow.values import coerce
 
 
 @pytest.mark.parametrize(

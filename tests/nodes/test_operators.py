@@ -3,10 +3,9 @@
 from typing import Any, get_args
 
 import pytest
-
-from runtime.errors import NodeError
-from runtime.flow.control import Operator
-from runtime.nodes.operators import any_group_holds, holds
+from flowpod.errors import NodeError
+from flowpod.flow.document.control_kinds import Operator
+from flowpod.nodes.operators import any_group_holds, holds
 
 VALUES: dict[str, Any] = {
     "null": None,

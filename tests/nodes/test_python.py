@@ -5,13 +5,14 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-
-from runtime.flow.model import Node
-from runtime.nodes.base import Chunk, Context, Resources, Result, SpecProblem
-from runtime.nodes.models import Models
-from runtime.nodes.python import PythonNode
-from runtime.nodes.threads import Threads
-from runtime.telemetry.tracing import Tracing
+from flowpod.errors import BuildError
+from flowpod.flow.model import Node
+from flowpod.models.base import Chunk, Result
+from flowpod.models.registry import Models
+from flowpod.nodes.kind import Context, Resources
+from flowpod.nodes.python.node import PythonNode
+from flowpod.telemetry.tracing import Tracing
+from flowpod.threads import Threads
 
 
 def resources_in(folder: Path) -> Resources:
@@ -28,7 +29,7 @@ def build(tmp_path: Path, code: str, inputs: Mapping[str, Any] | None = None) ->
 
 
 def problem(tmp_path: Path, code: str, inputs: Mapping[str, Any] | None = None) -> tuple[str, str]:
-    with pytest.raises(SpecProblem) as caught:
+    with pytest.raises(BuildError) as caught:
         build(tmp_path, code, inputs)
     return caught.value.key, caught.value.message
 
@@ -163,13 +164,13 @@ def test_problem_is_found_when_the_node_is_built(
 @pytest.mark.parametrize("content", [b"x = '\xff'\n", b"x = 1\x00\n"])
 def test_file_that_is_no_python_text_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.py").write_bytes(content)
-    with pytest.raises(SpecProblem, match=r"^a\.py.*: (SyntaxError|ValueError): "):
+    with pytest.raises(BuildError, match=r"^a\.py.*: (SyntaxError|ValueError): "):
         PythonNode(Node("n", "python", 0, "a.py", {}), resources_in(tmp_path))
 
 
 def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("def invoke(): ...")
-    with pytest.raises(SpecProblem, match=r"a\.txt is not a Python file"):
+    with pytest.raises(BuildError, match=r"a\.txt is not a Python file"):
         PythonNode(Node("n", "python", 0, "a.txt", {}), resources_in(tmp_path))
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flowpod.errors import NodeError
+from flowpod.threads import Threads
 
-from runtime.errors import NodeError
-from runtime.nodes.threads import Threads
 from tests.support.serving import ROOT
 
 COLOUR: contextvars.ContextVar[str] = contextvars.ContextVar("COLOUR", default="none")
@@ -198,7 +198,7 @@ async def test_call_cancelled_in_the_moment_it_ends_is_not_abandoned() -> None:
 
 STUCK = """
 import asyncio, threading
-from runtime.nodes.threads import Threads
+from flowpod.threads import Threads
 
 begun = threading.Event()
 

@@ -6,13 +6,14 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from flowpod.errors import BuildError
+from flowpod.flow.model import Connection, Node, Reference
+from flowpod.models.registry import Models
+from flowpod.nodes.kind import Context, Resources
+from flowpod.nodes.python.node import PythonNode
+from flowpod.telemetry.tracing import Tracing
+from flowpod.threads import Threads
 
-from runtime.flow.model import Connection, Node, Reference
-from runtime.nodes.base import Context, Resources, SpecProblem
-from runtime.nodes.models import Models
-from runtime.nodes.python import PythonNode
-from runtime.nodes.threads import Threads
-from runtime.telemetry.tracing import Tracing
 from tests.support.flows import problems_of, write_flow
 
 MODEL = {"model": "", "timeout_s": 1, "max_retries": 0, "stream_usage": True}
@@ -70,7 +71,7 @@ async def run(tmp_path: Path, code: str, inputs: Mapping[str, Any]) -> Any:
 
 
 def problem(tmp_path: Path, code: str, inputs: Mapping[str, Any]) -> tuple[str, str]:
-    with pytest.raises(SpecProblem) as caught:
+    with pytest.raises(BuildError) as caught:
         build(tmp_path, code, inputs)
     return caught.value.key, caught.value.message
 

@@ -7,18 +7,17 @@ from textwrap import dedent
 from typing import Any
 
 import httpx
+from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
+from flowpod.engine.package import Package, build_package
+from flowpod.engine.request import RunRequest
+from flowpod.errors import Problem
+from flowpod.service import FlowService
+from flowpod.serving.app import create_app, create_service
+from flowpod.settings import Settings
+from flowpod.storage.address import history_address
+from flowpod.telemetry.setup import tracing_of
+from flowpod.telemetry.tracing import Tracing
 from opentelemetry.sdk.trace import TracerProvider
-
-from runtime.app import create_app, create_service
-from runtime.errors import Problem
-from runtime.history.address import history_address
-from runtime.run.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
-from runtime.run.package import Package, build_package
-from runtime.run.request import RunRequest
-from runtime.run.service import FlowService
-from runtime.settings import Settings
-from runtime.telemetry.setup import tracing_of
-from runtime.telemetry.tracing import Tracing
 
 SESSION = "s" * 32
 

@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from runtime.history.address import history_address
-from runtime.history.append import Append, Turn
-from runtime.history.database import Database
-from runtime.history.store import Store
+from flowpod.storage.address import history_address
+from flowpod.storage.database import Database
+from flowpod.storage.sessions.reader import SessionReader
+from flowpod.storage.sessions.turns import Turn, TurnWriter
 
 NOW = datetime(2026, 11, 22, 10, 0, 0, 123456, tzinfo=UTC)
 
@@ -39,12 +39,12 @@ class NotStored(Exception):
     """A turn that was refused, and why."""
 
 
-class Sessions(Store):
+class Sessions(SessionReader):
     """The store, with turns that are added one by one."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self._append = Append(database)
+        self._append = TurnWriter(database)
 
     async def add_turn(self, turn: Turn) -> None:
         for reason in (await self._append.add([turn])).values():

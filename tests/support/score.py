@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from flowpod.service import FlowService
+from flowpod.serving.app import create_app
+from flowpod.settings import Settings
 from starlette.types import ASGIApp
 
-from runtime.app import create_app
-from runtime.run.service import FlowService
-from runtime.settings import Settings
 from tests.support.flows import write_flow
 
 STREAM = {"Accept": "text/event-stream"}

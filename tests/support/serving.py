@@ -83,7 +83,7 @@ def serving(flow: Path, tmp_path: Path, *options: str, **settings: str) -> Itera
 def start_server(flow: Path, tmp_path: Path, *options: str, **settings: str) -> Iterator[Served]:
     """Run `flowpod serve` on a free port, ready or not."""
     log = tmp_path / "serve.log"
-    command = [sys.executable, "-m", "runtime", "serve", str(flow), "--port", "0", *options]
+    command = [sys.executable, "-m", "flowpod", "serve", str(flow), "--port", "0", *options]
     with log.open("a") as output:
         start = output.tell()
         process = subprocess.Popen(
@@ -123,7 +123,7 @@ def run_command(
 ) -> subprocess.CompletedProcess[str]:
     """Run `flowpod` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "runtime", *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "flowpod", *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=60
     )
 
 

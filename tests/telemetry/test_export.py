@@ -10,17 +10,17 @@ from typing import Any
 
 import httpx
 import pytest
+from flowpod.settings import Settings
+from flowpod.telemetry.content import Content, Secrets
+from flowpod.telemetry.exporters import CountedExport, exporter_secrets
+from flowpod.telemetry.metrics import Metrics
+from flowpod.telemetry.setup import keeps_traces
+from flowpod.telemetry.snapshots import Snapshots
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from runtime.settings import Settings
-from runtime.telemetry.content import Content, Secrets
-from runtime.telemetry.exporters import CountedExport, exporter_secrets
-from runtime.telemetry.metrics import Metrics
-from runtime.telemetry.setup import keeps_traces
-from runtime.telemetry.snapshots import Snapshots
 from tests.support.collector import Collector, attributes_of, running_collector
 from tests.support.flows import write_chat_flow
 from tests.support.model_server import ModelServer
@@ -155,9 +155,9 @@ def test_exporters_are_imported_only_when_they_are_named() -> None:
     code = """
 import sys
 from pathlib import Path
-from runtime.settings import Settings
-from runtime.telemetry.content import Secrets
-from runtime.telemetry.setup import set_up_telemetry
+from flowpod.settings import Settings
+from flowpod.telemetry.content import Secrets
+from flowpod.telemetry.setup import set_up_telemetry
 set_up_telemetry(Settings(trace_store="off"), "s", Path("/nowhere"), {}, Secrets())
 print([name for name in sys.modules if name.startswith(("grpc", "opentelemetry.exporter", "google.protobuf"))])
 """

@@ -8,17 +8,17 @@ from typing import Any
 
 import httpx
 import pytest
+from flowpod.engine.failures import error_info
+from flowpod.errors import NodeError
+from flowpod.telemetry.content import RUN_SECRETS, Content, RunSecrets
+from flowpod.telemetry.exporters import CountedExport
+from flowpod.telemetry.metrics import Metrics
+from flowpod.telemetry.redaction import redacted
+from flowpod.telemetry.setup import tracing_of
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.util.types import AttributeValue
 
-from runtime.errors import NodeError
-from runtime.run.error_info import error_info
-from runtime.telemetry.content import RUN_SECRETS, Content, RunSecrets
-from runtime.telemetry.exporters import CountedExport
-from runtime.telemetry.metrics import Metrics
-from runtime.telemetry.redaction import redacted
-from runtime.telemetry.setup import tracing_of
 from tests.support.flows import client_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import serving

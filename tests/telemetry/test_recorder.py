@@ -6,18 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flowpod.telemetry.content import Content
+from flowpod.telemetry.metrics import Metrics
+from flowpod.telemetry.recorder import TraceRecorder
+from flowpod.telemetry.snapshots import Snapshots
+from flowpod.telemetry.store import Filters, TraceStore
+from flowpod.telemetry.tracing import Tracing
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
-
-from runtime.telemetry.content import Content
-from runtime.telemetry.metrics import Metrics
-from runtime.telemetry.recorder import TraceRecorder
-from runtime.telemetry.snapshots import Snapshots
-from runtime.telemetry.store import Filters, TraceStore
-from runtime.telemetry.tracing import Tracing
 
 
 class Recording:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from flowpod.telemetry.content import RUN_SECRETS, Content, RunSecrets, Secrets
+from flowpod.telemetry.exporters import CountedExport
+from flowpod.telemetry.metrics import Metrics
+from flowpod.telemetry.recorder import TraceRecorder
+from flowpod.telemetry.store import Filters, TraceStore
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link, SpanContext
 
-from runtime.telemetry.content import RUN_SECRETS, Content, RunSecrets, Secrets
-from runtime.telemetry.exporters import CountedExport
-from runtime.telemetry.metrics import Metrics
-from runtime.telemetry.recorder import TraceRecorder
-from runtime.telemetry.store import Filters, TraceStore
 from tests.support.flows import SESSION, client_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import serving

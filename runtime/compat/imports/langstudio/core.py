@@ -1,5 +1,0 @@
-"""`from langstudio.core import tool`."""
-
-from runtime.compat.marker import tool
-
-__all__ = ["tool"]

@@ -1,9 +1,0 @@
-"""`promptflow.entities`: the connections that old code takes from here."""
-
-from runtime.compat import connections
-from runtime.compat.connections import *  # noqa: F403
-from runtime.compat.missing import named_in
-
-__all__: list[str] = []
-__all__ += connections.__all__
-__getattr__ = named_in(__name__)

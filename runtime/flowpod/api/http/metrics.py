@@ -1,0 +1,22 @@
+"""`GET /metrics`: what all workers counted, as Prometheus reads it."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flowpod.telemetry.prometheus import CONTENT_TYPE, prometheus_text
+from flowpod.telemetry.snapshots import Family
+
+
+class MetricsPage:
+    """The metrics endpoint."""
+
+    def __init__(self, families: Callable[[], Sequence[Family]]) -> None:
+        self._families = families
+
+    async def answer(self, request: Request) -> Response:  # noqa: ARG002
+        """Answer with the sum over the workers."""
+        text = await asyncio.to_thread(lambda: prometheus_text(self._families()))
+        return Response(text, media_type=CONTENT_TYPE)

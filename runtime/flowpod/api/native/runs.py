@@ -1,0 +1,124 @@
+"""Background runs under `/runs`: their state, their events, and an end to them, from whichever instance is asked."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from flowpod.api.http.api_settings import ApiSettings
+from flowpod.api.http.errors import JsonResponse
+from flowpod.api.http.outcome import Outcome
+from flowpod.api.http.requests import read_user_id
+from flowpod.api.http.sse import stream_of
+from flowpod.api.native.background import ACCEPTED, run_reader_of
+from flowpod.api.native.complete import Encoder, ResponseConfig
+from flowpod.background.reader import run_not_found
+from flowpod.errors import InvalidRequest
+from flowpod.jsonable import timestamp
+from flowpod.service import FlowService
+from flowpod.storage.runs.store import RecordedRun
+
+_RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+LAST_EVENT_ID = "Last-Event-ID"
+_INVALID = "invalid_last_event_id"
+_NUMBER_DIGITS = 9
+_NOTHING_MORE = 204
+"""To a browser's EventSource this says that it need not come back."""
+
+
+class Runs:
+    """The endpoints. A request that names a user in `Chat-User-Id` sees and cancels that user's runs only."""
+
+    def __init__(self, service: FlowService, settings: ApiSettings) -> None:
+        self._service = service
+        self._settings = settings
+
+    def routes(self) -> list[Route]:
+        """Return the endpoints' paths."""
+        return [
+            Route("/runs/{run_id}", self.show, methods=["GET"]),
+            Route("/runs/{run_id}/events", self.events, methods=["GET"]),
+            Route("/runs/{run_id}/cancel", self.cancel, methods=["POST"]),
+        ]
+
+    async def show(self, request: Request) -> Response:
+        """Show how far a run has come, and its result once it has ended."""
+        run = await self._read(request)
+        outcome = Outcome()
+        for event in await run_reader_of(self._service).events(run.run_id):
+            outcome.add(event)
+        outcome.settle()
+        if run.active and outcome.end is not None:  # it has ended since it was read
+            run = await self._read(request)
+        status = run.status if outcome.end is None else outcome.end.status
+        return JsonResponse(_state(run, status) | _encoder(run).state(run.run_id, status, outcome))
+
+    async def events(self, request: Request) -> Response:
+        """Stream a run's events from the first one, or from behind `Last-Event-ID`, to the last."""
+        after = _last_event_id(request)
+        run = await self._read(request)
+        if after > run.last_event:
+            message = f"{LAST_EVENT_ID} is {after}, and the run's newest event is {run.last_event}"
+            raise InvalidRequest(message, param=LAST_EVENT_ID, code=_INVALID)
+        if after == run.last_event and not run.active:
+            return Response(status_code=_NOTHING_MORE)
+        return stream_of(self._frames(run, after), self._settings.heartbeat_s)
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel a run, in the background or not."""
+        run_id = _run_id(request)
+        ended = await self._service.cancel(run_id, read_user_id(request))
+        return JsonResponse({"run_id": run_id, "status": ended or "Canceling"}, 200 if ended else ACCEPTED)
+
+    async def _read(self, request: Request) -> RecordedRun:
+        return await run_reader_of(self._service).read(_run_id(request), read_user_id(request))
+
+    async def _frames(self, run: RecordedRun, after: int) -> AsyncIterator[bytes]:
+        encode = _encoder(run).encode
+        async with aclosing(run_reader_of(self._service).follow(run.run_id, after)) as pages:
+            async for page in pages:
+                frames = [(number, encode(event)) for number, event in page]
+                if data := b"".join(b"id: %d\n%b" % (number, frame) for number, frame in frames if frame):
+                    yield data
+
+
+def _run_id(request: Request) -> str:
+    run_id = str(request.path_params["run_id"])
+    if not _RUN_ID.fullmatch(run_id):
+        raise run_not_found(run_id)
+    return run_id
+
+
+def _encoder(run: RecordedRun) -> Encoder:
+    return Encoder(ResponseConfig.model_validate(run.facts.get("response_config", {})))
+
+
+def _state(run: RecordedRun, status: str) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "status": status,
+        "session_id": run.session_id,
+        "user_id": run.user_id,
+        "cancel_requested": run.cancel_requested,
+        "created_at": timestamp(run.created_at),
+        "started_at": _time(run.started_at),
+        "finished_at": _time(run.finished_at),
+        "last_event_id": run.last_event,
+    }
+
+
+def _time(time: datetime | None) -> str | None:
+    return None if time is None else timestamp(time)
+
+
+def _last_event_id(request: Request) -> int:
+    given = request.headers.get(LAST_EVENT_ID, "0")
+    if not (given.isascii() and given.isdecimal() and len(given) <= _NUMBER_DIGITS):
+        message = f"{LAST_EVENT_ID} must be the id of an event, a number"
+        raise InvalidRequest(message, param=LAST_EVENT_ID, code=_INVALID)
+    return int(given)

@@ -1,0 +1,153 @@
+"""From the body of a response's request to a conversation."""
+
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError
+from pydantic_core import PydanticCustomError
+
+from flowpod.api.openai.messages import Message
+from flowpod.errors import InvalidRequest, NotFound
+
+_TEXTS = ("input_text", "output_text", "text")
+_IDS = re.compile(r"(resp|msg|rs)_([0-9a-f]{32})(_\d+)?")
+
+
+class ItemReference(BaseModel):
+    """An item of an earlier response, named by its id."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+
+
+Item = Message | ItemReference
+
+
+def _items_of(given: Any) -> Any:
+    """Return the messages of an input, a text or a list of items; items of tools are passed over."""
+    if isinstance(given, str):
+        return (Message.model_construct(role="user", content=(given,)),)
+    if not (isinstance(given, list) and given):
+        raise PydanticCustomError("input", "Expected a text or a list of items")
+    found = [_item(item, number) for number, item in enumerate(given)]
+    return tuple(item for item in found if item is not None)
+
+
+def _item(item: Any, number: int) -> Item | None:
+    if not isinstance(item, dict):
+        raise PydanticCustomError("input", "Item {number} is no object", {"number": number})
+    kind = item.get("type") or "message"
+    try:
+        if kind == "item_reference":
+            return ItemReference.model_validate(item)
+        if kind == "message":
+            return Message.model_validate({"role": item.get("role"), "content": _content(item.get("content"))})
+    except ValidationError as error:
+        detail = error.errors()[0]
+        what = {"number": number, "field": str(detail["loc"][0]), "text": detail["msg"].lower()}
+        raise PydanticCustomError("input", "Item {number}, {field}: {text}", what) from None
+    return None
+
+
+def _content(content: Any) -> Any:
+    """Return a message's content as chat completions have it."""
+    if not isinstance(content, list):
+        return content
+    return [_part(part) if isinstance(part, dict) else part for part in content]
+
+
+def _part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    if part.get("type") in _TEXTS:
+        return {"type": "text", "text": part.get("text")}
+    if part.get("type") == "input_image":
+        if not part.get("image_url"):
+            raise PydanticCustomError("input", "An input_image needs an image_url: there are no uploaded files here")
+        return {"type": "image_url", "image_url": part["image_url"]}
+    return part
+
+
+class ResponseBody(BaseModel):
+    """The request's body. Any model name is taken, and whatever is not here is accepted and passed over.
+
+    `inputs` are further inputs of the flow by name, as `extra_body` of OpenAI's clients sends them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    input: Annotated[tuple[Item, ...], BeforeValidator(_items_of)]
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    stream: bool | None = None
+    store: bool | None = None
+    background: bool | None = None
+    metadata: dict[str, str] | None = None
+    inputs: dict[str, Any] | None = None
+    user: Any = None
+    temperature: FiniteFloat | None = None
+    top_p: FiniteFloat | None = None
+    max_output_tokens: int | None = None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The parameters for the flow's models."""
+        given: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_output_tokens,
+            "max_completion_tokens": self.max_output_tokens,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a response says of its request."""
+        names = ("instructions", "previous_response_id", "temperature", "top_p", "max_output_tokens")
+        shown = {name: getattr(self, name) for name in names}
+        user = self.user if isinstance(self.user, str) else None
+        return shown | {"metadata": self.metadata or {}, "user": user, "background": bool(self.background)}
+
+
+def response_id(run_id: str) -> str:
+    """Return the id of the response that a run is."""
+    return f"resp_{run_id.replace('-', '')}"
+
+
+def run_id_of(item_id: str, param: str) -> str:
+    """Return the id of the run to which a response or an item belongs; raises NotFound for an id that is none."""
+    match = _IDS.fullmatch(item_id)
+    if match is None:
+        raise response_not_found(item_id, param)
+    return str(uuid.UUID(match[2]))
+
+
+def response_not_found(item_id: str, param: str) -> NotFound:
+    """Return the error for a response that is not there, or not the caller's."""
+    return NotFound(f"there is no response {item_id!r}", param=param, code="response_not_found")
+
+
+def check_conversation(body: ResponseBody) -> None:
+    """Raise InvalidRequest for what would otherwise be lost without a word."""
+    if body.conversation is not None:
+        message = "conversation: there are no conversations here; go on with previous_response_id, or Chat-Session-Id"
+        raise InvalidRequest(message, param="conversation")
+
+
+def item_texts(response: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the text of each item of a response by its id, None for a model's thoughts."""
+    return {
+        item["id"]: item["content"][0]["text"] if item["type"] == "message" else None for item in response["output"]
+    }
+
+
+def with_texts(items: Sequence[Item], texts: Mapping[str, str | None]) -> list[Message]:
+    """Return the messages, those that are named by their ids with their texts; a model's thoughts are left out."""
+    messages = []
+    for item in items:
+        if isinstance(item, Message):
+            messages.append(item)
+        elif (text := texts[item.id]) is not None:
+            messages.append(Message.model_construct(role="assistant", content=(text,)))
+    return messages

@@ -1,0 +1,89 @@
+"""`flowpod traces` and `flowpod trace`: the traces that are kept in a data folder, in the terminal."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from flowpod.cli.trace_view import TraceView, trace_file
+from flowpod.errors import InvalidRequest
+from flowpod.jsonable import dumps
+from flowpod.settings import read_settings
+from flowpod.telemetry.store import Filters, TraceStore
+from flowpod.telemetry.tree import summary_as_json, trace_as_json
+
+
+def add_trace_commands(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", environ: Mapping[str, str]
+) -> None:
+    """Add the two commands; `environ` may ask for no colours."""
+    traces = commands.add_parser(
+        "traces", help="list the runs whose traces are kept here", description="List runs, the newest first."
+    )
+    traces.add_argument("--session", default="", help="only runs of this session")
+    traces.add_argument("--user", default="", help="only runs of this user")
+    traces.add_argument(
+        "--status", default="", choices=("Completed", "Failed", "Canceled"), help="only runs that ended so"
+    )
+    traces.add_argument("--min-duration", type=float, metavar="SECONDS", help="only runs that took at least so long")
+    traces.add_argument("--max-duration", type=float, metavar="SECONDS", help="only runs that took at most so long")
+    traces.add_argument("--text", default="", help="only runs with this text in their input, output or error")
+    traces.add_argument("-n", type=_count, default=20, metavar="COUNT", help="how many (default %(default)s)")
+    traces.set_defaults(command=partial(_traces, colours=not environ.get("NO_COLOR")))
+
+    trace = commands.add_parser(
+        "trace", help="print a run's trace as a tree", description="Print what every node of a run got and gave."
+    )
+    trace.add_argument(
+        "id",
+        nargs="?",
+        default="",
+        metavar="ID",
+        help="the id of a trace, a run (its beginning will do), a request or a session; the newest run without it",
+    )
+    trace.add_argument("--full", action="store_true", help="cut nothing, and show every attribute")
+    trace.set_defaults(command=partial(_trace, colours=not environ.get("NO_COLOR")))
+    for parser in (traces, trace):
+        parser.add_argument("--data", type=Path, metavar="FOLDER", help="the service's data folder")
+        parser.add_argument("--json", action="store_true", help="print JSON, as GET /traces answers it")
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) < 2**63):  # -1 would be all there are, in SQLite
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 1 on")
+    return int(text)
+
+
+def _traces(options: argparse.Namespace, *, colours: bool) -> int:
+    limits = (options.min_duration, options.max_duration)
+    filters = Filters(options.session, options.user, options.status, *limits, options.text)
+    found = _store(options.data).newest(filters, options.n)
+    if options.json:
+        sys.stdout.write(dumps({"data": list(map(summary_as_json, found))}).decode() + "\n")
+    else:
+        sys.stdout.write(_view(colours).listing(found) if found else "no runs\n")
+    return 0
+
+
+def _trace(options: argparse.Namespace, *, colours: bool) -> int:
+    store = _store(options.data)
+    newest = (stored.summary for stored in store.newest(Filters(), 1))
+    name = options.id or next((run.run_id or run.trace_id for run in newest), "")
+    found = store.find(name)
+    if not found:
+        raise InvalidRequest(f"{store.path} has no trace, run, request or session {name!r}")
+    if options.json:
+        sys.stdout.write(dumps(trace_as_json(found)).decode() + "\n")
+    else:
+        sys.stdout.write(_view(colours, full=options.full).trace(found))
+    return 0
+
+
+def _store(data: Path | None) -> TraceStore:
+    return TraceStore(trace_file(data or read_settings().data_dir, Path.cwd()))
+
+
+def _view(colours: bool, *, full: bool = False) -> TraceView:
+    return TraceView(shutil.get_terminal_size((120, 24)).columns, colours and sys.stdout.isatty(), full)

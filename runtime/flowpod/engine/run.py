@@ -1,0 +1,240 @@
+"""One execution of a flow: a task of its own that performs the plan and tells of it in events."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from opentelemetry.trace import Span
+
+from flowpod.content.image_fetch import with_fetched_images
+from flowpod.engine.events import EventChannel, RunStarted, RunStatus, RunTerminated
+from flowpod.engine.node import Level, NodeRunner
+from flowpod.engine.outputs import Outputs
+from flowpod.engine.package import Package
+from flowpod.engine.request import RunRequest
+from flowpod.engine.variables import Variables
+from flowpod.errors import ErrorInfo, FlowpodError, InvalidRequest, NodeError, RunError
+from flowpod.flow.model import TOKENS
+from flowpod.flow.references import Scope
+from flowpod.jsonable import as_text
+from flowpod.models.base import Usage
+from flowpod.storage.sessions.service import HistoryService
+from flowpod.storage.sessions.turns import Turn
+from flowpod.telemetry.content import RunSecrets, without
+from flowpod.telemetry.tracing import Tracing
+
+logger = logging.getLogger(__name__)
+
+_CHANNEL_LIMIT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a process allows its runs."""
+
+    max_runs: int = 1000
+    run_timeout_s: float = 570.0
+    max_output: int = 8 * 1024 * 1024
+    nodes_at_once: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTarget:
+    """Where a run's turn is stored; `history` is None when it is not."""
+
+    session_id: str
+    assigned: bool
+    history: HistoryService | None
+
+
+class Run:
+    """One run. Its one reader takes `events`, and calls `leave` when it is done with them.
+
+    Nothing outside cancels the run's task: a run that must end early is told so, and then ends in the usual way, with
+    its turn stored and RunTerminated as its last event.
+    """
+
+    def __init__(
+        self,
+        package: Package,
+        request: RunRequest,
+        scope: Scope,
+        filing: TurnTarget,
+        tracing: Tracing,
+        span: Span,
+        limits: Limits,
+    ) -> None:
+        self.id = str(scope.sys["run_id"])
+        self.session_id = filing.session_id
+        self.user_id = request.user_id
+        self.events = EventChannel(_CHANNEL_LIMIT)
+        self._package = package
+        self._request = request
+        self._filing = filing
+        self._tracing = tracing
+        self._span = span
+        self._trace_id = tracing.trace_id(span)
+        self._limits = limits
+        self._scope = scope
+        self._outputs = Outputs(package.flow, package.wiring, self.events, self.id, limits.max_output)
+        self._variables = Variables(package.flow.variables)
+        self._runner = NodeRunner(
+            package,
+            self._outputs,
+            self.events,
+            tracing,
+            self._variables,
+            self.id,
+            streaming=request.streaming,
+            overrides=request.overrides,
+            max_output=limits.max_output,
+            limit=limits.nodes_at_once,
+        )
+        self._status: RunStatus | None = None
+        self._error: ErrorInfo | None = None
+        self._started_at = datetime.now(UTC)
+        self._performing: asyncio.Task[ErrorInfo | None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, when_done: Callable[["Run"], None]) -> None:
+        """Begin; `when_done` is called after the last event."""
+        self._tracing.metrics.run_began()
+        self._task = asyncio.create_task(self._execute(), name=f"run {self.id}")
+        self._task.add_done_callback(lambda _: when_done(self))
+
+    async def finished(self) -> None:
+        """Wait for the run's end."""
+        assert self._task is not None
+        await asyncio.wait({self._task})
+
+    async def with_fetched_images(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return `values` with the content of each image that the request named by a URL in its place.
+
+        Raises InvalidRequest for one that cannot be fetched.
+        """
+        private_urls = self._package.resources.private_urls
+        try:
+            return await with_fetched_images(values, self._scope.inputs, private_urls=private_urls)
+        except NodeError as error:
+            raise InvalidRequest(error.message, code=error.code) from error
+
+    def leave(self) -> None:
+        """Let the reader go: before the end this cancels the run, after it nothing happens."""
+        self.events.close()
+        self.cancel("the client left")
+
+    def cancel(self, reason: str) -> None:
+        """End the run early, as Canceled."""
+        self._stop("Canceled", RunError(f"the run was cancelled: {reason}", code="canceled").info)
+
+    def _stop(self, status: RunStatus, error: ErrorInfo) -> None:
+        if self._status is None:
+            self._status, self._error = status, error
+            if self._performing is not None:
+                self._performing.cancel()
+
+    async def _execute(self) -> None:
+        timeout_s = self._limits.run_timeout_s
+        late = RunError(f"the run took longer than {timeout_s:g} s (FLOWPOD_RUN_TIMEOUT_S)", code="run_timeout").info
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._stop, "Failed", late)
+        self.events.put(RunStarted(self.id, self._trace_id))
+        if self._status is None:
+            self._performing = asyncio.create_task(self._perform())
+            await asyncio.wait({self._performing})
+            self._take_result(self._performing)
+        timer.cancel()
+        self._end(await self._store_turn())
+
+    async def _perform(self) -> ErrorInfo | None:
+        self._outputs.put_constant(self._scope)
+        error = await self._runner.perform(self._package.graph, Level(self._scope, self._span))
+        if error is None:
+            self._outputs.put_late(self._scope)
+        return error
+
+    def _take_result(self, performing: "asyncio.Task[ErrorInfo | None]") -> None:
+        if not performing.cancelled() and (error := performing.exception()) is not None:
+            if isinstance(error, FlowpodError):  # an output refers to what is not there
+                self._stop("Failed", error.info)
+            else:
+                logger.error("run %s: a bug in Flowpod", self.id, exc_info=error)
+                self._stop("Failed", _bug(error))
+        if self._status is None:
+            self._error = None if performing.cancelled() else performing.result()
+            self._status = "Completed" if self._error is None else "Failed"
+
+    async def _store_turn(self) -> bool:
+        """Store the run as a turn of its session; return whether that is still to be done."""
+        filing = self._filing
+        if filing.history is None:
+            return False
+        assert self._status is not None
+        history_input = self._package.flow.chat_history
+        inputs = self._package.public_inputs(self._scope.inputs)
+        in_time = await filing.history.write(
+            Turn(
+                session_id=filing.session_id,
+                user_id=self._request.user_id,
+                assigned=filing.assigned,
+                run_id=self.id,
+                status=self._status,
+                inputs={name: value for name, value in inputs.items() if name != history_input},
+                outputs=self._kept_outputs(),
+                error=None if self._error is None else asdict(self._error),
+                otel_trace_id=self._trace_id,
+                started_at=self._started_at,
+                finished_at=datetime.now(UTC),
+                variables={**(self._variables.written if self._status == "Completed" else {}), **self._request.marks},
+                question=as_text(inputs.get(self._package.flow.chat_input or "")),
+            )
+        )
+        return not in_time
+
+    def _kept_outputs(self) -> dict[str, Any]:
+        """Return the outputs as they are stored: as the caller got them, but without tokens and secret inputs.
+
+        What is meant for plugins otherwise may be what the conversation is about, a city for one, and stays.
+        """
+        tokens = self._request.given.get(TOKENS)
+        secrets = RunSecrets.of(*self._package.secret_inputs(self._scope.inputs), tokens, short=False)
+        outputs = self._outputs.values
+        return without(outputs, secrets) if secrets.whole else outputs
+
+    def _end(self, deferred: bool) -> None:
+        assert self._status is not None
+        self._end_span()
+        models = self._runner.usage
+        total = sum(models.values(), Usage())
+        counts = asdict(total) | {"total_tokens": total.prompt_tokens + total.completion_tokens} if models else {}
+        self.events.put(
+            RunTerminated(
+                self.id,
+                self._status,
+                self._trace_id,
+                self._error,
+                counts,
+                self._runner.finish_reason,
+                "deferred" if deferred else "",
+                self._runner.models,
+            )
+        )
+        seconds = (datetime.now(UTC) - self._started_at).total_seconds()
+        self._tracing.metrics.run_ended(self._status, self._request.protocol, seconds)
+        cause = f": {self._error.message}" if self._error else ""
+        logger.info("run %s %s in %.3f s%s", self.id, self._status, seconds, cause)
+
+    def _end_span(self) -> None:
+        tracing, span = self._tracing, self._span
+        tracing.record(span, "input", self._package.public_inputs(self._scope.inputs))
+        tracing.record(span, "output", self._outputs.values)
+        span.set_attribute("flowpod.run.status", self._status or "")
+        if self._error is not None:
+            tracing.fail(span, self._error.message, self._error.code or self._error.type)
+        span.end()
+
+
+def _bug(error: BaseException) -> ErrorInfo:
+    return ErrorInfo(f"internal error: {type(error).__name__}", "internal_error", None, "internal_error")

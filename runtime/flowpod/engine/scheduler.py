@@ -1,0 +1,136 @@
+"""Performing a plan: the nodes of one list are started when they are ready, until all are settled or one fails."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from flowpod.engine.events import NodeStatus
+from flowpod.errors import ErrorInfo
+from flowpod.flow.model import Node
+from flowpod.flow.plan import Graph, Plan
+from flowpod.flow.references import Scope
+
+logger = logging.getLogger(__name__)
+
+_STOP_WAIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEnd:
+    """What became of a node: its value and the branches that it took, or its error.
+
+    `goes_on`: the node failed, and the run goes on by the branch that it took for that.
+    """
+
+    node: Node
+    value: Any = None
+    error: ErrorInfo | None = None
+    taken: tuple[str, ...] = ()
+    goes_on: bool = False
+
+
+class Reports(Protocol):
+    """Tells of nodes: a function of the node runner."""
+
+    def __call__(self, node: Node, status: NodeStatus, *, error: ErrorInfo | None = None) -> None: ...
+
+
+class Scheduler:
+    """Performs one graph in one scope; `prefix` begins the paths of its nodes.
+
+    `run_node` runs a node in a task of its own, `report` tells of nodes that it does not get to, and `skipped` is
+    called for those that are bypassed.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        scope: Scope,
+        prefix: str,
+        run_node: Callable[[Node], Coroutine[Any, Any, NodeEnd]],
+        report: Reports,
+        skipped: Callable[[Node], None],
+    ) -> None:
+        self._plan = Plan(graph, scope)
+        self._graph = graph
+        self._prefix = prefix
+        self._run_node = run_node
+        self._report = report
+        self._skipped = skipped
+        self._tasks: dict[str, asyncio.Task[NodeEnd]] = {}
+        self._done: list[tuple[str, asyncio.Task[NodeEnd]]] = []
+        self._wake = asyncio.Event()
+
+    async def perform(self) -> ErrorInfo | None:
+        """Perform the plan; return the error of the node that failed it. When cancelled, its nodes are too."""
+        try:
+            error = self._advance()
+            while error is None and not self._plan.done:
+                await self._wake.wait()
+                self._wake.clear()
+                error = self._take_in() or self._advance()
+        finally:
+            await self._cancel_nodes()
+        return error
+
+    def _advance(self) -> ErrorInfo | None:
+        for step in self._plan.ready():
+            node = step.node
+            if step.action == "start":
+                task = asyncio.create_task(self._run_node(node))
+                self._tasks[node.name] = task
+                task.add_done_callback(partial(self._node_done, node.name))
+            elif step.action == "bypass":
+                self._report(node, "Bypassed")
+                self._skipped(node)
+            else:
+                path = self._prefix + node.name
+                error = ErrorInfo(f"node {path!r}: {step.reason}", "node_error", path, "invalid_reference")
+                self._report(node, "Failed", error=error)
+                return error
+        return None
+
+    def _node_done(self, name: str, task: "asyncio.Task[NodeEnd]") -> None:
+        self._done.append((name, task))
+        self._wake.set()
+
+    def _take_in(self) -> ErrorInfo | None:
+        done, self._done = self._done, []
+        failure: ErrorInfo | None = None
+        for name, task in done:
+            end = self._ended(name, task)
+            del self._tasks[name]
+            if end.goes_on:
+                self._plan.skip(name, end.taken)
+                self._skipped(end.node)
+            elif end.error is not None:
+                failure = failure or end.error
+            else:
+                self._plan.complete(name, end.value, end.taken)
+        return failure
+
+    def _ended(self, name: str, task: "asyncio.Task[NodeEnd]") -> NodeEnd:
+        if not task.cancelled():
+            return task.result()
+        node = self._graph.nodes[name]  # only its own code can have cancelled it before the run is stopped
+        path = self._prefix + name
+        error = ErrorInfo(f"node {path!r} failed: it cancelled its own task", "node_error", path, "node_failed")
+        self._report(node, "Failed", error=error)
+        return NodeEnd(node, error=error)
+
+    async def _cancel_nodes(self) -> None:
+        """Cancel the nodes that still run and say so of each; a thread or a task that will not end is left behind."""
+        tasks = {name: task for name, task in self._tasks.items() if not task.done()}
+        if not tasks:
+            return
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.wait(tasks.values(), timeout=_STOP_WAIT_S)
+        for name, task in tasks.items():
+            if not task.done():
+                logger.warning("node %r does not end when cancelled; it was left behind", self._prefix + name)
+            if not task.done() or task.cancelled():
+                self._report(self._graph.nodes[name], "Canceled")

@@ -1,0 +1,41 @@
+"""A node's stream, for the output nodes that take it in while it is made."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from flowpod.jsonable import as_text
+from flowpod.models.base import Chunk
+
+
+class StreamTee:
+    """Keeps the chunks of one node; each reader gets them all, from the first one, as they come."""
+
+    def __init__(self) -> None:
+        self._chunks: list[Chunk] = []
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    def put(self, chunk: Chunk) -> None:
+        """Add a chunk."""
+        self._chunks.append(chunk)
+        self._changed.set()
+
+    def end(self, value: Any) -> None:
+        """End the stream; a value that came without chunks is one."""
+        if not self._chunks and (text := as_text(value)):
+            self._chunks.append(Chunk(text))
+        self._ended = True
+        self._changed.set()
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        """Yield every chunk."""
+        place = 0
+        while True:
+            while place < len(self._chunks):
+                yield self._chunks[place]
+                place += 1
+            if self._ended:
+                return
+            self._changed.clear()
+            await self._changed.wait()

@@ -1,0 +1,75 @@
+"""The variables that nodes read and write: the session's, and a loop's."""
+
+import logging
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from flowpod.errors import InvalidRequest
+from flowpod.flow.model import Node, ValueType, Variable
+from flowpod.flow.references import Scope
+from flowpod.flow.values import coerce
+
+logger = logging.getLogger(__name__)
+
+
+class Variables:
+    """Reads and writes variables in a scope; `written` holds the session's that were written in this run."""
+
+    def __init__(self, session: Mapping[str, Variable]) -> None:
+        self._types = {name: variable.type for name, variable in session.items()}
+        self.written: dict[str, Any] = {}
+
+    def of_loop(self, node: Node, scope: Scope) -> dict[str, Any]:
+        """Return a loop's variables as it begins; raises LookupError or ValueError for a default that is none."""
+        return {variable.name: _typed(scope.resolve(variable.default), variable.type) for variable in node.variables}
+
+    def read(self, scope: Scope, name: str) -> Any:
+        """Return the value of `session.NAME` or `loop.NAME`."""
+        source, _, variable = name.partition(".")
+        return (scope.session if source == "session" else scope.loop).get(variable)
+
+    def write(self, scope: Scope, loop_types: Mapping[str, ValueType], name: str, value: Any) -> None:
+        """Set `session.NAME` or `loop.NAME`; raises ValueError for a value of another type."""
+        source, _, variable = name.partition(".")
+        if source == "session":
+            scope.session[variable] = self.written[variable] = _typed(value, self._types[variable])
+        else:
+            scope.loop[variable] = _typed(value, loop_types[variable])
+
+
+def session_values(declared: Mapping[str, Variable], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a session's variables: what is stored of those that are declared, else their defaults.
+
+    A flow may give a variable another type: what is stored is then read as that one, and left where it cannot be.
+    """
+    values = {}
+    for name, variable in declared.items():
+        if name in stored:
+            try:
+                values[name] = _typed(stored[name], variable.type)
+                continue
+            except ValueError:
+                text = "the session variable %r is stored with a value that is not of type %s; its default counts"
+                logger.warning(text, name, variable.type)
+        values[name] = deepcopy(variable.default)
+    return values
+
+
+def typed_values(declared: Mapping[str, Variable], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a caller's values for session variables; raises InvalidRequest that names one which is wrong."""
+    values = {}
+    for name, value in given.items():
+        if name not in declared:
+            known = ", ".join(declared) or "none"
+            message = f"the flow has no session variable {name!r}; its variables: {known}"
+            raise InvalidRequest(message, param=name, code="unknown_variable")
+        try:
+            values[name] = _typed(value, declared[name].type)
+        except ValueError as error:
+            raise InvalidRequest(f"variable {name!r}: {error}", param=name, code="invalid_variable") from None
+    return values
+
+
+def _typed(value: Any, kind: ValueType) -> Any:
+    return None if value is None else coerce(value, kind)

@@ -1,0 +1,167 @@
+"""Reading a YAML file of a flow package, with the line of every key, into its document."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from flowpod.errors import Problem, Severity
+
+Key = tuple[str | int, ...]
+Document = TypeVar("Document", bound=BaseModel)
+
+NOT_A_MAPPING = "expected a mapping of keys to values"
+NOT_TEXT = "a key in here is not text; put numbers, yes, no, on and off in quotes"
+
+
+HALF_A_CHARACTER = r"half a character, such as \ud83d, is no text; write the character itself"
+
+
+def content_of(text: str) -> Any:
+    """Return what a YAML text holds; raises yaml.YAMLError, and RecursionError for one that is nested too deep."""
+    try:
+        return yaml.safe_load(text)
+    except ValueError as error:  # such as a date that is none
+        raise yaml.YAMLError(str(error)) from error
+    except (AttributeError, LookupError, OverflowError, TypeError) as error:  # PyYAML itself leaves these
+        raise yaml.YAMLError("a value is not what its tag, such as !!int, or its escapes say") from error
+
+
+class Source:
+    """A YAML file: its content, where each key stands, and the problems found in it so far."""
+
+    def __init__(self, path: Path, name: str = "") -> None:
+        self.name = name or path.name
+        self.problems: list[Problem] = []
+        self.content: Any = None
+        self._lines: dict[Key, int] = {}
+        self._moved: dict[Key, Key] = {}
+        try:
+            text = path.read_text(encoding="utf-8")
+            content = content_of(text)
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            if root is not None:
+                self._index(root, ())
+            self.content = content
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+            line = None if mark is None else mark.line + 1
+            self.problems.append(Problem(self.name, "", f"not valid YAML: {reason}", line))
+        except UnicodeDecodeError:
+            self.problems.append(Problem(self.name, "", "not UTF-8 text"))
+        except RecursionError:
+            self.problems.append(Problem(self.name, "", "not valid YAML: nested too deep"))
+        except OSError as error:
+            self.problems.append(Problem(self.name, "", f"cannot be read: {error.strerror}"))
+
+    def add(self, key: Key, message: str, severity: Severity = "error") -> None:
+        """Note a problem with the value at `key`."""
+        key = self._origin(key)
+        line = next((self._lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in self._lines), None)
+        self.problems.append(Problem(self.name, _dotted(key), message, line, severity))
+
+    def move(self, to: Key, origin: Key) -> None:
+        """Remember that what is read at `to` stands at `origin` in the file, where problems are to be named."""
+        self._moved[to] = origin
+
+    def _origin(self, key: Key) -> Key:
+        """Return where the value at `key` stands in the file."""
+        for to, origin in self._moved.items():
+            inner = key[len(to) :]
+            if key[: len(to)] == to and (*origin, *inner[:1]) in self._lines:
+                return (*origin, *inner)
+        return key
+
+    def read(self, kind: type[Document], content: Any, at: Key = ()) -> Document | None:
+        """Return `content`, which stands at the key `at`, as a document, or None with every problem noted."""
+        try:
+            document = kind.model_validate(content)
+        except ValidationError as error:
+            for detail in error.errors():
+                location = _place(detail["loc"])
+                if location[-1:] == ("[key]",):
+                    self.add((*at, *location[:-2]), NOT_TEXT)
+                elif detail["type"] == "invalid_key":
+                    self.add((*at, *location[:-1]), NOT_TEXT)
+                else:
+                    self.add((*at, *location), _plain_words(detail["type"], detail["msg"]))
+            return None
+        for key in _unknown_keys(document, at):
+            self.add(key, "unknown key, ignored", "warning")
+        return document
+
+    def _index(self, node: yaml.Node, key: Key) -> None:
+        self._lines.setdefault(key, node.start_mark.line + 1)
+        if isinstance(node, yaml.ScalarNode) and not _is_whole(node.value):
+            self.add(key, HALF_A_CHARACTER)
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for name, value in node.value:
+                text = str(name.value)
+                if not _is_whole(text):
+                    self.add(key, HALF_A_CHARACTER)
+                    continue
+                inner = (*key, text)
+                self._lines[inner] = name.start_mark.line + 1
+                if text in seen:
+                    self.add(inner, "this key stands twice; the second one would win")
+                seen.add(text)
+                self._index(value, inner)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self._index(value, (*key, index))
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _place(location: Key) -> Key:
+    """Return an error's place in the file: without pydantic's validators and the kind that follows a node's number."""
+    parts = [part for part in location if part != "function-before"]
+    return tuple(
+        part
+        for place, part in enumerate(parts)
+        if not (place > 1 and isinstance(parts[place - 1], int) and parts[place - 2] == "nodes")
+    )
+
+
+def _dotted(key: Key) -> str:
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _plain_words(kind: str, message: str) -> str:
+    if kind == "missing":
+        return "this key is required"
+    if kind in ("model_type", "dict_type"):
+        return NOT_A_MAPPING
+    message = message.removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
+
+
+def _unknown_keys(part: BaseModel, key: Key) -> Iterator[Key]:
+    for name in part.model_extra or {}:
+        yield (*key, name)
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        inner = (*key, field.alias or name)
+        if isinstance(value, BaseModel):
+            yield from _unknown_keys(value, inner)
+        elif isinstance(value, dict):
+            for item_name, item in value.items():
+                if isinstance(item, BaseModel):
+                    yield from _unknown_keys(item, (*inner, item_name))
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if isinstance(item, BaseModel):
+                    yield from _unknown_keys(item, (*inner, index))

@@ -1,0 +1,166 @@
+"""From a folder to a Flow: the file is read, and everything in it is checked that needs no code to run."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from flowpod.errors import FlowProblems, Problem
+from flowpod.flow.document.base import CommonPart
+from flowpod.flow.document.control_kinds import BatchPart, LoopPart
+from flowpod.flow.document.flow import FlowDocument, InputPart, NodePart
+from flowpod.flow.document.located_yaml import Key, Source
+from flowpod.flow.document.node_reader import NodeReader, names_in
+from flowpod.flow.document.variants import with_default_variants
+from flowpod.flow.load.aggregation import without_aggregation
+from flowpod.flow.load.check import check_flow
+from flowpod.flow.load.connections import load_connections
+from flowpod.flow.load.environment import variables_of
+from flowpod.flow.load.includes import missing_includes
+from flowpod.flow.model import Flow, HistoryRules, Input, Node, Output, Variable
+from flowpod.flow.values import coerce
+
+FILE = "flow.dag.yaml"
+_DEFAULT_HISTORY = "chat_history"
+_UNSUPPORTED_TYPES = ("assistant_definition",)
+
+
+def load_flow(
+    path: Path, environ: Mapping[str, str], connections_path: Path | None = None, assembled: Path | None = None
+) -> tuple[Flow, Source, list[Problem]]:
+    """Read the flow in the folder `path`; the connections at `connections_path`, if given, win over its own.
+
+    `assembled` is the copy of the folder that has what the flow includes, if it includes anything.
+
+    Returns the flow, its file with what is wrong in it short of its structure, and what is wrong in other files. Raises
+    FlowProblems when there is no flow to speak of: no such file, no YAML, keys of the wrong shape.
+    """
+    folder = path.parent if path.name == FILE else path
+    if not (folder / FILE).is_file():
+        raise FlowProblems([_no_flow(folder)])
+    source = Source(folder / FILE)
+    readable = not source.problems
+    content = {} if source.content is None else with_default_variants(source)
+    document = source.read(FlowDocument, content) if readable else None
+    if document is None:
+        raise FlowProblems(source.problems)
+    connections, others = load_connections(folder, environ, connections_path)
+    for index, text in missing_includes(folder, document.additional_includes or ()):
+        source.add(("additional_includes", index), f"there is no file or folder {text!r}, seen from the flow's folder")
+    reader = _Reader(source, document, assembled or folder)
+    chat_input, chat_history, chat_images, chat_output = reader.chat_roles()
+    flow = Flow(
+        folder=(assembled or folder).resolve(),
+        inputs=reader.inputs(),
+        outputs=reader.outputs(),
+        nodes=reader.nodes(),
+        connections=connections,
+        variables=reader.variables(),
+        display_name=document.display_name,
+        description=document.description,
+        chat_input=chat_input,
+        chat_history=chat_history,
+        chat_images=chat_images,
+        chat_output=chat_output,
+        history=HistoryRules(document.history.rounds, document.history.tokens),
+        environment=variables_of(document.environment_variables, connections, environ, source),
+    )
+    check_flow(flow, source)
+    reader.check_features()
+    aggregating = [node.name for node in document.nodes if isinstance(node, NodePart) and node.aggregation]
+    return without_aggregation(flow, aggregating, source), source, others
+
+
+def _no_flow(folder: Path) -> Problem:
+    if not folder.is_dir():
+        return Problem(str(folder), "", "there is no such folder")
+    if (folder / "flow.flex.yaml").exists():
+        text = "this is a flex flow, a Python program of its own; Flowpod serves flow.dag.yaml"
+        return Problem(str(folder / "flow.flex.yaml"), "", text)
+    return Problem(str(folder), "", f"there is no {FILE} in this folder")
+
+
+class _Reader:
+    """Turns a document into a Flow's parts, noting problems on the way."""
+
+    def __init__(self, source: Source, document: FlowDocument, folder: Path) -> None:
+        self._source = source
+        self._document = document
+        self._folder = folder
+        self._node_reader = NodeReader(source, folder, names_in(document.nodes))
+
+    def inputs(self) -> dict[str, Input]:
+        inputs = {}
+        for name, part in self._document.inputs.items():
+            has_default, default = "default" in part.model_fields_set, part.default
+            if has_default and default is not None:
+                try:
+                    default = coerce(default, part.type)
+                except ValueError as error:
+                    self._source.add(("inputs", name, "default"), str(error))
+            if part.type in _UNSUPPORTED_TYPES:
+                self._source.add(("inputs", name, "type"), f"inputs of type {part.type!r} are not supported")
+            inputs[name] = Input(name, part.type, part.description, has_default, default)
+        return inputs
+
+    def outputs(self) -> dict[str, Output]:
+        return {
+            name: Output(
+                name,
+                part.type,
+                self._node_reader.values(("outputs", name, "reference"), part.reference),
+                part.description,
+                part.evaluation_only,
+            )
+            for name, part in self._document.outputs.items()
+        }
+
+    def variables(self) -> dict[str, Variable]:
+        return self._node_reader.variables(("variables",), self._document.variables)
+
+    def nodes(self) -> dict[str, Node]:
+        return {node.name: node for node in self._node_reader.nodes(("nodes",), self._document.nodes)}
+
+    def chat_roles(self) -> tuple[str | None, str | None, str | None, str | None]:
+        """Return the names of the chat input, the chat history, the images' input and the chat output."""
+        inputs, outputs = self._document.inputs, self._document.outputs
+        chat_input = self._only("inputs", [name for name, part in inputs.items() if part.is_chat_input])
+        chat_history = self._only("inputs", [name for name, part in inputs.items() if _is_history(name, part)])
+        chat_images = self._only("inputs", [name for name, part in inputs.items() if part.is_chat_images])
+        if chat_images is not None and inputs[chat_images].type != "list":
+            text = "an input with is_chat_images: true is of type list; one of type image needs no such key"
+            self._source.add(("inputs", chat_images, "type"), text)
+        chat_output = self._only("outputs", [name for name, part in outputs.items() if part.is_chat_output])
+        if chat_input is not None and chat_output is None and len(outputs) == 1:
+            chat_output = next(iter(outputs))
+        if chat_input is not None and chat_output is None:
+            text = f"the flow has the chat input {chat_input!r}, but no output says is_chat_output: true"
+            self._source.add(("outputs",), text)
+        return chat_input, chat_history, chat_images, chat_output
+
+    def _only(self, section: str, names: list[str]) -> str | None:
+        if len(names) > 1:
+            self._source.add((section,), f"only one may have this chat role, not {' and '.join(names)}")
+        return names[0] if names else None
+
+    def check_features(self) -> None:
+        """Note what the file asks for and Flowpod does not have."""
+        document, missing = self._document, self._source.add
+        if document.language == "csharp":
+            missing(("language",), "C# flows are not supported")
+        if "history" in document.model_fields_set and not any(_is_history(*item) for item in document.inputs.items()):
+            missing(("history",), "no input of the flow is a chat history (is_chat_history: true)")
+        for key, part in _parts_inside(("nodes",), document.nodes):
+            if isinstance(part, NodePart) and part.aggregation:
+                missing((*key, "aggregation"), "aggregation nodes stand in the flow itself only")
+
+
+def _parts_inside(key: Key, parts: Sequence[CommonPart]) -> Iterator[tuple[Key, CommonPart]]:
+    """Yield the nodes inside batches and loops, each with where it stands."""
+    for index, part in enumerate(parts):
+        if isinstance(part, BatchPart | LoopPart):
+            inner = (*key, index, "nodes")
+            yield from (((*inner, place), one) for place, one in enumerate(part.nodes))
+            yield from _parts_inside(inner, part.nodes)
+
+
+def _is_history(name: str, part: InputPart) -> bool:
+    return name == _DEFAULT_HISTORY if part.is_chat_history is None else part.is_chat_history

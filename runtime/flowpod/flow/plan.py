@@ -1,0 +1,163 @@
+"""The order in which nodes run: pure bookkeeping, performed by `flowpod.engine`.
+
+The rules are promptflow's (executor/_dag_manager.py): a node is ready when every node that it refers to is settled; it
+is bypassed when its condition refers to a bypassed node or does not hold or, without a condition, when all the nodes
+that it refers to were bypassed. A node with `after` is bypassed when none of the edges that it lists was taken.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from flowpod.flow.model import Edge, Node, Reference, references_in
+from flowpod.flow.references import Scope
+
+OUTPUT = "output"
+"""The kind of node that adds text to an output of the flow while it comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What follows from the references of the nodes of one list, worked out once when the flow is loaded.
+
+    `starters` are the dependencies that need only have begun: an output node takes in a stream while it is made.
+    """
+
+    nodes: Mapping[str, Node]
+    dependencies: Mapping[str, frozenset[str]]
+    starters: Mapping[str, frozenset[str]]
+    dependants: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, nodes: Mapping[str, Node]) -> "Graph":
+        """Return the graph of `nodes`; what they refer to outside of their list is settled before they begin."""
+        dependencies = {name: frozenset(node.needs() & nodes.keys()) for name, node in nodes.items()}
+        dependants: dict[str, list[str]] = {name: [] for name in nodes}
+        for name, needed in dependencies.items():
+            for other in needed:
+                dependants[other].append(name)
+        return cls(
+            nodes,
+            dependencies,
+            {name: _starters(node) & dependencies[name] for name, node in nodes.items()},
+            {name: tuple(others) for name, others in dependants.items()},
+        )
+
+    def cycle(self) -> list[str]:
+        """Return the names of nodes that wait for each other in a circle, or nothing."""
+        waiting = {name: set(needed) for name, needed in self.dependencies.items()}
+        while free := [name for name, needed in waiting.items() if not needed]:
+            for name in free:
+                del waiting[name]
+            for needed in waiting.values():
+                needed.difference_update(free)
+        if not waiting:
+            return []
+        trail = [next(iter(waiting))]
+        while (following := next(iter(sorted(waiting[trail[-1]])))) not in trail:
+            trail.append(following)
+        return trail[trail.index(following) :][::-1]
+
+
+def _starters(node: Node) -> frozenset[str]:
+    if node.type != OUTPUT:
+        return frozenset()
+    references = [reference for reference in node.references() if reference.source == "node"]
+    conditions = references_in(node.activate.when) if node.activate else []
+    settled = {reference.name for reference in references if reference.path}
+    settled |= {reference.name for reference in conditions} | {edge.node for edge in node.after}
+    return frozenset(reference.name for reference in references) - settled
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do about one node now; `reason` says why a node fails before it starts."""
+
+    node: Node
+    action: Literal["start", "bypass", "fail"]
+    reason: str = ""
+
+
+class Plan:
+    """The state of one performance of a graph: which nodes wait, and for how many others."""
+
+    def __init__(self, graph: Graph, scope: Scope) -> None:
+        self._graph = graph
+        self._scope = scope
+        self._waiting = {name: len(needed) for name, needed in graph.dependencies.items()}
+        self._ready = [name for name, count in self._waiting.items() if not count]
+        self._open = len(self._waiting)
+
+    @property
+    def done(self) -> bool:
+        """Whether every node is settled."""
+        return not self._open
+
+    def ready(self) -> list[Step]:
+        """Return, each once and in the file's order, the nodes to start or to bypass now.
+
+        A bypassed node is settled at once, so those that it lets go are in the same list. A node fails when the value
+        of its condition cannot be found.
+        """
+        steps = []
+        while self._ready:
+            names, self._ready = sorted(self._ready, key=lambda name: self._graph.nodes[name].index), []
+            for name in names:
+                step = self._step(self._graph.nodes[name])
+                steps.append(step)
+                if step.action == "bypass":
+                    self.skip(name)
+                else:
+                    self._release(name, begun=True)
+        return steps
+
+    def complete(self, name: str, value: object, taken: Collection[str] = ()) -> None:
+        """Record the value of a node that has run, and the branches that it took."""
+        self._scope.outputs[name] = value
+        self._settle(name, taken)
+
+    def skip(self, name: str, taken: Collection[str] = ()) -> None:
+        """Record that a node has no value: it was bypassed, or it failed and took a branch for that."""
+        self._scope.bypassed.add(name)
+        self._settle(name, taken)
+
+    def _settle(self, name: str, taken: Collection[str] = ()) -> None:
+        self._open -= 1
+        if taken:
+            self._scope.taken[name] = taken
+        if name in self._scope.bypassed and not taken:
+            self._release(name, begun=True)
+        self._release(name, begun=False)
+
+    def _release(self, name: str, *, begun: bool) -> None:
+        """Let go of those that wait for `name` to begin, or for it to be settled."""
+        for other in self._graph.dependants[name]:
+            if (name in self._graph.starters[other]) is begun:
+                self._waiting[other] -= 1
+                if not self._waiting[other]:
+                    self._ready.append(other)
+
+    def _step(self, node: Node) -> Step:
+        try:
+            return Step(node, "bypass" if self._is_bypassed(node) else "start")
+        except LookupError as error:
+            return Step(node, "fail", f"activate.when: {error.args[0]}")
+        except Exception as error:  # noqa: BLE001 - a property or a comparison of a node's own value may raise anything
+            return Step(node, "fail", f"activate.when: {type(error).__name__}: {error}")
+
+    def _is_bypassed(self, node: Node) -> bool:
+        scope = self._scope
+        if node.after and not any(self._is_taken(edge) for edge in node.after):
+            return True
+        if node.activate is not None:
+            when = node.activate.when
+            if isinstance(when, Reference) and when.source == "node" and scope.is_bypassed(when.name):
+                return True
+            return bool(scope.resolve(when) != node.activate.equals)
+        needed = {reference.name for reference in node.references() if reference.source == "node"}
+        return not node.after and bool(needed) and all(scope.is_bypassed(name) for name in needed)
+
+    def _is_taken(self, edge: Edge) -> bool:
+        if edge.branch is not None:
+            return edge.branch in self._scope.taken_by(edge.node)
+        return not self._scope.is_bypassed(edge.node)

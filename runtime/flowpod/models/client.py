@@ -1,0 +1,100 @@
+"""The `openai` client of a connection: one client and its pool, shared by all runs."""
+
+from base64 import b64encode
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+import httpx2
+from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
+
+from flowpod.errors import BuildError
+from flowpod.flow.model import Connection
+from flowpod.telemetry.model_call import CALL
+
+_CONNECT_TIMEOUT_S = 10
+_DEFAULT_BASE_URLS = {
+    "open_ai": "https://api.openai.com/v1",
+    "dashscope": "https://dashscope.aliyuncs.com/api/v1",
+}
+_NO_LIMIT = httpx2.Limits(max_connections=0)  # aiohttp's word for it: the process limits its runs, not their calls
+_NO_KEY = "none"  # the client insists on a key, servers that need none ignore it
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client, how messages name it, and the host (and port) that it calls."""
+
+    api: AsyncOpenAI
+    where: str
+    address: str
+
+
+def client_of(connection: Connection) -> Client:
+    """Return the client of a connection of a type that has a model.
+
+    Raises BuildError when its address is none.
+    """
+    fields = connection.fields
+    key = "base_url" if connection.type in _DEFAULT_BASE_URLS else "api_base"
+    address = str(fields[key]) or _DEFAULT_BASE_URLS.get(connection.type, "")
+    if not _is_address(address):
+        text = f"connection {connection.name!r}: its {key} is no address such as https://example.com/v1"
+        raise BuildError("connection", text)
+    if not (str(fields["api_key"]).isascii() and str(fields["api_key"]).isprintable()):
+        text = f"connection {connection.name!r}: its api_key has characters that no header may"
+        raise BuildError("connection", text)
+    address, headers = _credentials_as_header(address)
+    timeout = httpx2.Timeout(float(fields["timeout_s"]), connect=_CONNECT_TIMEOUT_S)
+    api_key, retries = str(fields["api_key"]) or _NO_KEY, int(fields["max_retries"])
+    # Over aiohttp a streamed answer costs half of what it does over the client's own transport.
+    http_client = DefaultAioHttpClient(timeout=timeout, limits=_NO_LIMIT, event_hooks={"request": [_note_retry]})
+    api: AsyncOpenAI
+    if connection.type == "azure_open_ai":
+        api = AsyncAzureOpenAI(
+            azure_endpoint=address,
+            api_key=api_key,
+            api_version=str(fields["api_version"]),
+            timeout=timeout,
+            max_retries=retries,
+            http_client=http_client,
+            default_headers=headers,
+        )
+    else:
+        if connection.type == "serverless" and not address.endswith("/v1"):
+            address = f"{address.rstrip('/')}/v1"
+        api = AsyncOpenAI(
+            api_key=api_key,
+            base_url=address,
+            organization=str(fields.get("organization", "")) or None,
+            timeout=timeout,
+            max_retries=retries,
+            http_client=http_client,
+            default_headers=headers,
+        )
+    where = f"connection {connection.name!r} ({address.partition('?')[0]})"
+    return Client(api, where, urlsplit(address).netloc)
+
+
+async def _note_retry(request: httpx2.Request) -> None:
+    """Tell the call's span when the client sends a request again by itself, which it counts in this header."""
+    attempt, call = request.headers.get("x-stainless-retry-count", "0"), CALL.get()
+    if attempt != "0" and call is not None:
+        call.repeated(int(attempt))
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _credentials_as_header(url: str) -> tuple[str, dict[str, str]]:
+    """Return the address without the user and the password in it, and a header that has them in their place."""
+    parts = urlsplit(url)
+    credentials, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, {}
+    basic = b64encode(unquote(credentials).encode()).decode()
+    return parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {basic}"}

@@ -1,0 +1,101 @@
+"""What a Python node passes to its tool: its inputs, their literals read once as the tool's annotations ask."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from typing import Any
+
+from flowpod.content.images import ImageRules
+from flowpod.errors import BuildError
+from flowpod.flow.literals import read_literal
+from flowpod.nodes.kind import NodeSpec, Resources
+from flowpod.nodes.prompt import read_template
+from flowpod.nodes.python.annotations import connection_classes, is_image, is_prompt, literal_kind, parameters_of
+from flowpod.nodes.python.connection_objects import connection_object
+
+
+class Arguments:
+    """The arguments of one node's tool, of its class's constructor or of its function.
+
+    `optional`: the names of parameters that have a default. `connections`: the connections that are passed.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], spec: NodeSpec, resources: Resources, *, method: bool = False
+    ) -> None:
+        self.parameters = parameters_of(function)
+        if method:
+            del self.parameters[next(iter(self.parameters))]  # self
+        self.takes_any = any(
+            parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(function).parameters.values()
+        )
+        self.optional = frozenset(
+            name for name, parameter in self.parameters.items() if parameter.default is not parameter.empty
+        )
+        self.connections: set[str] = set()
+        self._resources = resources
+        self.literals: dict[str, Any] = {}
+        self._dropped: set[str] = set()
+        self._given: dict[str, Any] = {}
+        for name, value in spec.literals.items():
+            if name in self.parameters:
+                self._take(name, value)
+
+    def _take(self, name: str, value: Any) -> None:
+        if value is None or value == "":
+            if name in self.optional:
+                self._dropped.add(name)  # promptflow counts an empty literal as none
+            return
+        parameter = self.parameters[name]
+        if classes := connection_classes(parameter):
+            self.literals[name] = connection_object(value, classes, self._resources.connections, f"inputs.{name}")
+            self.connections.add(value)
+            return
+        try:
+            image = is_image(parameter)
+            read = value if image else read_literal(value, literal_kind(parameter))
+            self.literals[name] = ImageRules(self._resources.folder, private_urls=True).checked(read, is_image=image)
+        except ValueError as error:
+            raise BuildError(f"inputs.{name}", str(error)) from None
+
+    def give_prompt(self, spec: NodeSpec, resources: Resources) -> None:
+        """Pass the node's prompt file as the parameter that is annotated with PromptTemplate.
+
+        Raises BuildError when there is none, or the prompt uses the name of a parameter as a variable.
+        """
+        name = next((name for name, parameter in self.parameters.items() if is_prompt(parameter)), None)
+        if name is None:
+            raise BuildError("source.tool", f"{spec.tool} has no parameter that is annotated with PromptTemplate")
+        variables = read_template(spec, resources).variables
+        if taken := sorted(variables & self.parameters.keys()):
+            text = f"{spec.path} uses {', '.join(taken)} as a variable, which is a parameter of the tool; rename it"
+            raise BuildError("source.path", text)
+        text = (resources.folder / spec.path).read_text(encoding="utf-8")
+        kind = importlib.import_module("promptflow.contracts.types").PromptTemplate
+        self._given[name] = kind(text)
+        del self.parameters[name]
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Pass these inputs of the node no more: they belong to another part of the tool."""
+        self._dropped.update(names)
+
+    def of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments for these inputs of a run."""
+        passed = {name: self._value(name, value) for name, value in inputs.items() if name not in self._dropped}
+        return {**passed, **self._given}
+
+    def _value(self, name: str, value: Any) -> Any:
+        literal = self.literals.get(name, value)
+        return deepcopy(literal) if isinstance(literal, list | dict) else literal  # the tool may change it
+
+
+def check_names(tool: str, spec: NodeSpec, *parts: Arguments) -> None:
+    """Raise BuildError where the node's inputs and the parameters of its tool differ."""
+    known = [name for part in parts for name in part.parameters]
+    for name in spec.inputs:
+        if name not in known and not any(part.takes_any for part in parts):
+            raise BuildError(f"inputs.{name}", f"{tool} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
+    missing = [name for part in parts for name in part.parameters if name not in part.optional | spec.inputs.keys()]
+    if missing:
+        raise BuildError("inputs", f"{tool} also needs {', '.join(missing)}")

@@ -1,0 +1,115 @@
+"""The Python node: a tool of the flow's own, plain or async, or a generator of either sort."""
+
+import inspect
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from flowpod.content.image_fetch import with_image_objects
+from flowpod.errors import BuildError
+from flowpod.models.base import Chunk, Result
+from flowpod.nodes.kind import Context, NodeSpec, Resources, Streams
+from flowpod.nodes.python.arguments import Arguments, check_names
+from flowpod.nodes.python.package_tools import package_tool
+from flowpod.nodes.python.tool_files import Tool, file_tool
+from flowpod.threads import Threads
+
+_MAY_BE_ITERATOR = re.compile(r"Iter|Generator|\b(Any|any|object)\b")
+_END = object()
+
+
+class PythonNode:
+    """Calls a tool: async ones on the event loop, others in a thread."""
+
+    waits_for_nodes = False
+
+    def __init__(self, spec: NodeSpec, resources: Resources) -> None:
+        tool = _tool_of(spec, resources)
+        self._arguments = Arguments(tool.function, spec, resources, method=tool.owner is not None)
+        if spec.source == "package_with_prompt":
+            self._arguments.give_prompt(spec, resources)
+        self._threads = resources.threads
+        self._private_urls = resources.private_urls
+        self.optional = self._arguments.optional
+        self.streams = _streams(tool.function)
+        self.connections = frozenset(self._arguments.connections)
+        if tool.owner is None:
+            check_names(tool.title, spec, self._arguments)
+            self._function = tool.function
+        else:
+            self._function = self._method(tool, tool.owner, spec, resources)
+        self._is_async = inspect.isasyncgenfunction(self._function) or inspect.iscoroutinefunction(self._function)
+
+    def _method(self, tool: Tool, owner: type, spec: NodeSpec, resources: Resources) -> Callable[..., Any]:
+        """Return the tool's method of an object that the node's literals make."""
+        constructor = Arguments(owner, spec, resources)
+        check_names(tool.title, spec, constructor, self._arguments)
+        given = [name for name in spec.inputs if name in constructor.parameters]
+        for name in given:
+            if name not in spec.literals:
+                text = f"the constructor of {owner.__name__} takes it before there is a run, so it must be a literal"
+                raise BuildError(f"inputs.{name}", text)
+        try:
+            made = owner(**constructor.of({name: spec.inputs[name] for name in given}))
+        except Exception as error:
+            text = f"{tool.place}: {owner.__name__} cannot be made: {type(error).__name__}: {error}"
+            raise BuildError("source.path", text) from error
+        self.connections |= constructor.connections
+        self._arguments.leave_out(given)
+        return getattr(made, tool.function.__name__)  # type: ignore[no-any-return]
+
+    async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:  # noqa: ARG002
+        """Return what the tool returns; a generator, also a returned one, is streamed."""
+        arguments = await with_image_objects(self._arguments.of(inputs), private_urls=self._private_urls)
+        if self._is_async:
+            value = self._function(**arguments)
+        else:
+            value = await self._threads.run(self._function, **arguments)
+        if inspect.isawaitable(value):
+            value = await value
+        if isinstance(value, AsyncIterator):
+            return _streamed(value)
+        if isinstance(value, Iterator):
+            return _streamed(_in_threads(value, self._threads))
+        return value
+
+
+def _tool_of(spec: NodeSpec, resources: Resources) -> Tool:
+    if spec.source == "code":
+        return file_tool(resources.folder, spec.path, resources.modules)
+    return package_tool(spec.tool)
+
+
+async def _in_threads(items: Iterator[Any], threads: Threads) -> AsyncIterator[Any]:
+    try:
+        while (item := await threads.run(next, items, _END)) is not _END:
+            yield item
+    finally:
+        # One that runs is in a thread that was left behind.
+        if isinstance(items, Generator) and inspect.getgeneratorstate(items) != inspect.GEN_RUNNING:
+            with suppress(ValueError):
+                await threads.run(items.close)
+
+
+async def _streamed(items: AsyncIterator[Any]) -> AsyncIterator[Chunk | Result]:
+    texts: list[str] = []
+    try:
+        async for item in items:
+            text = item if isinstance(item, str) else str(item)
+            texts.append(text)
+            yield Chunk(text)
+    finally:
+        if isinstance(items, AsyncGenerator):
+            await items.aclose()
+    yield Result("".join(texts))
+
+
+def _streams(function: Callable[..., Any]) -> Streams:
+    inner = inspect.unwrap(function)
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        return "yes"
+    returned = inspect.signature(function).return_annotation
+    if returned is inspect.Signature.empty or _MAY_BE_ITERATOR.search(inspect.formatannotation(returned)):
+        return "perhaps"
+    return "no"

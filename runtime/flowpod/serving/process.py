@@ -1,0 +1,140 @@
+"""Opening a flow in this process: its folder, its import path, its environment and its traces."""
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowpod import compat
+from flowpod.engine.package import Package, build_package
+from flowpod.errors import FlowProblems, Problem
+from flowpod.flow.load.includes import FILE, assemble, includes_of
+from flowpod.serving.app import data_dir, service_name
+from flowpod.settings import Settings
+from flowpod.telemetry.content import Secrets
+from flowpod.telemetry.setup import Telemetry, set_up_telemetry
+from flowpod.telemetry.tracing import Tracing
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A flow that this process runs."""
+
+    package: Package
+    telemetry: Telemetry
+
+
+@contextmanager
+def opened_flow(
+    flow: Path, settings: Settings, environ: MutableMapping[str, str], secrets: Secrets
+) -> Iterator[Opened]:
+    """Build the flow in the folder `flow`, its own folder current and its own files importable until the block ends.
+
+    Its environment variables are put into `environ`, its connections' keys into `secrets`. Raises FlowProblems when it
+    cannot be served, problems of the environment included.
+    """
+    compat.install()
+    service = service_name(settings, flow)
+    telemetry = set_up_telemetry(settings, service, data_dir(settings, service, flow), environ, secrets)
+    try:
+        with _inside(flow, settings.data_dir) as place:
+            package, problems = _build(place, settings, telemetry.tracing, environ)
+            fatal = [problem for problem in problems if problem.severity != "warning"]
+            if package is None or fatal:
+                raise FlowProblems([*fatal])
+            for problem in problems:
+                logger.warning("%s", problem)
+            if _uses_openai(place.assembled or flow):
+                from flowpod.telemetry.instrument_openai import trace_openai_calls
+
+                trace_openai_calls()
+            yield Opened(package, telemetry)
+    finally:
+        telemetry.shutdown()
+
+
+def _uses_openai(folder: Path) -> bool:
+    """Return whether the flow may call models by itself: the package takes half a second to import."""
+    files = (file for file in folder.rglob("*.py") if file.is_file())
+    return "openai" in sys.modules or any(b"openai" in file.read_bytes() for file in files)
+
+
+def problems_of(flow: Path, settings: Settings, environ: MutableMapping[str, str]) -> list[Problem]:
+    """Return everything that is wrong with the flow in the folder `flow`, which runs none of its nodes."""
+    compat.install()
+    try:
+        with _inside(flow) as place:
+            return _build(place, settings, Tracing(None), environ)[1]
+    except FlowProblems as error:
+        return list(error.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a flow is, the copy of it that is served if it includes other files, and where the command was given."""
+
+    flow: Path
+    assembled: Path | None
+    started_in: Path
+
+
+@contextmanager
+def _inside(flow: Path, data: Path | None = None) -> Iterator[_Place]:
+    """Make the flow's folder the current one, as promptflow does, and its files importable; write nothing into it.
+
+    A flow that includes files from elsewhere is copied with them, into the folder `data` if there is one.
+    """
+    started_in = Path.cwd()
+    if not flow.is_dir():
+        yield _Place(flow, None, started_in)  # which is told of when the flow is read
+        return
+    with _assembled(flow, data) as assembled:
+        folder = assembled or flow
+        os.chdir(folder)
+        sys.path.insert(0, str(folder))
+        sys.dont_write_bytecode = True
+        try:
+            yield _Place(flow, assembled, started_in)
+        finally:
+            sys.path.remove(str(folder))
+            os.chdir(started_in)
+
+
+@contextmanager
+def _assembled(folder: Path, data: Path | None) -> Iterator[Path | None]:
+    includes = includes_of(folder)
+    if not includes:
+        yield None
+        return
+    if data is not None:
+        data = data.absolute()  # the current folder will be another one
+        data.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="flow-", dir=data) as target:
+        try:
+            assemble(folder, includes, Path(target))
+        except OSError as error:
+            text = f"what is included cannot be copied: {error}"
+            raise FlowProblems([Problem(FILE, "additional_includes", text)]) from error
+        yield Path(target)
+
+
+def _build(
+    place: _Place, settings: Settings, tracing: Tracing, environ: MutableMapping[str, str]
+) -> tuple[Package | None, list[Problem]]:
+    connections = None if settings.connections is None else place.started_in / settings.connections
+    return build_package(
+        place.flow,
+        environ,
+        tracing,
+        settings.threads,
+        connections=connections,
+        assembled=place.assembled,
+        set_variables=environ.update,
+        private_urls=settings.allow_private_urls == "on",
+    )

@@ -1,0 +1,233 @@
+"""The local trace store: the traces of this service in one SQLite file, bounded in size and age, oldest out first.
+
+A row is a run: what it is found by in columns, and all its spans in one compressed JSON text. Several processes may
+share the file. Everything here blocks: it is called in threads.
+"""
+
+import re
+import sqlite3
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from flowpod.jsonable import dumps
+
+FILE = "traces.db"
+
+_VERSION = 1
+_BUSY_MS = 5000
+_WAL_BYTES = 4 * 1024 * 1024
+_LEVEL = 1  # of compression: the higher ones take twice the time for a tenth of the size
+_LEAST_PREFIX = 6
+_PART_DELETED = 20  # a twentieth goes at a time, so that the next trace finds room
+_COLUMNS = (
+    "trace_id run_id request_id session_id user_id name protocol started_ns duration_ns status error input output"
+    " prompt_tokens completion_tokens"
+).split()
+_SEARCHED = ("input", "output", "error")
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS trace (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, {", ".join(_COLUMNS)}, body BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS trace_by_trace ON trace (trace_id);
+CREATE INDEX IF NOT EXISTS trace_by_run ON trace (run_id);
+CREATE INDEX IF NOT EXISTS trace_by_request ON trace (request_id);
+CREATE INDEX IF NOT EXISTS trace_by_session ON trace (session_id);
+CREATE INDEX IF NOT EXISTS trace_by_start ON trace (started_ns);
+PRAGMA user_version = {_VERSION};
+"""
+
+Span = dict[str, Any]
+"""A span as JSON has it: span_id, parent_id, name, kind, start_ns, end_ns, status, message, attributes, events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a listing shows of a run. Times in nanoseconds, `started_ns` since 1970; ids are "" where there is none."""
+
+    trace_id: str
+    run_id: str
+    request_id: str
+    session_id: str
+    user_id: str
+    name: str
+    protocol: str
+    started_ns: int
+    duration_ns: int
+    status: str
+    error: str
+    input: str
+    output: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A run as it is stored."""
+
+    id: int
+    summary: Summary
+    spans: Sequence[Span] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which runs a listing is of; durations in seconds, `text` stands in the run's input, output or error."""
+
+    session: str = ""
+    user: str = ""
+    status: str = ""
+    min_duration_s: float | None = None
+    max_duration_s: float | None = None
+    text: str = ""
+
+    def conditions(self) -> dict[str, list[Any]]:
+        """Return the conditions in SQL, each with its values."""
+        found: dict[str, list[Any]] = {}
+        for column, wanted in (("session_id", self.session), ("user_id", self.user), ("status", self.status)):
+            if wanted:
+                found[f"{column} = ?"] = [wanted]
+        if self.min_duration_s is not None:
+            found["duration_ns >= ?"] = [int(self.min_duration_s * 1e9)]
+        if self.max_duration_s is not None:
+            found["duration_ns <= ?"] = [int(self.max_duration_s * 1e9)]
+        if self.text:
+            pattern = re.sub(r"([\\%_])", r"\\\1", self.text)
+            either = " OR ".join(f"{column} LIKE ? ESCAPE '\\'" for column in _SEARCHED)
+            found[f"({either})"] = [f"%{pattern}%"] * len(_SEARCHED)
+        return found
+
+
+class TraceStore:
+    """The traces in one file. Reading one that is not there finds nothing; writing makes it.
+
+    The limits are those that `prune` keeps to; who only reads needs none.
+
+    Everything raises sqlite3.Error or OSError when the file cannot be used.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int = 0, max_age_s: float = 0.0) -> None:
+        self.path = path
+        self._max_bytes = max_bytes
+        self._max_age_ns = int(max_age_s * 1e9)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Open a transaction, and make the file first if it is not there."""
+        with closing(self._connect(self.path)) as connection:
+            if connection.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript(_SCHEMA)
+            connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:
+                yield connection
+
+    @staticmethod
+    def _connect(database: Path | str, *, uri: bool = False) -> sqlite3.Connection:
+        connection = sqlite3.connect(database, isolation_level=None, uri=uri)
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        return connection
+
+    def make_folder(self) -> None:
+        """Make the folder of the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, runs: Sequence[tuple[Summary, Sequence[Span]]]) -> list[int]:
+        """Store runs in one transaction; return their ids."""
+        names, marks = ", ".join(_COLUMNS), ", ".join("?" * len(_COLUMNS))
+        ids = []
+        packed = [(summary, _packed(spans)) for summary, spans in runs]
+        with self._writing() as connection:
+            for summary, body in packed:
+                values = [getattr(summary, column) for column in _COLUMNS]
+                cursor = connection.execute(f"INSERT INTO trace ({names}, body) VALUES ({marks}, ?)", [*values, body])  # noqa: S608 - our own names
+                ids.append(cursor.lastrowid or 0)
+        return ids
+
+    def extend(self, late: dict[int, list[Span]]) -> None:
+        """Add spans that ended after their run to it."""
+        with self._writing() as connection:
+            for number, spans in late.items():
+                found = connection.execute("SELECT body FROM trace WHERE id = ?", [number]).fetchone()
+                if found is not None:
+                    body = _packed([*_unpacked(found[0]), *spans])
+                    connection.execute("UPDATE trace SET body = ? WHERE id = ?", [body, number])
+
+    def prune(self, now_ns: int) -> None:
+        """Delete the oldest runs until the rest is within the limits of age and size."""
+        with closing(self._connect(self.path)) as connection:
+            connection.execute("DELETE FROM trace WHERE started_ns < ?", [now_ns - self._max_age_ns])
+            while self._used_bytes(connection) > self._max_bytes:
+                least, most = connection.execute("SELECT min(id), max(id) FROM trace").fetchone()
+                if least is None:
+                    break
+                connection.execute("DELETE FROM trace WHERE id <= ?", [least + (most - least) // _PART_DELETED])
+            connection.execute("PRAGMA incremental_vacuum").fetchall()
+
+    def is_full(self) -> bool:
+        """Return whether the runs take more room than they may."""
+        with closing(self._connect(self.path)) as connection:
+            return self._used_bytes(connection) > self._max_bytes
+
+    @staticmethod
+    def _used_bytes(connection: sqlite3.Connection) -> int:
+        pages, free, size = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
+
+    def newest(self, filters: Filters, limit: int, before: int | None = None) -> list[Stored]:
+        """Return the newest runs that pass, newest first, without their spans; those older than the id `before`."""
+        conditions = filters.conditions()
+        if before is not None:
+            conditions["id < ?"] = [before]
+        return self._read(conditions, limit, with_spans=False)
+
+    def find(self, name: str) -> Sequence[Stored]:
+        """Return the runs of the trace `name`; or the newest run that has this id, request id or session id.
+
+        The beginning of a run's id will do, from six characters on.
+        """
+        trace_id = name.removeprefix("0x").lower()
+        if found := self._read({"trace_id = ?": [f"0x{trace_id}"]}, None):
+            return found[::-1]
+        for column in ("run_id", "request_id", "session_id"):
+            if name and (found := self._read({f"{column} = ?": [name]}, 1)):
+                return found
+        if len(name) >= _LEAST_PREFIX:
+            return self._read({"run_id BETWEEN ? AND ?": [name, f"{name}\U0010ffff"]}, 1)
+        return []
+
+    def _read(
+        self, conditions: Mapping[str, Sequence[Any]], limit: int | None, *, with_spans: bool = True
+    ) -> list[Stored]:
+        if not self.path.is_file():
+            return []
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        values = [value for several in conditions.values() for value in several]
+        columns = ", ".join(["id", *_COLUMNS, *(["body"] if with_spans else [])])
+        text = f"SELECT {columns} FROM trace {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - our own names
+        with closing(self._connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            if not connection.execute("PRAGMA user_version").fetchone()[0]:
+                return []  # it is just being made
+            rows = connection.execute(text, [*values, -1 if limit is None else limit]).fetchall()
+        count = len(_COLUMNS) + 1
+        return [Stored(row[0], Summary(*row[1:count]), _unpacked(row[count]) if with_spans else ()) for row in rows]
+
+
+def _packed(spans: Sequence[Span]) -> bytes:
+    return zlib.compress(dumps(list(spans)), _LEVEL)
+
+
+def _unpacked(body: bytes) -> list[Span]:
+    spans: list[Span] = orjson.loads(zlib.decompress(body))
+    return spans

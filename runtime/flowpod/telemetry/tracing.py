@@ -1,0 +1,133 @@
+"""The spans of a run: one trace a run, a span a node, a client span a model call.
+
+Names and attributes are those of OpenTelemetry's GenAI conventions, with OpenInference's for inputs and outputs.
+"""
+
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from opentelemetry import baggage, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from flowpod.errors import text_of
+from flowpod.telemetry.content import Content
+from flowpod.telemetry.metrics import Metrics
+from flowpod.telemetry.model_call import ModelCall
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+_BAGGAGE = W3CBaggagePropagator()
+
+TRACING: ContextVar["Tracing | None"] = ContextVar("tracing", default=None)
+"""What traces the node that this task, or this thread, works for."""
+
+_OF_THE_RUN = ("session.id", "gen_ai.conversation.id", "user.id", "flowpod.run.id")
+"""What the root span says of its run and every span below repeats: backends show and filter spans one by one."""
+
+
+class Tracing:
+    """Starts spans, and says which trace they belong to; with no tracer it makes none, and still counts."""
+
+    def __init__(self, tracer: Tracer | None, metrics: Metrics | None = None, content: Content | None = None) -> None:
+        self._tracer = tracer or trace.NoOpTracer()
+        self.enabled = tracer is not None
+        self.metrics = metrics or Metrics()
+        self.content = content or Content()
+
+    def start_run(self, flow: str, headers: Mapping[str, str], attributes: Mapping[str, str]) -> Span:
+        """Start a run's root span, as a child of the span that the request's `traceparent` names, if any."""
+        return self._tracer.start_span(
+            f"invoke_workflow {flow}",
+            context=_PROPAGATOR.extract(headers, context=Context()),
+            attributes={
+                "gen_ai.operation.name": "invoke_workflow",
+                "gen_ai.workflow.name": flow,
+                "openinference.span.kind": "CHAIN",
+                **attributes,
+            },
+        )
+
+    def note(self, name: str, headers: Mapping[str, str], attributes: Mapping[str, AttributeValue]) -> None:
+        """Make a span that has only its attributes, and the caller's baggage, under the span of `traceparent`."""
+        context = _BAGGAGE.extract(headers, context=_PROPAGATOR.extract(headers, context=Context()))
+        items = {key: str(value) for key, value in baggage.get_all(context).items()}
+        self._tracer.start_span(name, context=context, attributes={**attributes, **items}).end()
+
+    @contextmanager
+    def node(self, parent: Span, name: str, kind: str, path: str) -> Iterator[Span]:
+        """Run the block under the span of a node. The block must stay in one task and never be left by a yield.
+
+        `path` is the node's name with the rounds of batches and loops that it is in.
+        """
+        span = self._tracer.start_span(
+            name,
+            context=trace.set_span_in_context(parent, Context()),
+            attributes={
+                "flowpod.node.name": name,
+                "flowpod.node.type": kind,
+                "flowpod.node.path": path,
+                "openinference.span.kind": "TOOL" if kind == "python" else "CHAIN",
+                **_session_of(parent),
+            },
+        )
+        TRACING.set(self)
+        # Failures are recorded by `fail`, with the message that the caller sees too.
+        with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+            yield span
+
+    def start_model_call(self, model: str, provider: str, address: str, operation: str = "chat") -> ModelCall:
+        """Start one call of a model, under the current span; `address` is the model's host, or host and port."""
+        host, _, port = address.rpartition(":") if address.rpartition(":")[2].isdecimal() else (address, "", "")
+        span = self._tracer.start_span(
+            f"{operation} {model}" if model else operation,
+            kind=SpanKind.CLIENT,
+            attributes={
+                "gen_ai.operation.name": operation,
+                "gen_ai.provider.name": provider,
+                "gen_ai.request.model": model,
+                "llm.model_name": model,
+                "llm.provider": provider,
+                "openinference.span.kind": "EMBEDDING" if operation == "embeddings" else "LLM",
+                **_session_of(trace.get_current_span()),
+                **({"server.address": host} if host else {}),
+                **({"server.port": int(port)} if port else {}),
+            },
+        )
+        return ModelCall(span, self.content, self.metrics, self.metrics.model_called(operation, provider, model))
+
+    def trace_id(self, span: Span) -> str:
+        """Return the trace's id as `0x` and 32 hex digits, or "" when tracing is off."""
+        return f"0x{span.get_span_context().trace_id:032x}" if self.enabled else ""
+
+    def record(self, span: Span, key: str, value: Any) -> None:
+        """Put `value` on the span as JSON under `key`, with its type; text stays text."""
+        if not span.is_recording() or not self.content.captured:
+            return
+        if isinstance(value, str):
+            span.set_attributes({f"{key}.value": self.content.text(value), f"{key}.mime_type": "text/plain"})
+            return
+        text, whole = self.content.json(value)
+        span.set_attributes({f"{key}.value": text, f"{key}.mime_type": "application/json" if whole else "text/plain"})
+
+    def fail(self, span: Span, message: str, kind: str, error: BaseException | None = None) -> None:
+        """Mark the span as failed."""
+        content = self.content
+        if error is not None:
+            # Not by `record_exception`, which fails where the exception's own text does.
+            stack = "".join(traceback.format_tb(error.__traceback__))
+            facts = {"exception.type": type(error).__qualname__, "exception.message": content.said(text_of(error))}
+            span.add_event("exception", facts | {"exception.stacktrace": content.hide(stack)})
+        span.set_attribute("error.type", kind)
+        span.set_status(StatusCode.ERROR, content.hide(message))
+
+
+def _session_of(span: Span) -> dict[str, AttributeValue]:
+    attributes = span.attributes if isinstance(span, ReadableSpan) else None
+    return {name: attributes[name] for name in _OF_THE_RUN if name in attributes} if attributes else {}

@@ -1,0 +1,94 @@
+"""A run's spans as a tree, and as JSON."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from flowpod.telemetry.store import Span, Stored
+
+_DEEPEST = 50  # spans inside each other in JSON: many readers take no more than 100 or so objects and lists
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A span and those below it, in the order in which they began."""
+
+    span: Span
+    children: "list[Branch]" = field(default_factory=list)
+
+
+def tree_of(spans: Sequence[Span]) -> list[Branch]:
+    """Return the spans that have no parent among `spans`, each with all that is below it."""
+    branches = {span["span_id"]: Branch(span) for span in sorted(spans, key=lambda span: int(span["start_ns"]))}
+    roots: list[Branch] = []
+    for branch in branches.values():
+        parent = branches.get(branch.span["parent_id"])
+        (roots if parent is None else parent.children).append(branch)
+    return roots
+
+
+def trace_as_json(found: Sequence[Stored]) -> dict[str, Any]:
+    """Return the runs of one trace with their spans as trees: one run, unless the caller's own trace has several.
+
+    What is very deep in a tree is a tree of its own, further on in the list, with the id of its parent.
+    """
+    runs = [summary_as_json(stored) | {"spans": _trees(stored.spans)} for stored in found]
+    return {"trace_id": found[0].summary.trace_id, "runs": runs}
+
+
+def summary_as_json(stored: Stored) -> dict[str, Any]:
+    """Return what a listing says of a run."""
+    summary = stored.summary
+    return {
+        "trace_id": summary.trace_id,
+        "run_id": summary.run_id or None,
+        "request_id": summary.request_id or None,
+        "session_id": summary.session_id or None,
+        "user_id": summary.user_id or None,
+        "name": summary.name,
+        "protocol": summary.protocol or None,
+        "status": summary.status,
+        "error": summary.error or None,
+        "started_at": _time(summary.started_ns),
+        "duration": summary.duration_ns / 1e9,
+        "input": summary.input,
+        "output": summary.output,
+        "usage": {"prompt_tokens": summary.prompt_tokens, "completion_tokens": summary.completion_tokens},
+    }
+
+
+def _trees(spans: Sequence[Span]) -> list[dict[str, Any]]:
+    waiting = deque(tree_of(spans))
+    trees = []
+    while waiting:
+        trees.append(_branch(waiting.popleft(), _DEEPEST, waiting))
+    return trees
+
+
+def _branch(branch: Branch, levels: int, deeper: deque[Branch]) -> dict[str, Any]:
+    """Return a span with `levels` levels below it; what is below those goes to `deeper`."""
+    children = branch.children if levels else []
+    deeper.extend([] if levels else branch.children)
+    span = branch.span
+    return {
+        "span_id": span["span_id"],
+        "parent_id": span["parent_id"],
+        "name": span["name"],
+        "kind": span["kind"],
+        "status": span["status"],
+        "error": span["message"] or None,
+        "started_at": _time(span["start_ns"]),
+        "duration": (span["end_ns"] - span["start_ns"]) / 1e9,
+        "attributes": span["attributes"],
+        "events": [
+            {"name": event["name"], "time": _time(event["time_ns"]), "attributes": event["attributes"]}
+            for event in span["events"]
+        ],
+        "children": [_branch(child, levels - 1, deeper) for child in children],
+    }
+
+
+def _time(nanoseconds: int) -> str:
+    return datetime.fromtimestamp(nanoseconds / 1e9, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

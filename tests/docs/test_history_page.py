@@ -1,0 +1,36 @@
+"""`docs/history.md` cannot lie: its commands are run, in order, against the packaged flow."""
+
+import re
+from pathlib import Path
+
+import pytest
+from flowpod.api.http.api_settings import ApiSettings
+from flowpod.api.native.sessions import Chats
+from flowpod.storage.address import history_address
+
+from tests.support.documents import check_against, examples
+from tests.support.flows import service_of
+from tests.support.serving import ROOT, serving
+
+PAGE = ROOT / "docs" / "history.md"
+
+
+@pytest.mark.needs("curl")
+def test_every_curl_prints_what_is_shown(tmp_path: Path) -> None:
+    with serving(ROOT / "flow", tmp_path) as served:
+        for example in examples(PAGE, "curl"):
+            check_against(example, served.url)
+
+
+async def test_every_endpoint_is_on_the_page(tmp_path: Path) -> None:
+    text = PAGE.read_text()
+    async with service_of(ROOT / "flow", data=tmp_path) as service:
+        for route in Chats(service, ApiSettings()).routes():
+            for method in (route.methods or set()) - {"HEAD"}:
+                path = re.escape(route.path.replace("{session_id}", "ID"))
+                assert re.search(rf"`{method}(`, `\w+)? {path}\b|`\w+`, `{method} {path}\b", text), (method, path)
+
+
+@pytest.mark.parametrize("mode", re.findall(r"`ssl_mode=(\w+)`", PAGE.read_text()))
+def test_every_tls_mode_on_the_page_is_taken(mode: str) -> None:
+    assert history_address(f"mysql://user@host/db?ssl_mode={mode}")

@@ -1,0 +1,255 @@
+"""However a run ends, RunTerminated is its one last event."""
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from flowpod.engine.events import NodeUpdated, RunOutput, RunTerminated
+from flowpod.engine.request import RunRequest
+from flowpod.errors import InvalidRequest, TooManyRuns, Unavailable
+
+from tests.support.flows import SESSION, build, events_of, service_of, told, write_chat_flow, write_flow
+from tests.support.model_server import ModelServer
+
+ONE_NODE = """
+outputs:
+  out: {type: string, reference: "${node.output}"}
+nodes:
+- {name: node, type: python, source: {path: node.py}}
+"""
+
+ASYNC_SLEEP = """
+import asyncio
+from promptflow.core import tool
+
+@tool
+async def node():
+    await asyncio.sleep(60)
+"""
+
+THREAD_SLEEP = """
+import time
+from promptflow.core import tool
+
+@tool
+def node():
+    time.sleep(3)
+"""
+
+STUBBORN = """
+import asyncio
+from promptflow.core import tool
+
+@tool
+async def node():
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+"""
+
+
+@pytest.mark.parametrize("code", [ASYNC_SLEEP, THREAD_SLEEP])
+async def test_a_run_that_takes_too_long_fails(tmp_path: Path, code: str) -> None:
+    flow = write_flow(tmp_path, ONE_NODE, {"node.py": code})
+    async with service_of(flow, run_timeout_s=0.1) as service:
+        events = await events_of(service, {})
+    assert told(events) == ["started", "node Running", "node Canceled", "terminated Failed"]
+    end = events[-1]
+    assert isinstance(end, RunTerminated)
+    assert end.error is not None
+    assert (end.error.type, end.error.code) == ("run_error", "run_timeout")
+    assert "0.1 s (FLOWPOD_RUN_TIMEOUT_S)" in end.error.message
+
+
+@pytest.mark.parametrize("code", [ASYNC_SLEEP, THREAD_SLEEP])
+async def test_a_cancelled_run_ends_at_once(tmp_path: Path, code: str) -> None:
+    flow = write_flow(tmp_path, ONE_NODE, {"node.py": code})
+    async with service_of(flow) as service:
+        run = await service.start(RunRequest({}, SESSION))
+        events = []
+        async for batch in run.events.batches():
+            events += batch
+            if told(batch)[-1] == "node Running":
+                run.cancel("the test says so")
+    assert told(events) == ["started", "node Running", "node Canceled", "terminated Canceled"]
+    assert events[-1].error is not None  # type: ignore[union-attr]
+    assert events[-1].error.code == "canceled"  # type: ignore[union-attr]
+
+
+async def test_an_abandoned_thread_is_counted_until_it_returns(tmp_path: Path) -> None:
+    flow = write_flow(tmp_path, ONE_NODE, {"node.py": THREAD_SLEEP.replace("time.sleep(3)", "time.sleep(0.5)")})
+    package = build(flow)
+    waiting = asyncio.create_task(package.code["node"].run({}, None))  # type: ignore[arg-type]
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert package.resources.threads.abandoned == 1
+    while package.resources.threads.abandoned:
+        await asyncio.sleep(0.02)
+
+
+async def test_a_node_that_refuses_to_be_cancelled_is_left_behind(tmp_path: Path) -> None:
+    flow = write_flow(tmp_path, ONE_NODE, {"node.py": STUBBORN.replace("while True", "for _ in range(2)")})
+    async with service_of(flow, run_timeout_s=0.1) as service:
+        events = await events_of(service, {})
+    assert told(events) == ["started", "node Running", "node Canceled", "terminated Failed"]
+
+
+async def test_a_node_that_cancels_itself_fails(tmp_path: Path) -> None:
+    code = """
+    import asyncio
+    from promptflow.core import tool
+
+    @tool
+    async def node():
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
+    """
+    async with service_of(write_flow(tmp_path, ONE_NODE, {"node.py": code})) as service:
+        events = await events_of(service, {})
+    assert told(events) == ["started", "node Running", "node Failed", "terminated Failed"]
+
+
+async def test_a_reader_that_leaves_cancels_the_run_down_to_the_model(
+    tmp_path: Path, model_server: ModelServer
+) -> None:
+    model = "words:1000:0.02"
+    async with service_of(write_chat_flow(tmp_path, model_server.url, model)) as service:
+        run = await service.start(RunRequest({"question": "leave"}, SESSION))
+        async for batch in run.events.batches():
+            if any(isinstance(event, RunOutput) and event.delta for event in batch):
+                break
+        run.leave()
+        await run.finished()
+    call = next(call for call in model_server.calls_of(model) if call.question == "leave")
+    assert await asyncio.to_thread(call.over.wait, 10)
+    assert call.ended == "left"
+
+
+async def test_a_slow_reader_slows_the_run(tmp_path: Path) -> None:
+    code = """
+    from promptflow.core import tool
+
+    made = []
+
+    @tool
+    async def node():
+        for number in range(5000):
+            made.append(number)
+            yield "x"
+    """
+    flow = write_flow(tmp_path, ONE_NODE, {"node.py": code})
+    async with service_of(flow) as service:
+        run = await service.start(RunRequest({}, SESSION))
+        await asyncio.sleep(0.3)
+        batches = run.events.batches()
+        first = await anext(batches)
+        assert len(first) < 300, "the run did not wait for its reader"
+        deltas = sum(isinstance(event, RunOutput) for event in first)
+        async for batch in batches:
+            deltas += sum(isinstance(event, RunOutput) for event in batch)
+    assert deltas == 5003
+
+
+async def test_beyond_the_limit_nothing_runs(tmp_path: Path) -> None:
+    flow = write_flow(tmp_path, ONE_NODE, {"node.py": ASYNC_SLEEP})
+    async with service_of(flow, max_runs=1) as service:
+        run = await service.start(RunRequest({}, SESSION))
+        with pytest.raises(TooManyRuns, match="1 runs are in progress"):
+            await service.start(RunRequest({}, SESSION))
+        run.cancel("make room")
+        await run.finished()
+        again = await service.start(RunRequest({}, SESSION))
+        again.cancel("done")
+        await again.finished()
+
+
+async def test_a_closing_service_takes_nothing_and_cancels_after_its_grace(tmp_path: Path) -> None:
+    flow = write_flow(tmp_path, ONE_NODE, {"node.py": ASYNC_SLEEP})
+    async with service_of(flow) as service:
+        run = await service.start(RunRequest({}, SESSION))
+        await service.finish(grace_s=0.1)
+        events = [event async for batch in run.events.batches() for event in batch]
+        assert told(events)[-2:] == ["node Canceled", "terminated Canceled"]
+        with pytest.raises(Unavailable, match="shutting down"):
+            await service.start(RunRequest({}, SESSION))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message", "param"),
+    [
+        ({}, "input 'n' is missing", "n"),
+        ({"n": 1, "m": 2}, "the flow has no input 'm'; its inputs: n, flag", "m"),
+        ({"n": "many"}, "input 'n': expected an integer, got 'many'", "n"),
+        ({"n": 1, "flag": "yes"}, "input 'flag': expected true or false, got 'yes'", "flag"),
+    ],
+)
+async def test_inputs_are_checked_before_anything_runs(
+    tmp_path: Path, inputs: dict[str, object], message: str, param: str
+) -> None:
+    flow = write_flow(
+        tmp_path,
+        """
+        inputs:
+          n: {type: int}
+          flag: {type: bool, default: false}
+        outputs:
+          out: {type: int, reference: "${inputs.n}"}
+        nodes:
+        - {name: node, type: python, source: {path: node.py}}
+        """,
+        {"node.py": ASYNC_SLEEP},
+    )
+    async with service_of(flow) as service:
+        with pytest.raises(InvalidRequest) as caught:
+            await service.start(RunRequest(inputs, SESSION))
+    assert (caught.value.message, caught.value.param) == (message, param)
+
+
+async def test_sync_nodes_do_not_block_the_event_loop(tmp_path: Path) -> None:
+    flow = write_flow(tmp_path, ONE_NODE, {"node.py": THREAD_SLEEP.replace("time.sleep(3)", "time.sleep(0.3)")})
+    async with service_of(flow) as service:
+        run = await service.start(RunRequest({}, SESSION))
+        ticks = 0
+        while not any(thread.name == "flowpod-node" for thread in threading.enumerate()):
+            await asyncio.sleep(0)
+        begun = time.monotonic()
+        while time.monotonic() - begun < 0.2:
+            await asyncio.sleep(0.01)
+            ticks += 1
+        assert ticks > 5
+        events = [event async for batch in run.events.batches() for event in batch]
+    completed = [event for event in events if isinstance(event, NodeUpdated) and event.status == "Completed"]
+    assert len(completed) == 1
+    assert completed[0].duration >= 0.3
+
+
+async def test_sixteen_nodes_of_a_run_run_at_once(tmp_path: Path) -> None:
+    code = """
+    import asyncio
+    from promptflow.core import tool
+
+    running = []
+    most = []
+
+    @tool
+    async def node():
+        running.append(1)
+        most.append(len(running))
+        await asyncio.sleep(0.02)
+        running.pop()
+        return max(most)
+    """
+    nodes = "\n".join(f"- {{name: n{number}, type: python, source: {{path: node.py}}}}" for number in range(40))
+    flow = write_flow(
+        tmp_path, "outputs:\n  out: {type: int, reference: '${n39.output}'}\nnodes:\n" + nodes, {"node.py": code}
+    )
+    async with service_of(flow) as service:
+        events = told(await events_of(service, {}))
+    assert "out whole 16 Finished" in events
+    assert sum(line.endswith("Completed") for line in events) == 41

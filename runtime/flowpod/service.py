@@ -102,7 +102,7 @@ class FlowService:
 
         Raises, with nothing run: InvalidRequest for its inputs, NotFound for somebody else's session, TooManyRuns
         beyond the limit if the run is `limited` by it, Unavailable when the service is closing or a stored session is
-        out of availability.
+        out of reach.
         """
         self._check_room(limited)
         self._starting += 1

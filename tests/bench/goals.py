@@ -1,4 +1,4 @@
-"""What Flowpod, with history and tracing on, has to availability, against what was measured."""
+"""What Flowpod, with history and tracing on, has to reach, against what was measured."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from flowpod.flow.document.flow import flow_json_schema
+from flowpod.nodes import KINDS
 
 from tests.support.flows import stubborn_flow, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
@@ -160,7 +161,7 @@ def test_run_refuses_bad_inputs(tmp_path: Path, model_server: ModelServer, input
 
 def test_schema_is_the_flows_json_schema() -> None:
     done = run_command("schema")
-    assert json.loads(done.stdout) == flow_json_schema()
+    assert json.loads(done.stdout) == flow_json_schema(KINDS)
 
 
 def test_help_names_the_commands_and_every_setting() -> None:

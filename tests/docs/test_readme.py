@@ -55,7 +55,7 @@ def test_every_curl_prints_what_is_shown(example: Example, url: str) -> None:
 
 @pytest.mark.parametrize("example", examples(README, "flowpod"), ids=str)
 def test_every_command_prints_what_is_shown(example: Example, tmp_path: Path) -> None:
-    command = example.command.replace(".venv/bin/flowpod", "python -m runtime")
+    command = example.command.replace(".venv/bin/flowpod", "python -m flowpod")
     env = environment(tmp_path) | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-c", f"{command} 2>&1"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60

@@ -234,7 +234,7 @@ def test_a_pattern_of_the_flow_that_is_none_is_named_at_load(tmp_path: Path) -> 
         (
             12,
             "nodes[0].branches[0].any[0].all[1].value",
-            "node 'route': matches: 'a(?=b)' is no regular expression of RE2's: invalid perl operator: (?=",
+            "node 'route': matches: 'a(?=b)' is not a regular expression of RE2: invalid perl operator: (?=",
         ),
         (
             18,

@@ -83,7 +83,7 @@ async def test_a_cancelled_run_ends_at_once(tmp_path: Path, code: str) -> None:
 async def test_an_abandoned_thread_is_counted_until_it_returns(tmp_path: Path) -> None:
     flow = write_flow(tmp_path, ONE_NODE, {"node.py": THREAD_SLEEP.replace("time.sleep(3)", "time.sleep(0.5)")})
     package = build(flow)
-    waiting = asyncio.create_task(package.code["node"].run({}, None))  # type: ignore[arg-type]
+    waiting = asyncio.create_task(package.nodes["node"].run({}, None))  # type: ignore[arg-type]
     await asyncio.sleep(0.05)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):

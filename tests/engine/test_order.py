@@ -289,4 +289,4 @@ async def test_a_model_streams_to_an_output_while_another_node_reads_it_whole(
         "length whole 9 Finished",
         "terminated Completed",
     ]
-    assert all(call.body["stream"] for call in calls)
+    assert calls[-1].body["stream"]

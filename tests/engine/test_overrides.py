@@ -125,7 +125,7 @@ async def test_nodes_inside_a_batch_take_them_too(tmp_path: Path, model_server: 
     [
         ("overrides: [max_tokens, max_completion_tokens]", "", "a call has one of max_completion_tokens and max_tokens"),
         ("overrides: [max_completion_tokens]", "max_tokens: 5", "a call has one of max_completion_tokens and max_tokens"),
-        ("{api: completion, overrides: [seed]}", "", "seed is no parameter of this node's call"),
+        ("{api: completion, overrides: [seed]}", "", "seed is not a parameter of this node's call"),
         ("overrides: [stop]", "", "input should be 'temperature', 'top_p', 'max_tokens'"),
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ from flowpod.flow.document.flow import flow_json_schema
 from flowpod.flow.load.includes import assemble, includes_of
 from flowpod.flow.load.loader import load_flow
 from flowpod.flow.model import Flow
+from flowpod.nodes import KINDS
 
 from tests.support.flows import events_of, service_of, told, write_flow
 
@@ -18,12 +19,12 @@ def load(
 ) -> tuple[Flow, list[str]]:
     folder = write_flow(tmp_path / "flow", dag, {"a.py": "", "connections.yaml": connections})
     try:
-        flow, source, others = load_flow(folder, environ or {})
+        loaded = load_flow(folder, KINDS, environ or {})
     except FlowProblems as error:
         raise AssertionError(str(error)) from error
-    return flow, [
+    return loaded.flow, [
         f"{'' if problem.severity == 'error' else problem.severity + ' '}{problem}"
-        for problem in source.problems + others
+        for problem in [*loaded.source.problems, *loaded.other_problems]
     ]
 
 
@@ -108,7 +109,7 @@ def test_node_that_does_not_ask_for_variants_is_itself(tmp_path: Path) -> None:
 def test_missing_variant_is_named(tmp_path: Path, old: str, new: str, problem: str) -> None:
     folder = write_flow(tmp_path / "flow", VARIANTS.replace(old, new), {"a.py": ""})
     with pytest.raises(FlowProblems) as caught:
-        load_flow(folder, {})
+        load_flow(folder, KINDS, {})
     assert str(caught.value.problems[0]).startswith(f"flow.dag.yaml:{problem}")
 
 
@@ -127,7 +128,8 @@ nodes:
 async def test_aggregation_is_left_out_with_all_that_needs_it(tmp_path: Path) -> None:
     files = {"a.py": "def invoke(x): return x + 1", "b.py": "import no_such_package", "gone.py": ""}
     folder = write_flow(tmp_path, AGGREGATION, files)
-    flow, source, _ = load_flow(folder, {})
+    loaded = load_flow(folder, KINDS, {})
+    flow, source = loaded.flow, loaded.source
     assert (list(flow.nodes), list(flow.outputs)) == (["row"], ["one"])
     assert [(problem.severity, str(problem)) for problem in source.problems] == [
         (
@@ -246,16 +248,18 @@ def test_assembled_copy_is_what_is_served(tmp_path: Path) -> None:
         tmp_path / "flow", dag, {"../shared.py": "def invoke(): ...", "connections.yaml": "c: {type: serp}"}
     )
     assemble(flow, includes_of(flow), tmp_path / "copy")
-    loaded, source, others = load_flow(flow, {}, assembled=tmp_path / "copy")
-    assert (source.problems, others) == ([], [])
-    assert loaded.folder == (tmp_path / "copy").resolve()
-    assert "c" in loaded.connections
+    loaded = load_flow(flow, KINDS, {}, assembled=tmp_path / "copy")
+    assert (loaded.source.problems, loaded.other_problems) == ([], [])
+    assert loaded.flow.folder == (tmp_path / "copy").resolve()
+    assert "c" in loaded.flow.connections
 
 
-@pytest.mark.parametrize("place", ["", "BatchPart", "LoopPart"])
+@pytest.mark.parametrize("place", ["", "BatchOptions", "LoopOptions"])
 def test_schema_takes_a_node_of_variants(place: str) -> None:
-    schema = flow_json_schema()
-    full, variant = (schema["$defs"][place] if place else schema)["properties"]["nodes"]["items"]["anyOf"]
-    assert {"$ref": "#/$defs/NodePart"} in full["oneOf"]
+    schema = flow_json_schema(KINDS)
+    nodes = (schema["$defs"][place] if place else schema)["properties"]["nodes"]["items"]["anyOf"]
+    assert {"$ref": "#/$defs/LLMOptions"} in nodes
+    assert {"$ref": "#/$defs/VariantNode"} in nodes
+    variant = schema["$defs"]["VariantNode"]
     assert variant["required"] == ["name", "use_variants"]
     assert variant["properties"]["use_variants"]["const"] is True

@@ -5,6 +5,7 @@ import pytest
 from flowpod.errors import FlowProblems, Problem
 from flowpod.flow.load.loader import load_flow
 from flowpod.flow.model import Activation, Flow, Reference
+from flowpod.nodes import KINDS
 
 from tests.support.flows import write_flow
 from tests.support.serving import ROOT
@@ -15,8 +16,8 @@ def load(tmp_path: Path, dag: str, files: Mapping[str, str] | None = None) -> tu
 
 
 def load_folder(folder: Path) -> tuple[Flow, list[Problem]]:
-    flow, source, others = load_flow(folder, {})
-    return flow, source.problems + others
+    loaded = load_flow(folder, KINDS, {})
+    return loaded.flow, [*loaded.source.problems, *loaded.other_problems]
 
 
 def told(problems: list[Problem]) -> list[str]:
@@ -74,7 +75,12 @@ def test_flow_is_read_whole(tmp_path: Path) -> None:
     }
     assert {name: part.value for name, part in flow.outputs.items()} == {"answer": Reference("node", "b"), "fixed": 7}
     b = flow.nodes["b"]
-    assert (b.index, b.type, b.path, b.connection) == (0, "llm", "prompts/b.jinja2", "offline")
+    assert (b.index, b.type, b.options.source.path, b.connections) == (
+        0,
+        "llm",
+        "prompts/b.jinja2",
+        {"connection": "offline"},
+    )
     assert (b.display_name, b.description) == ("B", "Does b.")
     assert b.inputs == {
         "question": Reference("inputs", "question"),
@@ -87,7 +93,7 @@ def test_flow_is_read_whole(tmp_path: Path) -> None:
 
 def test_flow_may_be_named_by_its_file(tmp_path: Path) -> None:
     folder = write_flow(tmp_path, f"nodes: [{NODE}]", {"a.py": ""})
-    assert load_flow(folder / "flow.dag.yaml", {})[0].folder == folder.resolve()
+    assert load_flow(folder / "flow.dag.yaml", KINDS, {}).flow.folder == folder.resolve()
 
 
 def test_packaged_flow_has_no_problems() -> None:
@@ -150,7 +156,7 @@ def test_folder_without_a_flow_is_refused(tmp_path: Path, make: str, expected: s
     if make == "folder as file":
         (folder / "flow.dag.yaml").mkdir()
     with pytest.raises(FlowProblems) as caught:
-        load_flow(folder, {})
+        load_flow(folder, KINDS, {})
     assert told(list(caught.value.problems)) == [expected.format(folder=folder)]
 
 

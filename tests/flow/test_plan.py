@@ -22,7 +22,7 @@ def flow_of(sketch: Sketch, outputs: Mapping[str, Any] | None = None) -> Flow:
     for index, (name, (references, *condition)) in enumerate(sketch.items()):
         activate = Activation(parse_value(condition[0], sketch), condition[1]) if condition else None
         inputs = {f"input{number}": parse_value(value, sketch) for number, value in enumerate(references)}
-        nodes[name] = Node(name, "python", index, "x.py", inputs, activate=activate)
+        nodes[name] = Node(name, "python", index, inputs, None, activate=activate)
     found = {name: Output(name, "string", parse_value(value, sketch)) for name, value in (outputs or {}).items()}
     return Flow(Path(), {}, found, nodes, {})
 

@@ -4,6 +4,7 @@ from textwrap import indent
 import pytest
 from flowpod.errors import FlowProblems
 from flowpod.flow.load.loader import load_flow
+from flowpod.nodes import KINDS
 
 from tests.support.flows import write_flow
 
@@ -11,8 +12,8 @@ from tests.support.flows import write_flow
 def problems(tmp_path: Path, dag: str) -> list[str]:
     """Return the problems as lines; those that are not errors begin with what they are."""
     try:
-        _, source, others = load_flow(write_flow(tmp_path / "flow", dag, {"a.py": ""}), {})
-        found = source.problems + others
+        loaded = load_flow(write_flow(tmp_path / "flow", dag, {"a.py": ""}), KINDS, {})
+        found = [*loaded.source.problems, *loaded.other_problems]
     except FlowProblems as error:
         found = list(error.problems)
     return [f"{'' if problem.severity == 'error' else problem.severity + ' '}{problem}" for problem in found]

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import pytest
 from flowpod.errors import BuildError, NodeError
 from flowpod.flow.model import Connection
-from flowpod.models.base import ChatModel, Chunk, Result, Usage
-from flowpod.models.openai_chat import OpenAIChat
-from flowpod.models.registry import Models
+from flowpod.models.base import Chunk, Model, ModelRequest, Result, Usage
+from flowpod.models.openai_chat import ChatCompletionsModel
+from flowpod.models.registry import ModelRegistry
 
 from tests.support.model_server import SCENARIOS, Call, ModelServer
 
@@ -28,8 +28,8 @@ each_api = pytest.mark.parametrize("api", APIS)
 WHAT = {
     "chat": "a chat completion",
     "responses": "an answer of the Responses API",
-    "dashscope": "an answer of DashScope's",
-    "multimodal": "an answer of DashScope's",
+    "dashscope": "an answer of DashScope",
+    "multimodal": "an answer of DashScope",
 }
 END = {
     "chat": "no finish_reason and no [DONE]",
@@ -55,23 +55,23 @@ def connection(base_url: str, api: Api = "chat", /, **fields: Any) -> Connection
 
 
 @asynccontextmanager
-async def client(base_url: str, api: Api = "chat", /, **fields: Any) -> AsyncIterator[ChatModel]:
-    models = Models({"mine": connection(base_url, api, **fields)})
+async def client(base_url: str, api: Api = "chat", /, **fields: Any) -> AsyncIterator[Model]:
+    models = ModelRegistry({"mine": connection(base_url, api, **fields)})
     try:
-        yield models.get("mine")
+        yield models.model_of("mine")
     finally:
         await models.close()
 
 
-async def collect(chat: ChatModel, model: str, texts: list[str]) -> None:
+async def collect(chat: Model, model: str, texts: list[str]) -> None:
     """Add the text of each chunk to `texts`, as long as they come."""
-    async for part in chat.chat(ASK, {"model": model}, stream=True):
+    async for part in chat.answer(ModelRequest(ASK, {"model": model}, True)):
         assert isinstance(part, Chunk)
         texts.append(part.text)
 
 
-async def parts_of(chat: ChatModel, model: str, stream: bool, **options: Any) -> tuple[list[Chunk], Result]:
-    *chunks, result = [part async for part in chat.chat(ASK, {"model": model}, stream=stream, **options)]
+async def parts_of(chat: Model, model: str, stream: bool) -> tuple[list[Chunk], Result]:
+    *chunks, result = [part async for part in chat.answer(ModelRequest(ASK, {"model": model}, stream))]
     assert isinstance(result, Result)
     return [chunk for chunk in chunks if isinstance(chunk, Chunk)], result
 
@@ -112,13 +112,13 @@ BAD = [
         "broke off its answer: END before the end",
     ),
     ("break-off", ["only ha"], "model_broke_off", "broke off its answer: "),
-    ("rubbish", ["so far "], "model_bad_answer", "sent what is not WHAT: 'this is not JSON'"),
-    ("parts", [], "model_bad_answer", "sent what is not WHAT: "),
+    ("rubbish", ["so far "], "model_bad_answer", "answered with something other than WHAT: 'this is not JSON'"),
+    ("parts", [], "model_bad_answer", "answered with something other than WHAT: "),
     ("error-in-stream", ["so far "], "model_error", "reported an error: out of tokens"),
     ("flat-error", [], "model_error", "reported an error: too fast"),
     ("flat-error-without-output", [], "model_error", "reported an error: too fast"),
     ("silent", ["so far "], "model_timeout", "was silent for 0.5 s (the connection's timeout_s)"),
-    ("html", [], "model_bad_answer", 'sent what is not WHAT: "<html>a proxy\'s page</html>"'),
+    ("html", [], "model_bad_answer", 'answered with something other than WHAT: "<html>a proxy\'s page</html>"'),
     ("fail:400", [], "model_error", "answered 400: refused with 400"),
     ("fail:401", [], "model_error", "answered 401: refused with 401"),
     ("fail:429", [], "model_error", "answered 429: refused with 429"),
@@ -284,7 +284,7 @@ async def test_calls_at_once_do_not_wait_for_each_other(model_server: ModelServe
 @each_api
 async def test_stream_that_is_left_ends_the_call(model_server: ModelServer, api: Api) -> None:
     async with client(model_server.url, api) as chat:
-        async with aclosing(chat.chat(ASK, {"model": "endless"}, stream=True)) as parts:
+        async with aclosing(chat.answer(ModelRequest(ASK, {"model": "endless"}, True))) as parts:
             assert await anext(parts) == Chunk("more ")
         call = model_server.calls_of("endless")[-1]
         assert await asyncio.to_thread(call.over.wait, 10)
@@ -295,7 +295,7 @@ async def test_request_carries_parameters_headers_and_key(model_server: ModelSer
     traceparent = f"00-{'a' * 32}-{'b' * 16}-01"
     async with client(model_server.url, organization="org-1") as chat:
         parameters = {"model": "echo", "temperature": 0.5, "seed": 7, "enable_thinking": False}
-        parts = chat.chat(ASK, parameters, stream=True, headers={"traceparent": traceparent})
+        parts = chat.answer(ModelRequest(ASK, parameters, True, {"traceparent": traceparent}))
         assert [part async for part in parts]
     call = model_server.calls[-1]
     assert call.body == {**parameters, "messages": ASK, "stream": True, "stream_options": {"include_usage": True}}
@@ -307,7 +307,7 @@ async def test_request_carries_parameters_headers_and_key(model_server: ModelSer
 @each_api
 async def test_model_of_the_connection_is_called_when_none_is_named(model_server: ModelServer, api: Api) -> None:
     async with client(model_server.url, api, model="words:1") as chat:
-        first, *_ = [part async for part in chat.chat(ASK, {}, stream=True)]
+        first, *_ = [part async for part in chat.answer(ModelRequest(ASK, {}, True))]
     assert first == Chunk("w0 ")
 
 
@@ -351,11 +351,11 @@ async def test_credentials_of_the_address_are_not_shown(model_server: ModelServe
 )
 def test_base_url_that_is_no_address_is_refused_when_the_flow_is_built(url: str) -> None:
     with pytest.raises(BuildError, match="connection 'mine': its base_url is no address"):
-        OpenAIChat(connection(url))
+        ChatCompletionsModel(connection(url))
 
 
 def test_ipv6_address_is_fine() -> None:
-    OpenAIChat(connection("http://[::1]:8000/v1"))
+    ChatCompletionsModel(connection("http://[::1]:8000/v1"))
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
@@ -376,7 +376,7 @@ async def sent(server: ModelServer, kind: Api, messages: Any, parameters: dict[s
     """Return the call that a streamed request makes."""
     async with client(server.url, kind, **fields) as chat:
         headers = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
-        assert [part async for part in chat.chat(messages, parameters, stream=True, headers=headers)]
+        assert [part async for part in chat.answer(ModelRequest(messages, parameters, True, headers))]
     call = server.calls[-1]
     assert call.headers["traceparent"] == headers["traceparent"]
     assert call.headers["authorization"] == f"Bearer {KEY}"
@@ -479,7 +479,7 @@ async def called(server: ModelServer, api: Api, choice: Any) -> tuple[Result, di
     """Return what comes of a call with functions, and what the model got."""
     parameters = {"model": "echo", "functions": FUNCTIONS, **({"function_call": choice} if choice else {})}
     async with client(server.url, api) as chat:
-        (result,) = [part async for part in chat.chat(ANSWERED, parameters, stream=True)]
+        (result,) = [part async for part in chat.answer(ModelRequest(ANSWERED, parameters, True))]
     assert isinstance(result, Result)
     return result, server.calls[-1].body
 
@@ -527,7 +527,7 @@ async def test_responses_are_stored_upstream_only_where_the_node_says_so(model_s
 async def test_a_call_of_a_tool_is_the_message(model_server: ModelServer, api: Api) -> None:
     async with client(model_server.url, api) as chat:
         parameters = {"model": "echo", "tools": TOOLS, "tool_choice": "auto"}
-        (result,) = [part async for part in chat.chat(ASK, parameters, stream=True)]
+        (result,) = [part async for part in chat.answer(ModelRequest(ASK, parameters, True))]
     assert isinstance(result, Result)
     (call,) = result.value["tool_calls"]
     assert (call["id"], call["type"], call["function"]["name"]) == ("c1", "function", "f")
@@ -545,7 +545,9 @@ async def test_a_text_is_continued(model_server: ModelServer, api: Api, stream: 
     async with client(model_server.url, api) as chat:
         parts = [
             part
-            async for part in chat.complete("hi", {"model": "echo", "echo": False, "max_tokens": 16}, stream=stream)
+            async for part in chat.answer(
+                ModelRequest("hi", {"model": "echo", "echo": False, "max_tokens": 16}, stream)
+            )
         ]
     assert isinstance(parts[-1], Result)
     assert parts[-1].value == "You said: hi"

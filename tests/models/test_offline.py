@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from flowpod.engine.events import RunOutput, RunTerminated
-from flowpod.models.base import Chunk, Result
-from flowpod.models.offline import MODEL, OfflineChat, extract
+from flowpod.models.base import Chunk, ModelRequest, Result
+from flowpod.models.offline import MODEL, OfflineModel, extract
 from flowpod.service import FlowService
 
 from tests.support.flows import events_of, service_of
@@ -115,8 +115,8 @@ def test_answer_is_the_same_each_time() -> None:
 @pytest.mark.parametrize("text", ["Cats eat fish.", "Cats eat:\n- fish\n- mice\n\nCats  sleep  `a b`."])
 async def test_streamed_chunks_join_to_the_whole_answer(text: str) -> None:
     messages = prompt("What do cats eat?", ("Cats", text))
-    *chunks, result = [part async for part in OfflineChat().chat(messages, {}, stream=True)]
-    [whole, same] = [part async for part in OfflineChat().chat(messages, {}, stream=False)]
+    *chunks, result = [part async for part in OfflineModel().answer(ModelRequest(messages, {}, True))]
+    [whole, same] = [part async for part in OfflineModel().answer(ModelRequest(messages, {}))]
     assert isinstance(result, Result)
     assert len(chunks) > 1
     assert whole == Chunk(result.value)

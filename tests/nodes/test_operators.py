@@ -4,8 +4,7 @@ from typing import Any, get_args
 
 import pytest
 from flowpod.errors import NodeError
-from flowpod.flow.document.control_kinds import Operator
-from flowpod.nodes.operators import any_group_holds, holds
+from flowpod.nodes.operators import Comparison, ComparisonGroup, Operator, any_group_holds, holds
 
 VALUES: dict[str, Any] = {
     "null": None,
@@ -106,7 +105,7 @@ def test_what_holds(left: Any, operator: Operator, right: Any, expected: bool) -
 
 @pytest.mark.parametrize("pattern", ["(", r"(a)\1", "a(?=b)", "(a{1000}){1000}"])
 def test_a_pattern_that_is_none_is_an_error(pattern: str) -> None:
-    with pytest.raises(NodeError, match="is no regular expression"):
+    with pytest.raises(NodeError, match="is not a regular expression"):
         holds("a", "matches", pattern)
 
 
@@ -115,10 +114,15 @@ def test_every_operator_that_a_flow_may_write_is_tried_here() -> None:
 
 
 def test_groups_are_joined_by_or_and_their_comparisons_by_and() -> None:
-    def comparison(name: str, value: Any, value_from: str = "") -> dict[str, Any]:
-        return {"input": name, "operator": "equals", "value": value, "value_from": value_from}
+    def group(*comparisons: tuple[Any, ...]) -> ComparisonGroup:
+        return ComparisonGroup(
+            all=[
+                Comparison(input=name, operator="equals", value=value, value_from=other)
+                for name, value, other in comparisons
+            ]
+        )
 
     values = {"a": 1, "b": 2, "c": 1}
-    assert any_group_holds([{"all": [comparison("a", 1), comparison("b", 2)]}], values)
-    assert not any_group_holds([{"all": [comparison("a", 1), comparison("b", 3)]}], values)
-    assert any_group_holds([{"all": [comparison("b", 3)]}, {"all": [comparison("a", None, "c")]}], values)
+    assert any_group_holds([group(("a", 1, ""), ("b", 2, ""))], values)
+    assert not any_group_holds([group(("a", 1, ""), ("b", 3, ""))], values)
+    assert any_group_holds([group(("b", 3, "")), group(("a", None, "c"))], values)

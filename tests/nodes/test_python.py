@@ -6,22 +6,28 @@ from typing import Any
 
 import pytest
 from flowpod.errors import BuildError
+from flowpod.flow.document.base import SourceOptions
 from flowpod.flow.model import Node
 from flowpod.models.base import Chunk, Result
-from flowpod.models.registry import Models
+from flowpod.models.registry import ModelRegistry
 from flowpod.nodes.kind import Context, Resources
-from flowpod.nodes.python.node import PythonNode
+from flowpod.nodes.python.node import PythonNode, PythonOptions
 from flowpod.telemetry.tracing import Tracing
 from flowpod.threads import Threads
 
 
 def resources_in(folder: Path) -> Resources:
-    return Resources(folder, Models({}), Threads(4), Tracing(None), Threads(4))
+    return Resources(folder, ModelRegistry({}), Threads(4), Tracing(None), Threads(4))
+
+
+def python_node(path: str, inputs: Mapping[str, Any], resources: Resources) -> PythonNode:
+    options = PythonOptions(name="n", type="python", source=SourceOptions(path=path))
+    return PythonNode(Node("n", "python", 0, inputs, options), options, resources)
 
 
 def node_of(resources: Resources, code: str, inputs: Mapping[str, Any] | None = None) -> PythonNode:
     (resources.folder / "a.py").write_text(dedent(code).lstrip("\n"))
-    return PythonNode(Node("n", "python", 0, "a.py", inputs or {}), resources)
+    return python_node("a.py", inputs or {}, resources)
 
 
 def build(tmp_path: Path, code: str, inputs: Mapping[str, Any] | None = None) -> PythonNode:
@@ -165,13 +171,13 @@ def test_problem_is_found_when_the_node_is_built(
 def test_file_that_is_no_python_text_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.py").write_bytes(content)
     with pytest.raises(BuildError, match=r"^a\.py.*: (SyntaxError|ValueError): "):
-        PythonNode(Node("n", "python", 0, "a.py", {}), resources_in(tmp_path))
+        python_node("a.py", {}, resources_in(tmp_path))
 
 
 def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("def invoke(): ...")
     with pytest.raises(BuildError, match=r"a\.txt is not a Python file"):
-        PythonNode(Node("n", "python", 0, "a.txt", {}), resources_in(tmp_path))
+        python_node("a.txt", {}, resources_in(tmp_path))
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ async def test_failures_are_on_every_span_that_they_pass(tmp_path: Path, model_s
         assert event.attributes is not None
         assert event.attributes["exception.type"] == "NodeError"
         assert "out of tokens" in str(event.attributes["exception.message"])
-        assert "upstream.py" in str(event.attributes["exception.stacktrace"])
+        assert "http_model.py" in str(event.attributes["exception.stacktrace"])
 
 
 async def test_every_span_names_its_session_user_and_run(tmp_path: Path, model_server: ModelServer) -> None:

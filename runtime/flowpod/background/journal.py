@@ -82,7 +82,7 @@ class Journal:
 
         def end(count: int) -> list[object]:
             error = RunError(
-                "the instance that performed the run has ended, or could not availability the database for "
+                "the instance that performed the run has ended, or could not reach the database for "
                 f"{LEASE_S:g} s; how far the run got is not known",
                 code=_LOST,
             ).info

@@ -124,7 +124,7 @@ class RunQueue:
 
         Where the caller's key names a run already, that one is returned. Raises what starting a run raises, TooManyRuns
         when too many wait, InvalidRequest for a key that came with something else before, and Unavailable when the
-        database is out of availability.
+        database is out of reach.
         """
         key = None if submission.key is None else _digest(f"{request.user_id or ''}\0{submission.key}".encode())
         fingerprint = _digest(submission.content)
@@ -155,7 +155,7 @@ class RunQueue:
     async def attach(self, request: RunRequest, submission: Recording) -> RecordedStream:
         """Record a run and perform it for a reader, who gets the run's end once it is stored.
 
-        Raises what starting a run raises, and Unavailable when the database is out of availability.
+        Raises what starting a run raises, and Unavailable when the database is out of reach.
         """
         await self._runs.check(request, limited=True)
         recorded = await self._add(str(uuid.uuid4()), request, submission)

@@ -21,6 +21,7 @@ from flowpod.errors import FlowpodError, InvalidRequest, Problem
 from flowpod.flow.document.flow import flow_json_schema
 from flowpod.flow.load.pack import pack
 from flowpod.logs import route_prints, set_up_logging
+from flowpod.nodes import KINDS
 from flowpod.serving.app import create_app, create_service, data_dir, history_of, service_name
 from flowpod.serving.process import opened_flow, problems_of
 from flowpod.serving.server import Server, collect_rarely, listen
@@ -230,7 +231,7 @@ def _pack(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001
-    sys.stdout.write(json.dumps(flow_json_schema(), indent=2) + "\n")
+    sys.stdout.write(json.dumps(flow_json_schema(KINDS), indent=2) + "\n")
     return 0
 
 

@@ -24,6 +24,7 @@ from flowpod.flow.plan import Graph
 from flowpod.flow.references import Scope
 from flowpod.logs import prints_of
 from flowpod.models.base import Chunk, Result, Usage
+from flowpod.nodes import KINDS
 from flowpod.nodes.kind import Context
 from flowpod.telemetry.tracing import Tracing
 
@@ -136,11 +137,14 @@ class NodeRunner:
 
     async def run(self, level: Level, node: Node) -> NodeEnd:
         """Run a node to its end. Only the task's own cancellation is raised; failures are returned as data."""
-        waits = self._package.code[node.name].waits_for_nodes
+        waits = self._package.nodes[node.name].waits_for_nodes
         async with nullcontext() if waits else self._slots:
             self._report(level, node, "Running")
             path = level.prefix + node.name
-            with prints_of(path), self._tracing.node(level.span, node.name, node.type, path) as span:
+            with (
+                prints_of(path),
+                self._tracing.node(level.span, node.name, node.type, path, KINDS[node.type].span_kind) as span,
+            ):
                 call = _Call(level, node, span, self._outputs.node_run_id(path))
                 try:
                     return await self._complete(call, await self._attempts(call))
@@ -182,15 +186,15 @@ class NodeRunner:
             raise NodeError(f"took longer than {node.timeout_s:g} s (its timeout_s)", code="node_timeout") from None
 
     async def _call(self, call: _Call) -> Result:
-        node, code = call.node, self._package.code[call.node.name]
-        inputs = self._inputs(call, code.optional)
+        node, code = call.node, self._package.nodes[call.node.name]
+        inputs = self._inputs(call, code.optional, code.overrides)
         self._tracing.record(call.span, "input", self._package.without_secrets(inputs, node.inputs))
         value = await code.run(inputs, self._context(call))
         if isinstance(value, AsyncIterator):
             return await self._stream(call, value)
         return value if isinstance(value, Result) else Result(value)
 
-    def _inputs(self, call: _Call, optional: frozenset[str]) -> dict[str, Any]:
+    def _inputs(self, call: _Call, optional: frozenset[str], overrides: frozenset[str]) -> dict[str, Any]:
         inputs = {}
         scope, node = call.level.scope, call.node
         starters = self._package.graph.starters.get(node.name, frozenset()) if not call.level.prefix else frozenset()
@@ -205,7 +209,7 @@ class NodeRunner:
                 inputs[name] = scope.resolve(value)
             except LookupError as error:
                 raise NodeError(f"inputs.{name}: {error.args[0]}", code="invalid_reference") from None
-        inputs.update({name: self._overrides[name] for name in node.overrides if name in self._overrides})
+        inputs.update({name: self._overrides[name] for name in overrides if name in self._overrides})
         return inputs
 
     def _context(self, call: _Call) -> Context:
@@ -213,7 +217,7 @@ class NodeRunner:
         top = not level.prefix
         return Context(
             streaming=self._streaming and top and self._package.wiring.can_stream(node.name),
-            run_round=partial(self._round, call),
+            run_body=partial(self._round, call),
             loop_variables=partial(self._variables.of_loop, node, level.scope),
             read_variable=partial(self._variables.read, level.scope),
             write_variable=partial(self._variables.write, level.scope, level.loop_types),

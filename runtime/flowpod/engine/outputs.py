@@ -8,7 +8,6 @@ from typing import Any
 from flowpod.engine.events import EventChannel, RunOutput
 from flowpod.errors import NodeError
 from flowpod.flow.model import Flow
-from flowpod.flow.plan import OUTPUT
 from flowpod.flow.references import Scope
 from flowpod.flow.wiring import Wiring
 from flowpod.jsonable import as_text
@@ -101,7 +100,7 @@ class Outputs:
 
     def settle(self, node: str, run_id: str, value: Any, whole: Mapping[str, Any], *, streamed: bool) -> None:
         """Take in that `node` has ended with `value`, and put the outputs that are `whole` by that."""
-        if not streamed and self._flow.nodes[node].type == OUTPUT:
+        if not streamed and self._flow.nodes[node].writes_to is not None:
             self.put_chunk(node, run_id, Chunk(as_text(value)))
             self.close_stream(node, run_id)
         elif not streamed:
@@ -117,7 +116,7 @@ class Outputs:
         run_id = self.node_run_id(node)
         for name in self._wiring.feeds.get(node, ()):
             stream = self._streams[name]
-            if self._flow.nodes[node].type == OUTPUT:
+            if self._flow.nodes[node].writes_to is not None:
                 stream.last_run_id = stream.last_run_id or run_id
                 self._settle_part(stream, node)
             else:

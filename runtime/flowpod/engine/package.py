@@ -1,49 +1,43 @@
 """A flow package made ready to run: its flow, and its nodes built once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flowpod.content.images import ImageRules
 from flowpod.errors import BuildError, FlowProblems, Problem
+from flowpod.flow.document.base import PromptFlowOptions
 from flowpod.flow.document.located_yaml import Source
 from flowpod.flow.load.check import all_nodes
 from flowpod.flow.load.connections import secret_values
 from flowpod.flow.load.late_imports import late_imports
 from flowpod.flow.load.loader import load_flow
 from flowpod.flow.model import SECRET_VARIABLES, Flow, Node, Reference
-from flowpod.flow.paths import kind_of, leads_out
-from flowpod.flow.plan import OUTPUT, Graph
+from flowpod.flow.plan import Graph
 from flowpod.flow.wiring import Wiring
-from flowpod.models.registry import Models
+from flowpod.models.registry import ModelRegistry
 from flowpod.nodes import KINDS
-from flowpod.nodes.kind import Node as NodeCode
-from flowpod.nodes.kind import Resources
-from flowpod.nodes.llm import LLMNode
-from flowpod.nodes.prompt import PromptNode
-from flowpod.nodes.python.node import PythonNode
-from flowpod.nodes.template import TemplateNode
+from flowpod.nodes.kind import BuiltNode, Resources
 from flowpod.telemetry.content import HIDDEN
 from flowpod.telemetry.tracing import Tracing
 from flowpod.threads import Threads
 
-_WITHOUT_FILE = KINDS.keys() - {"llm", "prompt", "python", "custom_llm"}
-
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A flow that can run: `code` of every node, `bodies` of those that have nodes inside.
+    """A flow that is ready to run.
 
-    `model` is the one behind the chat output, "" when no model is. `streams` names the outputs that promptflow's
-    serving streams, and says of each whether it always does.
+    `nodes` are the built nodes by name, `bodies` the graphs of the nodes inside others, by the outer node's name.
+    `model` is the model behind the chat output, "" when there is none. `streams` maps the outputs that Prompt Flow's
+    serving streams to whether they always stream.
     """
 
     flow: Flow
     graph: Graph
     bodies: Mapping[str, Graph]
     wiring: Wiring
-    code: Mapping[str, NodeCode]
+    nodes: Mapping[str, BuiltNode]
     resources: Resources
     model: str
     streams: Mapping[str, bool]
@@ -88,50 +82,48 @@ def build_package(
 ) -> tuple[Package | None, list[Problem]]:
     """Read the flow in `path` and build its nodes, which imports their Python files.
 
-    Returns every problem that was found, and the package if there is one despite them: it can run when no problem is an
-    error and, for its connections, none is of the environment. `environ` fills in `${env:NAME}`. The connections in the
-    file or folder `connections` win over the flow's own. `assembled` is the copy of the flow that has what it includes.
-    `set_variables` is called with the flow's environment variables, before any code of the flow runs. `private_urls`
-    allows images at private addresses.
+    Returns all problems, and the package unless one of them is an error; it cannot run with a problem of the
+    environment either. `environ` provides `${env:NAME}`. The connections in the file or folder `connections` take
+    precedence over the flow's own. `assembled` is the copy of the flow that contains what it includes. `set_variables`
+    is called with the flow's environment variables before any of its code runs. `private_urls` allows images at private
+    addresses.
     """
     try:
-        flow, source, others = load_flow(path, environ, connections, assembled)
+        loaded = load_flow(path, KINDS, environ, connections, assembled)
     except FlowProblems as error:
         return None, list(error.problems)
-    for connection in flow.connections.values():
+    source = loaded.source
+    for connection in loaded.flow.connections.values():
         tracing.content.secrets.add(secret_values(connection))
-    set_variables(flow.environment)
-    flow = _with_default_images(flow, source)
-    models = Models(flow.connections)
+    set_variables(loaded.flow.environment)
+    flow = _with_default_images(loaded.flow, source)
+    models = ModelRegistry(flow.connections)
     resources = Resources(
         flow.folder, models, Threads(threads), tracing, Threads(threads), flow.connections, private_urls
     )
-    code = {
+    every_node = list(all_nodes(list(flow.nodes.values())))
+    built = {
         node.name: built
-        for node in all_nodes(list(flow.nodes.values()))
-        if node.type in _WITHOUT_FILE or node.source == "package" or _has_file(flow.folder, node.path)
-        if (built := _build_node(node, flow, resources, source)) is not None
+        for node in every_node
+        if node.name not in loaded.invalid_nodes and (built := _build_node(node, flow, resources, source)) is not None
     }
-    files = [node.path for node in all_nodes(list(flow.nodes.values())) if node.path.endswith(".py")]
-    problems = source.problems + others + late_imports(flow.folder, files)
+    problems = [*source.problems, *loaded.other_problems, *_late_imports(flow, every_node)]
     if any(problem.severity == "error" for problem in problems):
         return None, problems
-    bodies = {
-        node.name: Graph.of({inner.name: inner for inner in node.body})
-        for node in all_nodes(list(flow.nodes.values()))
-        if node.body
-    }
+    bodies = {node.name: Graph.of({inner.name: inner for inner in node.body}) for node in every_node if node.body}
     graph, wiring = Graph.of(flow.nodes), Wiring.of(flow)
-    model, streams = _chat_model(flow, wiring, code), _streams(flow, graph, wiring, code)
-    return Package(flow, graph, bodies, wiring, code, resources, model, streams), problems
+    model, streams = _chat_model(flow, wiring, built), _streams(flow, graph, wiring, built)
+    return Package(flow, graph, bodies, wiring, built, resources, model, streams), problems
 
 
-def _has_file(folder: Path, path: str) -> bool:
-    return kind_of(folder / path) == "file" and not leads_out(path)  # noted by load_flow, if not
+def _late_imports(flow: Flow, nodes: Sequence[Node]) -> list[Problem]:
+    sources = (node.options.source for node in nodes if isinstance(node.options, PromptFlowOptions))
+    files = [source.path for source in sources if source.type == "code" and source.path.endswith(".py")]
+    return late_imports(flow.folder, files)
 
 
 def _with_default_images(flow: Flow, source: Source) -> Flow:
-    """Return the flow with the files of images among its inputs' defaults read."""
+    """Return the flow with the image files among its inputs' defaults read."""
     rules, inputs = ImageRules(flow.folder, private_urls=True), dict(flow.inputs)
     for name, declared in flow.inputs.items():
         if declared.default is not None:
@@ -143,53 +135,49 @@ def _with_default_images(flow: Flow, source: Source) -> Flow:
     return replace(flow, inputs=inputs)
 
 
-def _build_node(node: Node, flow: Flow, resources: Resources, source: Source) -> NodeCode | None:
+def _build_node(node: Node, flow: Flow, resources: Resources, source: Source) -> BuiltNode | None:
+    kind = KINDS[node.type]
     try:
-        built = KINDS[node.type](node, resources)
+        built = kind.build(node, node.options, resources)
     except BuildError as error:
-        parts = (int(part) if part.isdecimal() else part for part in error.key.split("."))
-        source.add((*node.key, *parts), f"node {node.name!r}: {error.message}")
+        place = (int(part) if part.isdecimal() else part for part in error.key.split("."))
+        source.add((*node.key, *place), f"node {node.name!r}: {error.message}")
         return None
-    if isinstance(built, LLMNode | PromptNode | TemplateNode):
-        for name in sorted(built.variables - set(node.inputs)):
-            where = node.path or "its template"
-            text = f"node {node.name!r}: {where} uses {name!r}, which is no input of the node: it will be empty"
-            source.add((*node.key, "inputs"), text, "warning")
-    used = {"connection": {node.connection}, "inputs": set()}
-    if isinstance(built, PythonNode):
-        used["inputs"] |= built.connections
-    elif isinstance(built, LLMNode):
-        used["inputs"] |= {built.connection} - used["connection"]
-    for place, names in used.items():
-        for name in sorted(names & flow.connections.keys()):
-            for text in flow.connections[name].problems:
-                source.add((*node.key, place), text, "environment")
+    except ModuleNotFoundError as error:
+        if not kind.extra:
+            raise
+        text = f"{kind.name} nodes need {error.name}: pip install 'flowpod[{kind.extra}]'"
+        source.add((*node.key, "type"), f"node {node.name!r}: {text}")
+        return None
+    for name in sorted(built.template_variables - set(node.inputs)):
+        text = f"node {node.name!r}: its template uses {name!r}, which is not an input of the node: it will be empty"
+        source.add((*node.key, "inputs"), text, "warning")
+    places = {name: key for key, name in node.connections.items()}
+    for name in sorted({*places, *built.connections} & flow.connections.keys()):
+        for text in flow.connections[name].problems:
+            source.add((*node.key, places.get(name, "inputs")), text, "environment")
     return built
 
 
-def _chat_model(flow: Flow, wiring: Wiring, code: Mapping[str, NodeCode]) -> str:
+def _chat_model(flow: Flow, wiring: Wiring, built: Mapping[str, BuiltNode]) -> str:
     value = flow.outputs[flow.chat_output].value if flow.chat_output else None
     names = {value.name} if isinstance(value, Reference) and value.source == "node" else set()
     names |= wiring.sources_of(flow, flow.chat_output or "")
-    models = [built.model for name, built in code.items() if name in names and isinstance(built, LLMNode)]
-    return models[0] if models else ""
+    return next((node.model for name, node in built.items() if name in names and node.model), "")
 
 
-def _streams(flow: Flow, graph: Graph, wiring: Wiring, code: Mapping[str, NodeCode]) -> dict[str, bool]:
-    """Return the outputs that stream in promptflow: whole values of generators, and of models that no other node reads.
+def _streams(flow: Flow, graph: Graph, wiring: Wiring, built: Mapping[str, BuiltNode]) -> dict[str, bool]:
+    """Return the outputs that stream in Prompt Flow's serving, and whether they always do.
 
-    A condition may bypass the node, so that in a flow with conditions none always streams (promptflow,
+    A condition may bypass the node, so in a flow with conditions no node certainly streams (promptflow,
     executor/flow_executor.py and core/_serving/response_creator.py).
     """
     certain = all(node.activate is None and not node.after for node in flow.nodes.values())
     streams = {}
     for name, node in flow.nodes.items():
-        built = code[name]
-        if node.type == OUTPUT:
-            streams.update(dict.fromkeys(wiring.feeds.get(name, ()), True))
-        if not isinstance(built, LLMNode | PythonNode) or built.streams == "no":
+        how = built[name].streams or KINDS[node.type].streams
+        if how == "no" or (how == "unread" and graph.dependants[name]):
             continue
-        if isinstance(built, LLMNode) and graph.dependants[name]:
-            continue
-        streams.update(dict.fromkeys(wiring.feeds.get(name, ()), certain and built.streams == "yes"))
+        always = node.writes_to is not None or (certain and how != "perhaps")
+        streams.update(dict.fromkeys(wiring.feeds.get(name, ()), always))
     return streams

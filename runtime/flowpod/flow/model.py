@@ -134,36 +134,42 @@ class HistoryRules:
     tokens: int | None = None
 
 
+BodyScope = Literal["", "item", "loop"]
+"""What the nodes inside a node may refer to: nothing more than others, `${item}`, or `${loop.NAME}`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node. `inputs` maps local names to literals or references; `index` is its place in its list.
+    """One node of a flow.
 
-    `key` is where it stands in the file. `options` holds what only its kind has. A batch or a loop has a `body`, whose
-    value for one round is `result`, and a loop `variables`. A request may set the parameters in `overrides`.
+    `inputs` maps local names to literals or references. `options` is the model of the node's kind, `key` the node's
+    place in the file, `index` its place in its list. `branches` are the branches that other nodes may come after.
+    `connections` maps keys of the node to names of connections. `writes_to` is the output to which the node adds text:
+    "" is the chat output, None is no output. A node with a `body` runs the nodes in it; `variables` are those of a
+    loop, and `result` is the value of one round.
     """
 
     name: str
     type: str
     index: int
-    path: str
     inputs: Mapping[str, Any]
-    connection: str = ""
-    activate: Activation | None = None
-    description: str | None = None
-    display_name: str | None = None
+    options: Any
     key: tuple[str | int, ...] = ()
+    activate: Activation | None = None
     after: tuple[Edge, ...] = ()
     retry: Retry | None = None
     timeout_s: float | None = None
     on_error: OnError | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    description: str | None = None
+    display_name: str | None = None
+    branches: tuple[str, ...] = ()
+    connections: Mapping[str, str] = field(default_factory=dict)
+    writes_to: str | None = None
+    takes_secrets: bool = False
     body: tuple["Node", ...] = ()
+    body_scope: BodyScope = ""
     variables: tuple[Variable, ...] = ()
     result: Any = None
-    api: str = "chat"
-    source: str = "code"
-    tool: str = ""
-    overrides: tuple[Override, ...] = ()
 
     @property
     def literals(self) -> dict[str, Any]:
@@ -176,7 +182,7 @@ class Node:
         return references_in([*values, *([self.activate.when] if self.activate else [])])
 
     def needs(self) -> set[str]:
-        """Return the names of all nodes that this one waits for, also on behalf of its body."""
+        """Return the names of all nodes that this node waits for, those that its body needs included."""
         names = {reference.name for reference in self.references() if reference.source == "node"}
         names.update(edge.node for edge in self.after)
         own = {node.name for node in self.body}

@@ -12,9 +12,6 @@ from typing import Literal
 from flowpod.flow.model import Edge, Node, Reference, references_in
 from flowpod.flow.references import Scope
 
-OUTPUT = "output"
-"""The kind of node that adds text to an output of the flow while it comes."""
-
 
 @dataclass(frozen=True, slots=True)
 class Graph:
@@ -60,7 +57,7 @@ class Graph:
 
 
 def _starters(node: Node) -> frozenset[str]:
-    if node.type != OUTPUT:
+    if node.writes_to is None:
         return frozenset()
     references = [reference for reference in node.references() if reference.source == "node"]
     conditions = references_in(node.activate.when) if node.activate else []

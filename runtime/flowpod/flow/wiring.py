@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flowpod.flow.model import Flow, Reference, references_in
-from flowpod.flow.plan import OUTPUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +28,8 @@ class Wiring:
         segments: dict[str, list[str]] = {}
         tapped: set[str] = set()
         for node in flow.nodes.values():
-            if node.type == OUTPUT:
-                segments.setdefault(node.options["to"] or flow.chat_output or "", []).append(node.name)
+            if node.writes_to is not None:
+                segments.setdefault(node.writes_to or flow.chat_output or "", []).append(node.name)
                 tapped |= {value.name for value in node.inputs.values() if _is_whole_node(value)}
         parts, late = {}, []
         for name, output in flow.outputs.items():
@@ -62,7 +61,7 @@ class Wiring:
         found = set()
         for name in self.segments.get(output, ()):
             node = flow.nodes[name]
-            if node.type == OUTPUT:
+            if node.writes_to is not None:
                 found |= {value.name for value in node.inputs.values() if _is_whole_node(value)}
             else:
                 found.add(name)

@@ -1,13 +1,13 @@
-"""What a model takes and gives: a conversation or a prompt, and an answer in chunks that ends with a result."""
+"""What a model takes and gives: a request, and an answer in chunks that ends with a result."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a streamed value; `reasoning` is the model's thinking, which is not part of the value."""
+    """A chunk of a streamed text. `reasoning` is the model's thinking, which is not part of the value."""
 
     text: str = ""
     reasoning: str = ""
@@ -15,7 +15,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that a model counted."""
+    """The tokens of a call, as the model counted them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -26,7 +26,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The end of a stream, or a value with more to say: what the model said, and the branches that were taken."""
+    """The end of a stream, or a value with what belongs to it: the model's usage, and the branches that were taken."""
 
     value: Any
     usage: Usage | None = None
@@ -35,59 +35,39 @@ class Result:
     taken: tuple[str, ...] = ()
 
 
-class ChatModel(Protocol):
-    """A model that continues a conversation."""
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One call of a model.
+
+    `prompt` is a list of messages as OpenAI writes them, or a text that a plain completion continues. `parameters` are
+    the rest of the request body, under the names of chat completions. `headers` go with the HTTP request.
+    """
+
+    prompt: str | Sequence[Mapping[str, Any]]
+    parameters: Mapping[str, Any]
+    stream: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Model(Protocol):
+    """The model behind a connection."""
 
     connection_type: str
     """The type of the connection, on which the parameters of a call depend."""
     default_model: str
     """The model that is called when a node names none."""
     fixed_model: bool
-    """Whether `default_model` is used whatever the node names."""
+    """Whether `default_model` is called even when a node names another one."""
     address: str
-    """The host, and the port if it is not the scheme's, of the server that is called; "" when none is."""
+    """The host, and the port unless it is the scheme's, of the server that is called; "" when there is none."""
 
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        parameters: Mapping[str, Any],
-        *,
-        stream: bool,
-        headers: Mapping[str, str] | None = None,
-    ) -> AsyncGenerator[Chunk | Result, None]:
-        """Yield the answer's chunks (one, when not streaming), then its Result.
+    def answer(self, request: ModelRequest) -> AsyncGenerator[Chunk | Result, None]:
+        """Yield the answer's chunks (one, when not streaming), then its Result. Raises NodeError.
 
-        `messages` are OpenAI's, `parameters` the rest of the request body, `headers` go with the request. When these
-        offer tools or functions, the one part is a Result whose value is the whole message. Raises NodeError.
+        For a request that offers tools or functions, yield only a Result whose value is the whole message.
         """
-        ...
-
-    def complete(
-        self,
-        prompt: str,
-        parameters: Mapping[str, Any],
-        *,
-        stream: bool,
-        headers: Mapping[str, str] | None = None,
-    ) -> AsyncGenerator[Chunk | Result, None]:
-        """Yield the chunks of the text that continues `prompt`, then its Result; otherwise like `chat`."""
         ...
 
     async def close(self) -> None:
         """Close the model's connections."""
-        ...
-
-
-class ChatModels(Protocol):
-    """The models of a flow's connections, one client each."""
-
-    def get(self, name: str) -> ChatModel:
-        """Return the model behind the connection `name`.
-
-        Raises KeyError when there is no such connection, BuildError when it is of a type without a model.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Close every model."""
         ...

@@ -1,95 +1,33 @@
 """DashScope's own API as a model: text generation, and multimodal generation for messages with images."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from flowpod.flow.model import Connection
-from flowpod.models.base import Chunk, Result
-from flowpod.models.http_model import AnswerReader, HttpModel, text_of, usage_of, with_effect
+from flowpod.models.base import Chunk, ModelRequest
+from flowpod.models.http_model import AnswerReader, HttpCall, HttpModel, optional_text, usage_of, with_effect
 from flowpod.models.openai_chat import message_of
-from flowpod.models.tool_calls import called_by, with_tool_messages, with_tools
+from flowpod.models.tool_calls import with_tool_messages, with_tools
 
 _TEXT = "/services/aigc/text-generation/generation"
 _MULTIMODAL = "/services/aigc/multimodal-generation/generation"
 
 
-class DashScopeChat(HttpModel):
-    """Calls DashScope's text or multimodal generation."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)
-        self._api = str(connection.fields["api"])
-        workspace = str(connection.fields["workspace"])
-        self._headers = {"X-DashScope-WorkSpace": workspace} if workspace else {}
-
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        parameters: Mapping[str, Any],
-        *,
-        stream: bool,
-        headers: Mapping[str, str] | None = None,
-    ) -> AsyncGenerator[Chunk | Result, None]:
-        """Yield the answer's chunks, then its Result; see `ChatModel.chat`."""
-        multimodal = self._api == "multimodal" or (self._api == "auto" and any(map(_has_image, messages)))
-        content = {"messages": [_message(message, multimodal=multimodal) for message in with_tool_messages(messages)]}
-        return self._call(
-            _MULTIMODAL if multimodal else _TEXT,
-            content,
-            {**parameters, "result_format": "message"},
-            stream=stream,
-            headers=headers,
-        )
-
-    def complete(
-        self,
-        prompt: str,
-        parameters: Mapping[str, Any],
-        *,
-        stream: bool,
-        headers: Mapping[str, str] | None = None,
-    ) -> AsyncGenerator[Chunk | Result, None]:
-        """Yield the text's chunks, then its Result; see `ChatModel.complete`."""
-        return self._call(_TEXT, {"prompt": prompt}, parameters, stream=stream, headers=headers)
-
-    def _call(
-        self,
-        path: str,
-        content: Mapping[str, Any],
-        parameters: Mapping[str, Any],
-        *,
-        stream: bool,
-        headers: Mapping[str, str] | None,
-    ) -> AsyncGenerator[Chunk | Result, None]:
-        calling = called_by(parameters)
-        stream = stream and not calling
-        rest = with_tools(with_effect(parameters))
-        model = rest.pop("model", self.default_model)
-        if "max_completion_tokens" in rest:
-            rest["max_tokens"] = rest.pop("max_completion_tokens")
-        if stream:
-            rest["incremental_output"] = True
-        body = {"model": model, "input": content, "parameters": rest}
-        asking = {"Accept": "text/event-stream", "X-DashScope-SSE": "enable"} if stream else {}
-        reading = _Reading(self._where, str(model), calling)  # the answer does not name its model
-        return self._ask(path, body, {**self._headers, **asking, **(headers or {})}, reading, stream=stream)
-
-
-class _Reading(AnswerReader):
-    what = "an answer of DashScope's"
+class _DashScopeReader(AnswerReader):
+    what = "an answer of DashScope"
     end = "no finish_reason"
 
-    def piece(self, content: dict[str, Any]) -> Chunk:
+    def read_chunk(self, content: dict[str, Any]) -> Chunk:
         self.usage = usage_of(content.get("usage"), "input_tokens", "output_tokens") or self.usage
         output = content.get("output") or {}
         choice = _choice(output)
         if choice.get("index"):
-            return Chunk()  # a further answer, of a node that asked for `n`: the first one is the value
+            return Chunk()  # a further answer, when the node sets `n`: the first one is the value
         self._finish(choice)
         self.ended = bool(self.finish_reason)
         return _chunk(choice)
 
-    def all(self, content: dict[str, Any]) -> Chunk:
+    def read_body(self, content: dict[str, Any]) -> Chunk:
         self.usage = usage_of(content.get("usage"), "input_tokens", "output_tokens")
         choice = _choice(content["output"])
         self._finish(choice)
@@ -97,8 +35,8 @@ class _Reading(AnswerReader):
             raise LookupError("message")
         return _chunk(choice)
 
-    def message(self, content: dict[str, Any]) -> dict[str, Any]:
-        self.all(content)
+    def read_message(self, content: dict[str, Any]) -> dict[str, Any]:
+        self.read_body(content)
         return message_of(content["output"]["choices"])
 
     def _finish(self, choice: Mapping[str, Any]) -> None:
@@ -117,8 +55,8 @@ def _chunk(choice: Mapping[str, Any]) -> Chunk:
     message = choice.get("message") or {"content": choice.get("text")}
     content = message.get("content")
     if isinstance(content, list):
-        content = "".join(text_of(part.get("text")) for part in content)
-    return Chunk(text_of(content), text_of(message.get("reasoning_content")))
+        content = "".join(optional_text(part.get("text")) for part in content)
+    return Chunk(optional_text(content), optional_text(message.get("reasoning_content")))
 
 
 def _has_image(message: Mapping[str, Any]) -> bool:
@@ -127,7 +65,7 @@ def _has_image(message: Mapping[str, Any]) -> bool:
 
 
 def _message(message: Mapping[str, Any], *, multimodal: bool) -> Mapping[str, Any]:
-    """Return OpenAI's message as DashScope's: a text, or for multimodal generation a list of parts."""
+    """Return OpenAI's message as DashScope takes it: with a text, or for multimodal generation with content parts."""
     content = message.get("content")
     if isinstance(content, list):
         if not multimodal:
@@ -138,3 +76,35 @@ def _message(message: Mapping[str, Any], *, multimodal: bool) -> Mapping[str, An
 
 def _part(part: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"text": part["text"]} if part["type"] == "text" else {"image": part["image_url"]["url"]}
+
+
+class DashScopeModel(HttpModel):
+    """Calls DashScope's text or multimodal generation."""
+
+    reader = _DashScopeReader
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._api = str(connection.fields["api"])
+        workspace = str(connection.fields["workspace"])
+        self._headers = {"X-DashScope-WorkSpace": workspace} if workspace else {}
+
+    def http_call(self, request: ModelRequest, *, stream: bool) -> HttpCall:
+        """Return the request of a generation: multimodal where the messages have images or the connection says so."""
+        rest, prompt = with_tools(with_effect(request.parameters)), request.prompt
+        multimodal = False
+        if isinstance(prompt, str):
+            content: Mapping[str, Any] = {"prompt": prompt}
+        else:
+            multimodal = self._api == "multimodal" or (self._api == "auto" and any(map(_has_image, prompt)))
+            messages = [_message(message, multimodal=multimodal) for message in with_tool_messages(prompt)]
+            content = {"messages": messages}
+            rest["result_format"] = "message"
+        model = rest.pop("model", self.default_model)
+        if "max_completion_tokens" in rest:
+            rest["max_tokens"] = rest.pop("max_completion_tokens")
+        if stream:
+            rest["incremental_output"] = True
+        stream_headers = {"Accept": "text/event-stream", "X-DashScope-SSE": "enable"} if stream else {}
+        body = {"model": model, "input": content, "parameters": rest}
+        return HttpCall(_MULTIMODAL if multimodal else _TEXT, body, {**self._headers, **stream_headers}, str(model))

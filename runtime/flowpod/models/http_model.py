@@ -1,7 +1,7 @@
-"""What the models behind HTTP have in common: one answer is read, whole or as a stream, and failures are explained.
+"""What the models behind HTTP have in common: they send one request, read its answer, and explain failures.
 
-The `openai` client makes the requests, pools connections and retries; the stream's bytes are decoded here. Its typed
-chunks cost six times as much, and they hide how a stream ended: a model that broke off must not look like one that
+The `openai` client makes the requests, pools connections and retries; the stream's bytes are decoded here. The client's
+typed chunks cost six times as much and hide how a stream ended: a model that broke off must not look like one that
 finished.
 """
 
@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 
 import httpx2
@@ -19,13 +20,13 @@ from openai import AsyncOpenAI, AsyncStream
 
 from flowpod.errors import NodeError
 from flowpod.flow.model import Connection
-from flowpod.models.base import Chunk, Result, Usage
+from flowpod.models.base import Chunk, ModelRequest, Result, Usage
 from flowpod.models.client import client_of
 from flowpod.models.sse_reader import EventData
-from flowpod.models.tool_calls import Calling, with_function_call
+from flowpod.models.tool_calls import OfferedCalls, offered_calls, with_function_call
 
 _DRAIN_S = 0.1
-# What promptflow's rules always send, and has no effect: other APIs than chat completions refuse some of it.
+# Defaults that promptflow's rules always send, without effect. APIs other than chat completions reject some of them.
 _NEUTRAL: Mapping[str, Any] = {
     "n": 1,
     "best_of": 1,
@@ -38,27 +39,28 @@ _NEUTRAL: Mapping[str, Any] = {
 
 
 class AnswerReader(ABC):
-    """What has been read of one answer; each API has a class of its own.
+    """Reads one answer, whole or event by event. Each API has a subclass.
 
-    `what` names what the API answers, `end` what its streams end with.
+    `what` names the API's answers in messages, `end` what ends its streams.
     """
 
     what: ClassVar[str]
     end: ClassVar[str]
 
-    def __init__(self, where: str, model: str, calling: Calling = "") -> None:
+    def __init__(self, where: str, model: str, offered: OfferedCalls = "") -> None:
         self.where = where
         self.model = model
-        self.calling = calling
+        self.offered = offered
         self.usage: Usage | None = None
         self.finish_reason = ""
         self.ended = False
         self._texts: list[str] = []
 
-    def add(self, data: bytes, *, last: bool = False) -> Chunk | None:
-        """Take the data of one event; `last` marks one that the end of the stream may have cut.
+    def read_event(self, data: bytes, *, last: bool = False) -> Chunk | None:
+        """Return the chunk in the data of one event.
 
-        Raises NodeError when it is none of the API's.
+        `last` marks an event that the end of the stream may have truncated. Raises NodeError when the event is not one
+        of the API's.
         """
         if data == b"[DONE]":
             self.ended = True
@@ -68,57 +70,57 @@ class AnswerReader(ABC):
         except ValueError as error:
             if last:
                 return None
-            raise self.rubbish(data) from error
+            raise self.unexpected(data) from error
         if not isinstance(content, dict):
-            raise self.rubbish(data)
+            raise self.unexpected(data)
         self._raise_if_error(content)
         try:
-            chunk = self.piece(content)
+            chunk = self.read_chunk(content)
         except (AttributeError, LookupError, TypeError) as error:
-            raise self.rubbish(data) from error
+            raise self.unexpected(data) from error
         if chunk.text:
             self._texts.append(chunk.text)
         return chunk if chunk.text or chunk.reasoning else None
 
     def result(self) -> Result:
-        """Return the whole of a streamed answer; raises NodeError when the stream ended before the model did."""
+        """Return the result of a streamed answer. Raises NodeError when the stream ended before the answer did."""
         if not (self.ended or self.finish_reason):
             message = f"{self.where}: the model broke off its answer: {self.end} before the end"
             raise NodeError(message, code="model_broke_off")
         return self._result("".join(self._texts))
 
-    def whole(self, body: bytes) -> tuple[Chunk | Result, ...]:
-        """Return the parts of an answer in one piece; of one to a request with tools, the message alone."""
+    def read_whole(self, body: bytes) -> tuple[Chunk | Result, ...]:
+        """Return a whole answer as a chunk and a Result; the answer to a request with tools is a Result alone."""
         try:
             content = _loads(body)
             if not isinstance(content, dict):
-                raise self.rubbish(body)
+                raise self.unexpected(body)
             self._raise_if_error(content)
-            if self.calling:
-                message = self.message(content)
-                if self.calling == "functions" and message.get("tool_calls"):
+            if self.offered:
+                message = self.read_message(content)
+                if self.offered == "functions" and message.get("tool_calls"):
                     message, self.finish_reason = with_function_call(message), "function_call"
                 return (self._result(message),)
-            chunk = self.all(content)
+            chunk = self.read_body(content)
         except (ValueError, AttributeError, LookupError, TypeError) as error:
-            raise self.rubbish(body) from error
+            raise self.unexpected(body) from error
         return chunk, self._result(chunk.text)
 
     @abstractmethod
-    def piece(self, content: dict[str, Any]) -> Chunk:
-        """Take one event in and return what it says; any LookupError, TypeError or AttributeError is a bad event."""
+    def read_chunk(self, content: dict[str, Any]) -> Chunk:
+        """Return the chunk of an event; any LookupError, TypeError or AttributeError means that it is malformed."""
 
     @abstractmethod
-    def all(self, content: dict[str, Any]) -> Chunk:
-        """Take a whole answer in and return what it says; raises as `piece`."""
+    def read_body(self, content: dict[str, Any]) -> Chunk:
+        """Return the text of a whole answer; raises as `read_chunk`."""
 
     @abstractmethod
-    def message(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Take a whole answer in and return its message, with its calls of tools; raises as `piece`."""
+    def read_message(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return the message of a whole answer, with its tool calls; raises as `read_chunk`."""
 
     def error_of(self, content: Mapping[str, Any]) -> Any:
-        """Return the error that a body or an event reports, a text or a mapping with a message, or None."""
-        # DashScope's and others' errors are flat, and may come with an output that is null.
+        """Return the error in a body or an event, a text or a mapping with a message, or None."""
+        # The errors of DashScope and others are flat, and may come with a null output.
         is_flat = "code" in content and "message" in content
         answers = content.get("choices") is not None or content.get("output") is not None
         return content.get("error") or (content if is_flat and not answers else None)
@@ -131,16 +133,27 @@ class AnswerReader(ABC):
     def _result(self, value: Any) -> Result:
         return Result(value, self.usage, self.model, self.finish_reason or "stop")
 
-    def rubbish(self, data: bytes) -> NodeError:
-        """Return the error for what the API does not answer."""
+    def unexpected(self, data: bytes) -> NodeError:
+        """Return the error for an answer that is not one of the API's."""
         shown = data[:200].decode("utf-8", "replace")
-        return NodeError(f"{self.where}: the model sent what is not {self.what}: {shown!r}", code="model_bad_answer")
+        return NodeError(f"{self.where}: the model answered with something other than {self.what}: {shown!r}", code="model_bad_answer")
 
 
-class HttpModel:
-    """The model behind one connection: one client and its pool, shared by all runs. Each API has a class of its own."""
+@dataclass(frozen=True, slots=True)
+class HttpCall:
+    """A request as one API takes it. `model` is the model's name where the API's answers do not give it."""
+
+    path: str
+    body: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    model: str = ""
+
+
+class HttpModel(ABC):
+    """The model behind one connection: one client and its pool, shared by all runs. Each API has a subclass."""
 
     fixed_model = False
+    reader: ClassVar[type[AnswerReader]]
 
     def __init__(self, connection: Connection) -> None:
         self.connection_type = connection.type
@@ -151,17 +164,18 @@ class HttpModel:
         self._where = client.where
         self._client = client.api
 
-    def _ask(
-        self,
-        path: str,
-        body: Mapping[str, Any],
-        headers: Mapping[str, str] | None,
-        reading: AnswerReader,
-        *,
-        stream: bool,
-    ) -> AsyncGenerator[Chunk | Result, None]:
-        request = posted(self._client, path, body, headers or {}, stream=stream)
-        return answer_of(request, reading, stream=stream, timeout_s=self._timeout_s)
+    def answer(self, request: ModelRequest) -> AsyncGenerator[Chunk | Result, None]:
+        """Yield the answer's chunks, then its Result; see `Model.answer`."""
+        offered = offered_calls(request.parameters)
+        stream = request.stream and not offered
+        call = self.http_call(request, stream=stream)
+        sent = posted(self._client, call.path, call.body, {**call.headers, **request.headers}, stream=stream)
+        reader = self.reader(self._where, call.model, offered)
+        return answer_of(sent, reader, stream=stream, timeout_s=self._timeout_s)
+
+    @abstractmethod
+    def http_call(self, request: ModelRequest, *, stream: bool) -> HttpCall:
+        """Return `request` as the API takes it."""
 
     async def close(self) -> None:
         """Close the pool."""
@@ -169,28 +183,28 @@ class HttpModel:
 
 
 async def answer_of(
-    request: AbstractAsyncContextManager[httpx2.Response], reading: AnswerReader, *, stream: bool, timeout_s: float
+    request: AbstractAsyncContextManager[httpx2.Response], reader: AnswerReader, *, stream: bool, timeout_s: float
 ) -> AsyncGenerator[Chunk | Result, None]:
-    """Yield the chunks of the answer to a request, then its Result. Raises NodeError for whatever goes wrong."""
+    """Yield the chunks of the answer to a request, then its Result. Raises NodeError for every failure."""
     try:
         async with request as response:
             if _is_stream(response.headers.get("content-type", ""), stream):
-                async for item in _streamed(response, reading):
+                async for item in _streamed(response, reader):
                     yield item
             else:
-                for part in reading.whole(await response.aread()):
+                for part in reader.read_whole(await response.aread()):
                     yield part
     except (openai.APIError, httpx2.HTTPError) as error:
-        _explain(error, reading.where, timeout_s)
+        _explain(error, reader.where, timeout_s)
 
 
 @asynccontextmanager
 async def posted(
     client: AsyncOpenAI, path: str, body: Mapping[str, Any], headers: Mapping[str, str], *, stream: bool
 ) -> AsyncGenerator[httpx2.Response, None]:
-    """Make a request by the `openai` client, and give its response, whole or as it comes."""
-    # By the client's own `post`: its typed methods look at the types of all that they are given, which takes long the
-    # first time and is a good part of each request.
+    """Send a request with the `openai` client and provide its response, whole or as it comes."""
+    # With the client's own `post`: its typed methods inspect the types of all arguments, which is slow the first time
+    # and a good part of each request.
     if stream:
         opened: AsyncStream[object] = await client.post(
             path,
@@ -209,7 +223,7 @@ async def posted(
         await response.aclose()
 
 
-def text_of(value: Any) -> str:
+def optional_text(value: Any) -> str:
     """Return a text, "" for null; raises TypeError for anything else."""
     if value is None:
         return ""
@@ -219,14 +233,14 @@ def text_of(value: Any) -> str:
 
 
 def usage_of(usage: Any, prompt: str, completion: str) -> Usage | None:
-    """Return the tokens that a mapping counts under these names, or None."""
+    """Return the token counts under these names of a mapping, or None."""
     if not isinstance(usage, dict):
         return None
     return Usage(*(count if isinstance(count := usage.get(name), int) else 0 for name in (prompt, completion)))
 
 
 def with_effect(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters that change something, without those that are promptflow's defaults for the same."""
+    """Return the parameters without those that have no value or are promptflow's neutral defaults."""
     return {
         name: value
         for name, value in parameters.items()
@@ -234,31 +248,31 @@ def with_effect(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _streamed(response: httpx2.Response, reading: AnswerReader) -> AsyncIterator[Chunk | Result]:
+async def _streamed(response: httpx2.Response, reader: AnswerReader) -> AsyncIterator[Chunk | Result]:
     events = EventData()
     pieces = response.aiter_bytes()
     try:
         async for piece in pieces:
             for data in events.feed(piece):
-                if chunk := reading.add(data):
+                if chunk := reader.read_event(data):
                     yield chunk
-            if reading.ended:
+            if reader.ended:
                 break
         else:
             for data in events.end():
-                if chunk := reading.add(data, last=True):
+                if chunk := reader.read_event(data, last=True):
                     yield chunk
     except httpx2.HTTPError:
-        # A server that says why it finished but never closes the stream has still given its whole answer.
-        if not reading.finish_reason:
+        # A server that gives a finish reason but never closes the stream has still sent its whole answer.
+        if not reader.finish_reason:
             raise
-    if reading.ended:
+    if reader.ended:
         await _read_to_end(pieces)
-    yield reading.result()
+    yield reader.result()
 
 
 async def _read_to_end(pieces: AsyncIterator[bytes]) -> None:
-    """Read what follows the end, nothing as a rule, so that the connection goes back to the pool."""
+    """Read what follows the end, usually nothing, so that the connection returns to the pool."""
     try:
         async with asyncio.timeout(_DRAIN_S):
             async for _ in pieces:
@@ -275,7 +289,7 @@ def _loads(data: bytes) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return json.loads(data)  # takes what orjson refuses and models send: half an emoji as a lone surrogate
+        return json.loads(data)  # accepts a lone surrogate, half an emoji, which some models send and orjson rejects
 
 
 def _explain(error: Exception, where: str, timeout_s: float) -> NoReturn:
@@ -294,7 +308,7 @@ def _explain(error: Exception, where: str, timeout_s: float) -> NoReturn:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """Return what led to an error, the first cause last: the transport calls many a failure a time-out that is none."""
+    """Return an error and its causes, the first cause last: the transport reports other failures as time-outs too."""
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(cause)

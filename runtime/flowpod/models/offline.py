@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from flowpod.models.base import Chunk, Result
+from flowpod.models.base import Chunk, ModelRequest, Result
 
 MODEL = "offline-extract"
 
@@ -41,40 +41,22 @@ class _Sentence:
     words: frozenset[str]
 
 
-class OfflineChat:
-    """Extracts answers; the same for every run."""
+class OfflineModel:
+    """Extracts answers. The same prompt always has the same answer."""
 
     connection_type = "offline"
     default_model = MODEL
     fixed_model = True
     address = ""
 
-    async def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        parameters: Mapping[str, Any],  # noqa: ARG002 - there is nothing to tune
-        *,
-        stream: bool,
-        headers: Mapping[str, str] | None = None,  # noqa: ARG002
-    ) -> AsyncGenerator[Chunk | Result, None]:
-        """Yield the answer word by word, then its Result; see `ChatModel.chat`."""
-        answer = extract(messages)
-        for piece in re.findall(r"\s*\S+", answer) if stream else [answer]:
-            yield Chunk(piece)
+    async def answer(self, request: ModelRequest) -> AsyncGenerator[Chunk | Result, None]:
+        """Yield the answer word by word, then its Result; see `Model.answer`."""
+        prompt = request.prompt
+        text = extract([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
+        for word in re.findall(r"\s*\S+", text) if request.stream else [text]:
+            yield Chunk(word)
             await asyncio.sleep(0)
-        yield Result(answer, None, MODEL, "stop")
-
-    async def complete(
-        self,
-        prompt: str,
-        parameters: Mapping[str, Any],
-        *,
-        stream: bool,
-        headers: Mapping[str, str] | None = None,
-    ) -> AsyncGenerator[Chunk | Result, None]:
-        """Answer as if the prompt were a user's message; see `ChatModel.complete`."""
-        async for part in self.chat([{"role": "user", "content": prompt}], parameters, stream=stream, headers=headers):
-            yield part
+        yield Result(text, None, MODEL, "stop")
 
     async def close(self) -> None:
         """Hold nothing, close nothing."""

@@ -1,62 +1,19 @@
-"""OpenAI's Responses as a model, of any server that speaks that API."""
+"""The Responses API of OpenAI, or of a compatible server, as a model."""
 
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flowpod.models.base import Chunk, Result
-from flowpod.models.http_model import AnswerReader, HttpModel, text_of, usage_of, with_effect
+from flowpod.models.base import Chunk, ModelRequest
+from flowpod.models.http_model import AnswerReader, HttpCall, HttpModel, optional_text, usage_of, with_effect
 from flowpod.models.openai_chat import message_of
-from flowpod.models.tool_calls import called_by, with_tool_messages, with_tools
+from flowpod.models.tool_calls import with_tool_messages, with_tools
 
 
-class OpenAIResponses(HttpModel):
-    """Calls `/responses`."""
-
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        parameters: Mapping[str, Any],
-        *,
-        stream: bool,
-        headers: Mapping[str, str] | None = None,
-    ) -> AsyncGenerator[Chunk | Result, None]:
-        """Yield the answer's chunks, then its Result; see `ChatModel.chat`."""
-        items = [item for message in with_tool_messages(messages) for item in _items(message)]
-        return self._call(items, parameters, stream=stream, headers=headers)
-
-    def complete(
-        self,
-        prompt: str,
-        parameters: Mapping[str, Any],
-        *,
-        stream: bool,
-        headers: Mapping[str, str] | None = None,
-    ) -> AsyncGenerator[Chunk | Result, None]:
-        """Yield the text's chunks, then its Result; see `ChatModel.complete`."""
-        return self._call(prompt, parameters, stream=stream, headers=headers)
-
-    def _call(
-        self,
-        content: str | list[dict[str, Any]],
-        parameters: Mapping[str, Any],
-        *,
-        stream: bool,
-        headers: Mapping[str, str] | None,
-    ) -> AsyncGenerator[Chunk | Result, None]:
-        calling = called_by(parameters)
-        stream = stream and not calling
-        # What is stored there by default nothing here ever asks for again.
-        body = {"model": self.default_model, "input": content, "store": False, **_parameters(parameters)}
-        body["stream"] = stream
-        reading = _Reading(self._where, "", calling)
-        return self._ask("/responses", body, headers, reading, stream=stream)
-
-
-class _Reading(AnswerReader):
+class _ResponsesReader(AnswerReader):
     what = "an answer of the Responses API"
     end = "no response.completed"
 
-    def piece(self, content: dict[str, Any]) -> Chunk:
+    def read_chunk(self, content: dict[str, Any]) -> Chunk:
         match content["type"]:
             case "response.output_text.delta" | "response.refusal.delta":
                 return Chunk(_required(content["delta"]))
@@ -67,7 +24,7 @@ class _Reading(AnswerReader):
                 self.ended = True
         return Chunk()
 
-    def all(self, content: dict[str, Any]) -> Chunk:
+    def read_body(self, content: dict[str, Any]) -> Chunk:
         self._note(content)
         texts, thoughts = [], []
         for item in content["output"]:
@@ -78,8 +35,8 @@ class _Reading(AnswerReader):
                 thoughts += [_required(part["text"]) for part in parts]
         return Chunk("".join(texts), "".join(thoughts))
 
-    def message(self, content: dict[str, Any]) -> dict[str, Any]:
-        text = self.all(content).text
+    def read_message(self, content: dict[str, Any]) -> dict[str, Any]:
+        text = self.read_body(content).text
         calls = [
             {
                 "id": item["call_id"],
@@ -113,11 +70,11 @@ class _Reading(AnswerReader):
 def _required(value: Any) -> str:
     if value is None:
         raise TypeError(value)
-    return text_of(value)
+    return optional_text(value)
 
 
 def _items(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the items of the input that a message of chat completions is."""
+    """Yield a message of chat completions as items of the input."""
     role, content = message["role"], message.get("content")
     kind = "output_text" if role == "assistant" else "input_text"
     parts = [_part(part, kind) for part in content] if isinstance(content, list) else content
@@ -138,7 +95,7 @@ def _part(part: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a chat completion under the names that they have here; further ones stay."""
+    """Return the parameters of a chat completion under their names in this API; unknown ones stay."""
     rest = with_tools(with_effect(parameters))
     limit = rest.pop("max_tokens", None)
     limit = rest.pop("max_completion_tokens", limit)
@@ -156,7 +113,21 @@ def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(value: Any, inner: str) -> Any:
-    """Return an object with what is in its `inner` one beside its other keys, as Responses have it."""
+    """Return an object with the keys of its `inner` object beside its own, as this API has them."""
     if not (isinstance(value, dict) and isinstance(value.get(inner), dict)):
         return value
     return {**{name: item for name, item in value.items() if name != inner}, **value[inner]}
+
+
+class ResponsesModel(HttpModel):
+    """Calls `/responses`."""
+
+    reader = _ResponsesReader
+
+    def http_call(self, request: ModelRequest, *, stream: bool) -> HttpCall:
+        """Return the request of a response that the server does not store."""
+        prompt = request.prompt
+        if not isinstance(prompt, str):
+            prompt = [item for message in with_tool_messages(prompt) for item in _items(message)]
+        body = {"model": self.default_model, "input": prompt, "store": False, **_parameters(request.parameters)}
+        return HttpCall("/responses", {**body, "stream": stream})

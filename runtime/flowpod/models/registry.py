@@ -5,53 +5,56 @@ from collections.abc import Mapping
 
 from flowpod.errors import BuildError
 from flowpod.flow.model import Connection
-from flowpod.models.base import ChatModel
-from flowpod.models.offline import MODEL, OfflineChat
+from flowpod.models.base import Model
+from flowpod.models.offline import MODEL, OfflineModel
 
 logger = logging.getLogger(__name__)
 
 _TYPES = ("open_ai", "azure_open_ai", "serverless", "dashscope")
 
 
-class Models:
-    """Makes a connection's model when a node first asks for it, and keeps it."""
+class ModelRegistry:
+    """Makes the model of a connection when a node first needs it, and keeps it."""
 
     def __init__(self, connections: Mapping[str, Connection]) -> None:
         self._connections = connections
-        self._models: dict[str, ChatModel] = {}
+        self._models: dict[str, Model] = {}
 
-    def get(self, name: str) -> ChatModel:
-        """Return the model behind the connection `name`; see `ChatModels.get`."""
-        if name not in self._models:
-            self._models[name] = _model(self._connections[name])
-        return self._models[name]
+    def model_of(self, connection: str) -> Model:
+        """Return the model behind a connection.
+
+        Raises KeyError when there is no such connection, BuildError when its type has no model.
+        """
+        if connection not in self._models:
+            self._models[connection] = _make_model(self._connections[connection])
+        return self._models[connection]
 
     async def close(self) -> None:
-        """Close every client."""
+        """Close every model."""
         for model in self._models.values():
             await model.close()
 
 
-def _model(connection: Connection) -> ChatModel:
+def _make_model(connection: Connection) -> Model:
     if connection.type == "offline":
         if connection.name != "offline":
             text = "connection %r has none of its environment variables set: its model is %s, which needs no server"
             logger.warning(text, connection.name, MODEL)
-        return OfflineChat()
+        return OfflineModel()
     if connection.type not in _TYPES:
         text = (
             f"connection {connection.name!r} is of type {connection.type!r}; a model needs one of {', '.join(_TYPES)}"
         )
         raise BuildError("connection", text)
-    # The client takes half a second to import, which a flow without a model server need not wait for.
+    # Importing the client takes half a second, so a flow without a model server does not.
     if connection.type == "dashscope":
-        from flowpod.models.dashscope import DashScopeChat
+        from flowpod.models.dashscope import DashScopeModel
 
-        return DashScopeChat(connection)
+        return DashScopeModel(connection)
     if connection.fields.get("api") == "responses":
-        from flowpod.models.openai_responses import OpenAIResponses
+        from flowpod.models.openai_responses import ResponsesModel
 
-        return OpenAIResponses(connection)
-    from flowpod.models.openai_chat import OpenAIChat
+        return ResponsesModel(connection)
+    from flowpod.models.openai_chat import ChatCompletionsModel
 
-    return OpenAIChat(connection)
+    return ChatCompletionsModel(connection)

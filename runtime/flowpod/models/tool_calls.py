@@ -1,19 +1,19 @@
-"""What a model is offered to call: tools, or OpenAI's older functions, put into their form for other APIs."""
+"""The tools, or OpenAI's older functions, that a request offers to a model, converted for other APIs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-Calling = Literal["", "tools", "functions"]
-"""What a request offers."""
+OfferedCalls = Literal["", "tools", "functions"]
+"""What a request offers to the model."""
 
 
-def called_by(parameters: Mapping[str, Any]) -> Calling:
-    """Return what the parameters of a call offer."""
+def offered_calls(parameters: Mapping[str, Any]) -> OfferedCalls:
+    """Return what the parameters of a call offer to the model."""
     return "tools" if parameters.get("tools") else "functions" if parameters.get("functions") else ""
 
 
 def with_tools(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a chat completion with `functions` and `function_call` as tools and a choice of them."""
+    """Return the parameters of a chat completion with `functions` and `function_call` converted to tools."""
     rest = dict(parameters)
     if functions := rest.pop("functions", None):
         tools = [{"type": "function", "function": function} for function in functions]
@@ -24,9 +24,9 @@ def with_tools(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_tool_messages(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Yield messages with a tool's in place of each function's, and before it the call that it answers.
+    """Yield the messages with each function message converted to a tool message, preceded by the call that it answers.
 
-    A prompt has no place for that call: only the name of its function is known.
+    A prompt cannot hold that call, so only the function's name is known.
     """
     for number, message in enumerate(messages):
         if message["role"] != "function":
@@ -38,5 +38,5 @@ def with_tool_messages(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mappin
 
 
 def with_function_call(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's message with its first call of a tool as `function_call`."""
+    """Return a model's message with its first tool call converted to `function_call`."""
     return {**message, "tool_calls": None, "function_call": message["tool_calls"][0]["function"]}

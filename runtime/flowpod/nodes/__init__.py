@@ -1,29 +1,32 @@
-"""What a node does. Each kind is a file; no kind knows another."""
+"""What a node does: the record of a kind, and a file or a folder for each kind.
 
-from collections.abc import Callable, Mapping
+A node knows its inputs and its context. It knows nothing of HTTP, of storage, of the scheduler, or of other kinds.
+"""
 
-from flowpod.nodes.aggregate import AggregateNode
-from flowpod.nodes.assign import AssignNode
-from flowpod.nodes.batch import BatchNode
-from flowpod.nodes.condition import ConditionNode
-from flowpod.nodes.kind import Node, NodeSpec, Resources
-from flowpod.nodes.llm import LLMNode
-from flowpod.nodes.loop import LoopNode
-from flowpod.nodes.output import OutputNode
-from flowpod.nodes.prompt import PromptNode
-from flowpod.nodes.python.promptflow_tools import tool_node
-from flowpod.nodes.template import TemplateNode
+from typing import Any
 
-KINDS: Mapping[str, Callable[[NodeSpec, Resources], Node]] = {
-    "custom_llm": tool_node,
-    "llm": LLMNode,
-    "prompt": PromptNode,
-    "python": tool_node,
-    "condition": ConditionNode,
-    "aggregate": AggregateNode,
-    "assign": AssignNode,
-    "template": TemplateNode,
-    "output": OutputNode,
-    "batch": BatchNode,
-    "loop": LoopNode,
+from flowpod.nodes.aggregate import AGGREGATE
+from flowpod.nodes.assign import ASSIGN
+from flowpod.nodes.batch import BATCH
+from flowpod.nodes.condition import CONDITION
+from flowpod.nodes.kind import Kind
+from flowpod.nodes.llm import LLM
+from flowpod.nodes.loop import LOOP
+from flowpod.nodes.output import OUTPUT
+from flowpod.nodes.prompt import PROMPT
+from flowpod.nodes.python.node import CUSTOM_LLM, PYTHON
+from flowpod.nodes.template import TEMPLATE
+
+KINDS: dict[str, Kind[Any]] = {
+    "llm": LLM,
+    "python": PYTHON,
+    "prompt": PROMPT,
+    "custom_llm": CUSTOM_LLM,
+    "condition": CONDITION,
+    "aggregate": AGGREGATE,
+    "assign": ASSIGN,
+    "template": TEMPLATE,
+    "output": OUTPUT,
+    "batch": BATCH,
+    "loop": LOOP,
 }

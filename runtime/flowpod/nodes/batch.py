@@ -1,27 +1,45 @@
-"""The batch node: its nodes run once for each item of a list, or of several side by side."""
+"""The batch node: runs its nodes once for each item of a list, or of several lists side by side."""
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from flowpod.errors import FlowpodError, NodeError
-from flowpod.nodes.kind import Context, NodeSpec, Resources
+from flowpod.flow.document.base import NodeOptions
+from flowpod.flow.kinds import BodyOptions
+from flowpod.flow.load.node_check import NodeCheck
+from flowpod.flow.model import Node
+from flowpod.nodes.kind import BuiltNode, Context, Kind, Resources
 
 
-class BatchNode:
-    """Runs the items, some at a time; its value is the list of their results, in the items' order."""
+class BatchOptions(NodeOptions):
+    """Runs its nodes once for each item of one list, or of several side by side."""
 
-    optional: frozenset[str] = frozenset()
+    over: list[str] = Field(default_factory=list, description="The inputs that are lists; all of them by default.")
+    max_items: int = Field(100, ge=1, le=100, description="The maximum number of items; the rest is skipped.")
+    parallel: int = Field(1, ge=1, le=10, description="The number of items that run at the same time.")
+    on_item_error: Literal["fail", "null", "drop"] = Field(
+        "fail", description="Fail the node, put null for the item, or drop the item."
+    )
+    nodes: list[Any] = Field(min_length=1)
+    result: Any = Field(None, description="The result of an item, such as ${inner.output}.")
+
+
+class BatchNode(BuiltNode):
+    """Runs the items, some at a time. Its value is the list of their results, in the items' order."""
+
     waits_for_nodes = True
 
-    def __init__(self, spec: NodeSpec, resources: Resources) -> None:  # noqa: ARG002
-        self._over: list[str] = spec.options["over"] or list(spec.inputs)
-        self._max_items: int = spec.options["max_items"]
-        self._parallel: int = spec.options["parallel"]
-        self._on_item_error: str = spec.options["on_item_error"]
+    def __init__(self, node: Node, options: BatchOptions, resources: Resources) -> None:  # noqa: ARG002
+        self._over = options.over or list(node.inputs)
+        self._max_items = options.max_items
+        self._parallel = options.parallel
+        self._on_item_error = options.on_item_error
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> list[Any]:
-        """Return the results. Raises NodeError for an input that is no list, and for an item if that is the policy."""
+        """Return the results. Raises NodeError for an input that is not a list, and for a failed item if it must."""
         items = self._items(inputs)
         free, stop = asyncio.Semaphore(self._parallel), asyncio.Event()
         tasks = [
@@ -58,9 +76,26 @@ class BatchNode:
             if stop.is_set():
                 return None, True
             try:
-                return await context.run_round(index, item, None), False
+                return await context.run_body(index, item, None), False
             except FlowpodError:
                 if self._on_item_error == "fail":
                     stop.set()  # no further item begins
                     raise
                 return None, True
+
+
+def _check(options: BatchOptions, check: NodeCheck) -> None:
+    for name in options.over:
+        check.require_input(("over",), name)
+    if not check.node.inputs:
+        check.error(("inputs",), f"the batch {check.node.name!r} has no list to run over")
+
+
+BATCH = Kind(
+    "batch",
+    BatchOptions,
+    dashscope_type="Parallel",
+    build=BatchNode,
+    check=_check,
+    body=lambda options: BodyOptions(options.nodes, "item", result=options.result),
+)

@@ -1,22 +1,32 @@
-"""What every node kind is made of: inputs go in, a value or a stream of chunks comes out."""
+"""What a node kind is: one record, from which everything that depends on the kind derives."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, TypeVar
 
 from flowpod.errors import NodeError
-from flowpod.flow.model import Connection
-from flowpod.models.base import ChatModels
-from flowpod.telemetry.tracing import Tracing
+from flowpod.flow.document.base import NodeOptions
+from flowpod.flow.kinds import BodyOptions
+from flowpod.flow.load.node_check import NodeCheck
+from flowpod.flow.model import Connection, Node
+from flowpod.models.registry import ModelRegistry
+from flowpod.telemetry.tracing import SpanKind, Tracing
 from flowpod.threads import Threads
 
-Streams = Literal["yes", "no", "perhaps"]
-"""Whether a node's value comes as chunks, as far as can be told before it runs."""
+Options = TypeVar("Options", bound=NodeOptions)
+
+Streams = Literal["no", "perhaps", "yes", "unread"]
+"""Whether a node's value comes in chunks.
+
+`perhaps`: only its code can tell. `unread`: it does, but Prompt Flow's serving streams it only while no other node
+reads the value (executor/flow_executor.py).
+"""
 
 
-async def _no_rounds(index: int, item: Any, variables: dict[str, Any] | None) -> Any:  # noqa: ARG001
+async def _no_body(index: int, item: Any, variables: dict[str, Any] | None) -> Any:  # noqa: ARG001
     raise NodeError("this node has no nodes inside it", code="internal_error")
 
 
@@ -26,77 +36,100 @@ def _no_variable(name: str, value: Any = None) -> Any:  # noqa: ARG001
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a node may know and do besides its inputs.
+    """What a running node may use besides its inputs.
 
-    `streaming`: somebody reads the chunks as they come. `run_round(index, item, variables)` runs the nodes inside this
-    one and returns their result; it raises NodeError when one fails. `loop_variables` gives a loop's variables as it
-    begins. `read_variable` and `write_variable` take names such as `session.count`; writing raises ValueError for a
-    value of another type.
+    `streaming`: a reader takes the chunks as they come. `run_body(index, item, variables)` runs the nodes inside this
+    one once and returns their result; it raises NodeError when one fails. `loop_variables` returns a loop's variables
+    as it begins. `read_variable` and `write_variable` take names such as `session.count`; writing raises ValueError for
+    a value of another type.
     """
 
     streaming: bool = False
-    run_round: Callable[[int, Any, dict[str, Any] | None], Awaitable[Any]] = _no_rounds
+    run_body: Callable[[int, Any, dict[str, Any] | None], Awaitable[Any]] = _no_body
     loop_variables: Callable[[], dict[str, Any]] = dict
     read_variable: Callable[[str], Any] = _no_variable
     write_variable: Callable[[str, Any], None] = _no_variable
 
 
-class Node(Protocol):
-    """A node that was built and may run many times at once."""
-
-    optional: frozenset[str]
-    """Inputs that are left out, not None, when they refer to a bypassed node."""
-    waits_for_nodes: bool
-    """Whether it spends its time waiting for other nodes, and so does not count against the limit of those that run."""
-
-    async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:
-        """Return the value, a Result with it, or an async iterator of Chunks that ends with a Result.
-
-        Raises NodeError for a failure that it can explain; any other exception is the node's own.
-        """
-        ...
-
-
-class NodeSpec(Protocol):
-    """What a flow says of a node, as far as node kinds need it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def type(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def tool(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def inputs(self) -> Mapping[str, Any]: ...
-    @property
-    def literals(self) -> Mapping[str, Any]: ...
-    @property
-    def connection(self) -> str: ...
-    @property
-    def options(self) -> Mapping[str, Any]: ...
-    @property
-    def api(self) -> str: ...
-    @property
-    def overrides(self) -> Sequence[str]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What nodes share, made once for a flow.
+    """What the nodes of a flow share.
 
-    `renderers` are the threads of templates, apart from those of Python code: no prompt waits for a slow tool.
+    `threads` run synchronous Python code, `renderers` run templates, so that no prompt waits for a slow tool. `modules`
+    are the Python files that were imported: nodes of one file share its module, and so its state.
     """
 
     folder: Path
-    models: ChatModels
+    models: ModelRegistry
     threads: Threads
     tracing: Tracing
     renderers: Threads
     connections: Mapping[str, Connection] = field(default_factory=dict)
     private_urls: bool = False
     modules: dict[Path, ModuleType] = field(default_factory=dict)
-    """The Python files that were imported: nodes of one file share its module, and so what it holds."""
+
+
+class BuiltNode(ABC):
+    """A node ready to run, any number of times at once. A kind's class overrides what differs from these defaults."""
+
+    optional: frozenset[str] = frozenset()
+    """Inputs that are omitted, rather than None, when they refer to a bypassed node."""
+    waits_for_nodes: bool = False
+    """Whether it spends its time waiting for other nodes, and so does not count against the limit of running nodes."""
+    streams: Streams | None = None
+    """Whether this node streams, where it is not for its kind to say."""
+    overrides: frozenset[str] = frozenset()
+    """Inputs that a request may set."""
+    template_variables: frozenset[str] = frozenset()
+    """The names that its template uses; `flowpod check` warns about those that are not inputs."""
+    connections: frozenset[str] = frozenset()
+    """The connections that it uses, those that are not keys of the node included."""
+    model: str = ""
+    """The name of the model that it calls, if it calls one."""
+
+    @abstractmethod
+    async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:
+        """Return the value, a Result with it, or an async iterator of Chunks that ends with a Result.
+
+        Raises NodeError for a failure that it can explain. Any other exception counts as the flow's own.
+        """
+
+
+def _no_check(options: Any, check: NodeCheck) -> None:
+    pass
+
+
+def _no_branches(options: Any) -> Sequence[str]:  # noqa: ARG001
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[Options]):
+    """A node kind.
+
+    `name` is the value of `type` in the file.
+    `options` is the model of the kind's keys; its docstring describes the kind in the schema and in the docs' index.
+    `dashscope_type` is the node type that DashScope's clients see (names of spring-ai-alibaba's admin studio).
+    `build` makes a node ready to run when the flow is loaded; it raises BuildError.
+    `check` reports what needs the flow around the node, but none of its code, to be found.
+    `streams` says whether the value comes in chunks.
+    `branches` returns the branches that other nodes may come after.
+    `body` returns the nodes inside the node, None for a kind that has none.
+    `writes_to` returns the output to which the node adds text ("" is the chat output), None for a kind that adds none.
+    `takes_secrets`: its inputs may refer to what a caller sends for plugins.
+    `span_kind` is OpenInference's kind of the node's span.
+    `extra` is the optional dependency group of Flowpod that the kind needs.
+    """
+
+    name: str
+    options: type[Options]
+    dashscope_type: str
+    build: Callable[[Node, Options, Resources], BuiltNode]
+    check: Callable[[Options, NodeCheck], None] = _no_check
+    streams: Streams = "no"
+    branches: Callable[[Options], Sequence[str]] = _no_branches
+    body: Callable[[Options], BodyOptions] | None = None
+    writes_to: Callable[[Options], str] | None = None
+    takes_secrets: bool = False
+    span_kind: SpanKind = "CHAIN"
+    extra: str = ""

@@ -1,31 +1,68 @@
-"""The comparisons of conditions: each says for which values it holds, and refuses others."""
+"""Comparisons, as conditions and loops write them: each operator takes some types of values and refuses others."""
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import re2  # type: ignore[import-untyped]
+from pydantic import Field
 
 from flowpod.errors import BuildError, NodeError
+from flowpod.flow.document.base import Section, Text
+from flowpod.flow.document.located_yaml import Key
+from flowpod.flow.load.node_check import NodeCheck
 
-Groups = Sequence[Mapping[str, Any]]
-"""Groups of comparisons as a flow writes them: one group must hold, and of it every comparison."""
-Kind = Literal["null", "bool", "number", "string", "list", "object"]
+Operator = Literal[
+    "equals",
+    "not_equals",
+    "is_null",
+    "is_not_null",
+    "is_true",
+    "is_false",
+    "greater",
+    "greater_or_equal",
+    "less",
+    "less_or_equal",
+    "contains",
+    "not_contains",
+    "matches",
+    "length_equals",
+    "length_greater",
+    "length_greater_or_equal",
+    "length_less",
+    "length_less_or_equal",
+]
+ValueKind = Literal["null", "bool", "number", "string", "list", "object"]
+
+
+class Comparison(Section):
+    """One comparison: an input of the node with a value, or with another input."""
+
+    input: str = Field(description="The name of an input of the node; in a loop's `until`, of a loop variable.")
+    operator: Operator
+    value: Any = Field(None, description="What the input is compared with.")
+    value_from: Text = Field("", description="The name of the input that it is compared with, instead of `value`.")
+
+
+class ComparisonGroup(Section):
+    """Comparisons that must all hold."""
+
+    all: list[Comparison] = Field(min_length=1)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """`left` are the kinds of value that the operator takes, `right` those that it is compared with, none for unary."""
+    """`left` are the types of value that the operator takes, `right` those that it compares with, if any."""
 
-    left: tuple[Kind, ...]
-    right: tuple[Kind, ...]
+    left: tuple[ValueKind, ...]
+    right: tuple[ValueKind, ...]
     holds: Callable[[Any, Any], bool]
     same_kind: bool = False
 
 
-_ANY: tuple[Kind, ...] = get_args(Kind)
-_ORDERED: tuple[Kind, ...] = ("number", "string")
-_SIZED: tuple[Kind, ...] = ("string", "list", "object")
+_ANY: tuple[ValueKind, ...] = get_args(ValueKind)
+_ORDERED: tuple[ValueKind, ...] = ("number", "string")
+_SIZED: tuple[ValueKind, ...] = ("string", "list", "object")
 
 
 def _length(compare: Callable[[int, Any], bool]) -> _Rule:
@@ -36,18 +73,18 @@ def _ordered(compare: Callable[[Any, Any], bool]) -> _Rule:
     return _Rule(_ORDERED, _ORDERED, compare, same_kind=True)
 
 
-# RE2 takes time in proportion to the text, whatever the pattern: Python's own engine could hold up the event loop, and
-# everybody on it, for hours over a text that somebody sent.
+# RE2 takes time in proportion to the text, whatever the pattern. Python's own engine could block the event loop, and so
+# every run, for hours over a text that a caller sent.
 _QUIET = re2.Options()
 _QUIET.log_errors = False
 
 
 def _pattern(text: str) -> Any:
     try:
-        return re2.compile(text.encode(errors="replace"), _QUIET)  # which keeps those that were used last
+        return re2.compile(text.encode(errors="replace"), _QUIET)  # it caches the last ones
     except re2.error as error:
         reason = error.args[0].decode(errors="replace")
-        message = f"matches: {text[:80]!r} is no regular expression of RE2's: {reason}"
+        message = f"matches: {text[:80]!r} is not a regular expression of RE2: {reason}"
         raise NodeError(message, code="invalid_comparison") from None
 
 
@@ -56,7 +93,7 @@ def _matches(left: str, right: str) -> bool:
 
 
 def _equal(left: Any, right: Any) -> bool:
-    """Return whether two values are equal, of the same kind, and so is what stands in them."""
+    """Return whether two values, and all values in them, are equal and of the same type."""
     kind = _kind(left)
     if kind != _kind(right):
         return False
@@ -94,9 +131,9 @@ _RULES: Mapping[str, _Rule] = {
 
 
 def holds(left: Any, operator: str, right: Any = None) -> bool:
-    """Return whether `left operator right`; numbers, strings and booleans are never taken for each other.
+    """Return whether `left operator right`. Numbers, strings and booleans are never converted into each other.
 
-    Raises NodeError when the operator does not hold for such values, or a pattern is no regular expression.
+    Raises NodeError when the operator does not take such values, or a pattern is not a regular expression.
     """
     rule = _RULES[operator]
     kind, other = _kind(left), _kind(right)
@@ -110,11 +147,11 @@ def holds(left: Any, operator: str, right: Any = None) -> bool:
     return rule.holds(left, right)
 
 
-def _mismatch(operator: str, what: str, kind: Kind, kinds: tuple[Kind, ...]) -> NodeError:
+def _mismatch(operator: str, what: str, kind: ValueKind, kinds: tuple[ValueKind, ...]) -> NodeError:
     return NodeError(f"{operator} needs {what} of kind {' or '.join(kinds)}, not {kind}", code="invalid_comparison")
 
 
-def _kind(value: Any) -> Kind:
+def _kind(value: Any) -> ValueKind:
     match value:
         case None:
             return "null"
@@ -134,24 +171,30 @@ def _kind(value: Any) -> Kind:
             return "object"
 
 
-def any_group_holds(groups: Groups, values: Mapping[str, Any]) -> bool:
+def any_group_holds(groups: Sequence[ComparisonGroup], values: Mapping[str, Any]) -> bool:
     """Return whether all comparisons of at least one group hold; raises NodeError as `holds` does."""
-    return any(all(_holds(comparison, values) for comparison in group["all"]) for group in groups)
+    return any(all(_comparison_holds(comparison, values) for comparison in group.all) for group in groups)
 
 
-def _holds(comparison: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    other = comparison["value_from"]
-    return holds(
-        values.get(comparison["input"]), comparison["operator"], values.get(other) if other else comparison["value"]
-    )
+def _comparison_holds(comparison: Comparison, values: Mapping[str, Any]) -> bool:
+    right = values.get(comparison.value_from) if comparison.value_from else comparison.value
+    return holds(values.get(comparison.input), comparison.operator, right)
 
 
-def check_patterns(groups: Groups, key: str) -> None:
-    """Raise BuildError for a pattern that the flow writes and that is none; the groups stand at `key` of the node."""
+def check_groups(check: NodeCheck, key: Key, groups: Sequence[ComparisonGroup], names: Collection[str]) -> None:
+    """Report comparisons, in the groups at `key`, of inputs that are not among `names`."""
     for place, group in enumerate(groups):
-        for number, comparison in enumerate(group["all"]):
-            if comparison["operator"] == "matches" and not comparison["value_from"]:
+        for number, comparison in enumerate(group.all):
+            for name in filter(None, (comparison.input, comparison.value_from)):
+                check.require_input((*key, place, "all", number), name, names)
+
+
+def check_patterns(groups: Sequence[ComparisonGroup], key: str) -> None:
+    """Raise BuildError for an invalid pattern in the groups at `key` of the node."""
+    for place, group in enumerate(groups):
+        for number, comparison in enumerate(group.all):
+            if comparison.operator == "matches" and not comparison.value_from:
                 try:
-                    holds("", "matches", comparison["value"])
+                    holds("", "matches", comparison.value)
                 except NodeError as error:
                     raise BuildError(f"{key}.{place}.all.{number}.value", error.message) from None

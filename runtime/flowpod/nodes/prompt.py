@@ -1,22 +1,26 @@
-"""The prompt node: a template and its inputs make a text."""
+"""The prompt node: a prompt file and its inputs make a text."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from flowpod.content.jinja import ParsedTemplate, Rendered, parse_template
 from flowpod.errors import BuildError
-from flowpod.nodes.kind import Context, NodeSpec, Resources
+from flowpod.flow.document.base import PromptFlowOptions
+from flowpod.flow.model import Node
+from flowpod.nodes.kind import BuiltNode, Context, Kind, Resources
+from flowpod.nodes.source import check_source
 
 
-class PromptNode:
+class PromptOptions(PromptFlowOptions):
+    """Renders a prompt file with its inputs."""
+
+
+class PromptNode(BuiltNode):
     """Renders its file with its inputs."""
 
-    optional: frozenset[str] = frozenset()
-    waits_for_nodes = False
-
-    def __init__(self, spec: NodeSpec, resources: Resources) -> None:
-        self._template = read_template(spec, resources)
-        self.variables = self._template.variables
+    def __init__(self, node: Node, options: PromptOptions, resources: Resources) -> None:  # noqa: ARG002
+        self._template = read_template(options.source.path, resources)
+        self.template_variables = self._template.variables
         self._renderers = resources.renderers
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Rendered:  # noqa: ARG002
@@ -24,13 +28,16 @@ class PromptNode:
         return Rendered.of(await self._template.render_apart(self._renderers, inputs))
 
 
-def read_template(spec: NodeSpec, resources: Resources) -> ParsedTemplate:
-    """Return the template in the node's file.
+def read_template(path: str, resources: Resources) -> ParsedTemplate:
+    """Return the template in the file `path` of the flow.
 
     Raises BuildError when the file is not UTF-8 text or not a template.
     """
     try:
-        source = (resources.folder / spec.path).read_text(encoding="utf-8")
+        source = (resources.folder / path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise BuildError("source.path", f"{spec.path} is not UTF-8 text") from None
-    return parse_template(source, spec.path)
+        raise BuildError("source.path", f"{path} is not UTF-8 text") from None
+    return parse_template(source, path)
+
+
+PROMPT = Kind("prompt", PromptOptions, dashscope_type="VariableHandle", build=PromptNode, check=check_source)

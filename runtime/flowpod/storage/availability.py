@@ -54,7 +54,7 @@ class Availability:
         self.available.clear()
         self.checked.set()
         if self.failure != before:
-            logger.warning("the chat history is out of availability, trying again: %s", self.failure)
+            logger.warning("the chat history is out of reach, trying again: %s", self.failure)
         if not before:
             self._on_loss()
 
@@ -64,7 +64,7 @@ class Availability:
 
         While the database is known to be lost nothing is tried: whoever looks for it finds it again, and nobody waits.
         """
-        message = "the chat history is out of availability, so stored sessions cannot be had now; try again"
+        message = "the chat history is out of reach, so stored sessions cannot be had now; try again"
         if self.failure:
             raise Unavailable(message, code="history_unavailable")
         try:

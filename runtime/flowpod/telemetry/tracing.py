@@ -7,13 +7,13 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 from opentelemetry import baggage, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+from opentelemetry.trace import Span, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -30,6 +30,10 @@ TRACING: ContextVar["Tracing | None"] = ContextVar("tracing", default=None)
 
 _OF_THE_RUN = ("session.id", "gen_ai.conversation.id", "user.id", "flowpod.run.id")
 """What the root span says of its run and every span below repeats: backends show and filter spans one by one."""
+
+
+SpanKind = Literal["CHAIN", "TOOL", "RETRIEVER", "AGENT", "LLM", "EMBEDDING", "RERANKER", "GUARDRAIL"]
+"""OpenInference's kinds of spans."""
 
 
 class Tracing:
@@ -61,10 +65,10 @@ class Tracing:
         self._tracer.start_span(name, context=context, attributes={**attributes, **items}).end()
 
     @contextmanager
-    def node(self, parent: Span, name: str, kind: str, path: str) -> Iterator[Span]:
+    def node(self, parent: Span, name: str, kind: str, path: str, span_kind: SpanKind) -> Iterator[Span]:
         """Run the block under the span of a node. The block must stay in one task and never be left by a yield.
 
-        `path` is the node's name with the rounds of batches and loops that it is in.
+        `path` is the node's name with the rounds of batches and loops that it is in, `span_kind` that of its node kind.
         """
         span = self._tracer.start_span(
             name,
@@ -73,7 +77,7 @@ class Tracing:
                 "flowpod.node.name": name,
                 "flowpod.node.type": kind,
                 "flowpod.node.path": path,
-                "openinference.span.kind": "TOOL" if kind == "python" else "CHAIN",
+                "openinference.span.kind": span_kind,
                 **_session_of(parent),
             },
         )
@@ -87,7 +91,7 @@ class Tracing:
         host, _, port = address.rpartition(":") if address.rpartition(":")[2].isdecimal() else (address, "", "")
         span = self._tracer.start_span(
             f"{operation} {model}" if model else operation,
-            kind=SpanKind.CLIENT,
+            kind=trace.SpanKind.CLIENT,
             attributes={
                 "gen_ai.operation.name": operation,
                 "gen_ai.provider.name": provider,

@@ -34,6 +34,7 @@ from flowpod.api.openai.messages import ChatRoles, Conversation, read_conversati
 from flowpod.engine.request import RunRequest
 from flowpod.errors import InvalidRequest, NotFound, Unavailable
 from flowpod.jsonable import MAX_DEPTH, is_too_deep
+from flowpod.nodes import KINDS
 from flowpod.service import FlowService
 
 _FILES = ("File", "file")
@@ -151,7 +152,7 @@ class Application:
         self._settings = settings
         self._roles = ChatRoles.of(service)
         self._files = [name for name, declared in service.flow.inputs.items() if declared.type in _FILES]
-        self._node_types = {name: node.type for name, node in service.flow.nodes.items()}
+        self._node_types = {name: KINDS[node.type].dashscope_type for name, node in service.flow.nodes.items()}
 
     async def answer(self, request: Request) -> Response:
         """Answer with a stream of frames or with one object."""

@@ -7,20 +7,7 @@ from flowpod.api.dashscope.frames import Growing
 from flowpod.engine.events import NodeUpdated, RunOutput
 from flowpod.jsonable import as_text, dumps
 
-# The names of Alibaba's own node types where it has one (spring-ai-alibaba, admin studio).
-_TYPES: Mapping[str, str] = {
-    "llm": "LLM",
-    "python": "Script",
-    "custom_llm": "Plugin",
-    "prompt": "VariableHandle",
-    "template": "VariableHandle",
-    "aggregate": "VariableHandle",
-    "assign": "VariableAssign",
-    "condition": "Judge",
-    "batch": "Parallel",
-    "loop": "Iterator",
-    "output": "Output",
-}
+_LLM, _OUTPUT = "LLM", "Output"  # node types whose text has a form of its own
 _STATUSES: Mapping[str, str] = {
     "Running": "executing",
     "Completed": "success",
@@ -99,12 +86,11 @@ class Thoughts:
     def _node(self, name: str) -> dict[str, Any]:
         self._changed[name] = None
         if name not in self._nodes:
-            kind = _TYPES[self._node_types[name]]
-            self._nodes[name] = {"nodeId": name, "nodeName": name, "nodeType": kind}
+            self._nodes[name] = {"nodeId": name, "nodeName": name, "nodeType": self._node_types[name]}
         return self._nodes[name]
 
     def _result(self, name: str, text: str, reasoning: str) -> str:
-        return _said(text, reasoning) if self._node_types[name] == "llm" else text
+        return _said(text, reasoning) if self._node_types[name] == _LLM else text
 
 
 def _thought(node: Mapping[str, Any]) -> dict[str, str]:
@@ -137,26 +123,26 @@ class Messages:
 
     def of_node(self, event: NodeUpdated) -> list[dict[str, Any]]:
         """Return the messages of a node's end. A node that streamed has said everything before."""
-        kind = self._node_types.get(event.node, "output")
-        if not self._of_all or kind == "output" or event.status != "Completed":
+        kind = self._node_types.get(event.node, _OUTPUT)
+        if not self._of_all or kind == _OUTPUT or event.status != "Completed":
             return []
         text = "" if event.node in self._streamed else as_text(event.output)
-        content = _said(text, "") if kind == "llm" else text
-        return [self._message(event.node, _TYPES[kind], content, ended=True)]
+        content = _said(text, "") if kind == _LLM else text
+        return [self._message(event.node, kind, content, ended=True)]
 
     def of_output(self, event: RunOutput) -> list[dict[str, Any]]:
         """Return the messages of a piece of the answer, or of its end."""
         name = node_of(event)
         kind = self._node_types.get(name)
-        node = name if kind == "output" else _END
+        node = name if kind == _OUTPUT else _END
         messages = []
         text, is_last = (as_text(event.delta) if event.has_delta else ""), event.status == "Finished"
         if self._open and self._open != node:
             messages.append(self._end(self._open, ""))
         self._open = node
-        if self._of_all and event.is_stream and kind == "llm" and (text or event.reasoning):
+        if self._of_all and event.is_stream and kind == _LLM and (text or event.reasoning):
             self._streamed.add(name)
-            messages.append(self._message(name, "LLM", _said(text, event.reasoning), ended=False))
+            messages.append(self._message(name, _LLM, _said(text, event.reasoning), ended=False))
         if is_last and node != _END:
             messages.append(self._end(node, text))
             self._open = ""
@@ -169,7 +155,7 @@ class Messages:
         return [self._end(_END, "")] if self._open == _END else []
 
     def _type_of(self, node: str) -> str:
-        return _END if node == _END else "Output"
+        return _END if node == _END else _OUTPUT
 
     def _end(self, node: str, text: str) -> dict[str, Any]:
         return self._message(node, self._type_of(node), text, ended=True)

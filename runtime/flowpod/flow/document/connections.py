@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from flowpod.flow.document.base import Part, Text, empty_if_none
+from flowpod.flow.document.base import Section, Text, empty_if_none
 
 
 def _scalar_text(value: Any) -> Any:
@@ -18,7 +18,7 @@ def _scalar_text(value: Any) -> Any:
 Texts = Annotated[dict[str, Annotated[str, BeforeValidator(_scalar_text)]], BeforeValidator(empty_if_none)]
 
 
-class ConnectionPart(Part):
+class ConnectionPart(Section):
     """What all connections have; any string may hold ${env:NAME} or ${env:NAME:-default}."""
 
     secret: ClassVar[frozenset[str]] = frozenset({"api_key"})

@@ -1,31 +1,19 @@
 """`flow.dag.yaml` as its authors write it; the source of the published JSON Schema."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
 
-from flowpod.flow.document.base import CommonPart, Part, Text, empty_if_none
-from flowpod.flow.document.control_kinds import (
-    AggregatePart,
-    AssignPart,
-    BatchPart,
-    ConditionPart,
-    LoopPart,
-    OutputNodePart,
-    TemplatePart,
-    VariablePart,
-)
-from flowpod.flow.model import MAX_ROUNDS, Override, ValueType
-
-NODE_TAG = "code"
-"""The discriminator's name, in pydantic's error locations, of every node that is no control node."""
+from flowpod.flow.document.base import Section, Text, VariableOptions, empty_if_none
+from flowpod.flow.kinds import FlowKinds
+from flowpod.flow.model import MAX_ROUNDS, ValueType
 
 
-class InputPart(Part):
+class InputOptions(Section):
     """An input of the flow: a key of the request body."""
 
-    type: ValueType = Field(description="The type that a request's value is read as.")
+    type: ValueType = Field(description="The type that a request's value is converted to.")
     default: Any = Field(None, description="The value when a request gives none. Without it the input is required.")
     description: Text = ""
     enum: list[Any] | None = Field(None, description="The values that a form offers.")
@@ -34,7 +22,7 @@ class InputPart(Part):
     is_chat_images: bool = Field(False, description="This input, a list, gets the images of the user's message.")
 
 
-class OutputPart(Part):
+class OutputOptions(Section):
     """An output of the flow."""
 
     type: ValueType = "string"
@@ -44,72 +32,16 @@ class OutputPart(Part):
     evaluation_only: bool = False
 
 
-class HistoryPart(Part):
+class HistoryOptions(Section):
     """How much of a conversation goes into the chat history of the next turn."""
 
-    rounds: int = Field(20, ge=0, le=MAX_ROUNDS, description="The last turns, at most.")
+    rounds: int = Field(20, ge=0, le=MAX_ROUNDS, description="The maximum number of past turns.")
     tokens: int | None = Field(
-        None, ge=1, description="Of them the newest that fit; four bytes of UTF-8 count as a token."
+        None, ge=1, description="The maximum size of these turns; four bytes of UTF-8 count as a token."
     )
 
 
-class SourcePart(Part):
-    """Where a node's code or prompt is."""
-
-    type: Literal["code", "package", "package_with_prompt"] = "code"
-    path: Text = Field("", description="A file in the flow's folder: Python, or a Jinja2 prompt.")
-    tool: Text = Field("", description="package: the tool, as package.module.function or package.module.Class.method.")
-
-
-class NodePart(CommonPart):
-    """A node that runs code or calls a model."""
-
-    type: Literal["llm", "python", "prompt", "custom_llm"] = Field(description="What the node does.")
-    source: SourcePart = Field(default_factory=SourcePart)
-    connection: Text = Field("", description="llm: the name of a connection.")
-    provider: Text = ""
-    api: Literal["chat", "completion"] = Field("chat", description="llm: which API of the model is called.")
-    overrides: list[Override] = Field(
-        default_factory=list, description="llm: parameters of the model that a request may set."
-    )
-    module: Text = ""
-    aggregation: bool = False
-    use_variants: bool = False
-    enable_cache: bool = False
-
-
-_CONTROL: Mapping[str, type[CommonPart]] = {
-    "condition": ConditionPart,
-    "aggregate": AggregatePart,
-    "assign": AssignPart,
-    "template": TemplatePart,
-    "output": OutputNodePart,
-    "batch": BatchPart,
-    "loop": LoopPart,
-}
-
-
-def _kind(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return kind if isinstance(kind, str) and kind in _CONTROL else NODE_TAG
-
-
-AnyNode = Annotated[
-    Annotated[NodePart, Tag(NODE_TAG)]
-    | Annotated[ConditionPart, Tag("condition")]
-    | Annotated[AggregatePart, Tag("aggregate")]
-    | Annotated[AssignPart, Tag("assign")]
-    | Annotated[TemplatePart, Tag("template")]
-    | Annotated[OutputNodePart, Tag("output")]
-    | Annotated[BatchPart, Tag("batch")]
-    | Annotated[LoopPart, Tag("loop")],
-    Discriminator(_kind),
-]
-for _part in (BatchPart, LoopPart):
-    _part.model_rebuild(_types_namespace={"AnyNode": AnyNode})
-
-
-class FlowDocument(Part):
+class FlowDocument(Section):
     """A flow: inputs, outputs and the nodes between them."""
 
     schema_: str | None = Field(None, alias="$schema")
@@ -120,22 +52,22 @@ class FlowDocument(Part):
     display_name: Text = ""
     description: Text = ""
     tags: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
-    inputs: Annotated[dict[str, InputPart], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
-    outputs: Annotated[dict[str, OutputPart], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
-    variables: Annotated[dict[str, VariablePart], BeforeValidator(empty_if_none)] = Field(
+    inputs: Annotated[dict[str, InputOptions], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
+    outputs: Annotated[dict[str, OutputOptions], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
+    variables: Annotated[dict[str, VariableOptions], BeforeValidator(empty_if_none)] = Field(
         default_factory=dict, description="Session variables: kept with the conversation, read as ${session.NAME}."
     )
-    history: HistoryPart = Field(default_factory=HistoryPart)
-    nodes: list[AnyNode] = Field(min_length=1)
+    history: HistoryOptions = Field(default_factory=HistoryOptions)
+    nodes: list[Any] = Field(min_length=1)  # each is read by the model of its kind
     node_variants: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
     environment: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
     environment_variables: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(default_factory=dict)
     additional_includes: list[str] | None = Field(
-        None, description="Files and folders from outside the flow's folder, laid beside its own."
+        None, description="Files and folders from outside the flow's folder, copied beside its own."
     )
 
 
-class _VariantNodePart(BaseModel):
+class VariantNode(BaseModel):
     """A node whose default variant, under node_variants, is served."""
 
     model_config = ConfigDict(extra="forbid")
@@ -144,10 +76,17 @@ class _VariantNodePart(BaseModel):
     use_variants: Literal[True]
 
 
-def flow_json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of `flow.dag.yaml`, for editors."""
-    schema = FlowDocument.model_json_schema(by_alias=True)
-    for part in (schema, *(schema["$defs"][kind.__name__] for kind in (BatchPart, LoopPart))):
-        nodes = part["properties"]["nodes"]
-        nodes["items"] = {"anyOf": [nodes["items"], _VariantNodePart.model_json_schema()]}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+def flow_json_schema(kinds: FlowKinds) -> dict[str, Any]:
+    """Return the JSON Schema of `flow.dag.yaml` with these node kinds, for editors."""
+    models: list[type[BaseModel]] = [FlowDocument, VariantNode, *(kind.options for kind in kinds.values())]
+    references, top = models_json_schema([(model, "validation") for model in models], by_alias=True)
+    definitions: dict[str, Any] = top["$defs"]
+    nodes = {"anyOf": [references[model, "validation"] for model in models[1:]]}
+    for kind in kinds.values():
+        properties = definitions[kind.options.__name__]["properties"]
+        properties["type"] = {"const": kind.name, "title": "Type", "type": "string"}
+        if kind.body is not None:
+            properties["nodes"]["items"] = nodes
+    flow = definitions.pop(FlowDocument.__name__)
+    flow["properties"]["nodes"]["items"] = nodes
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **flow, "$defs": definitions}

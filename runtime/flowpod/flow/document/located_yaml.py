@@ -124,13 +124,8 @@ def _is_whole(text: str) -> bool:
 
 
 def _place(location: Key) -> Key:
-    """Return an error's place in the file: without pydantic's validators and the kind that follows a node's number."""
-    parts = [part for part in location if part != "function-before"]
-    return tuple(
-        part
-        for place, part in enumerate(parts)
-        if not (place > 1 and isinstance(parts[place - 1], int) and parts[place - 2] == "nodes")
-    )
+    """Return an error's place in the file: its location without the names of pydantic's validators."""
+    return tuple(part for part in location if part != "function-before")
 
 
 def _dotted(key: Key) -> str:

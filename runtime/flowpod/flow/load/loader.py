@@ -1,15 +1,16 @@
-"""From a folder to a Flow: the file is read, and everything in it is checked that needs no code to run."""
+"""From a folder to a Flow: the file is read, and everything is checked that needs no code to run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from flowpod.errors import FlowProblems, Problem
-from flowpod.flow.document.base import CommonPart
-from flowpod.flow.document.control_kinds import BatchPart, LoopPart
-from flowpod.flow.document.flow import FlowDocument, InputPart, NodePart
-from flowpod.flow.document.located_yaml import Key, Source
-from flowpod.flow.document.node_reader import NodeReader, names_in
+from flowpod.flow.document.base import PromptFlowOptions
+from flowpod.flow.document.flow import FlowDocument, InputOptions
+from flowpod.flow.document.located_yaml import Source
+from flowpod.flow.document.node_reader import NodeDocument, NodeReader, names_of, read_node_documents
 from flowpod.flow.document.variants import with_default_variants
+from flowpod.flow.kinds import FlowKinds
 from flowpod.flow.load.aggregation import without_aggregation
 from flowpod.flow.load.check import check_flow
 from flowpod.flow.load.connections import load_connections
@@ -23,15 +24,28 @@ _DEFAULT_HISTORY = "chat_history"
 _UNSUPPORTED_TYPES = ("assistant_definition",)
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedFlow:
+    """A flow, its file with the problems in it, the problems of other files, and the nodes that cannot be built."""
+
+    flow: Flow
+    source: Source
+    other_problems: Sequence[Problem]
+    invalid_nodes: frozenset[str]
+
+
 def load_flow(
-    path: Path, environ: Mapping[str, str], connections_path: Path | None = None, assembled: Path | None = None
-) -> tuple[Flow, Source, list[Problem]]:
-    """Read the flow in the folder `path`; the connections at `connections_path`, if given, win over its own.
+    path: Path,
+    kinds: FlowKinds,
+    environ: Mapping[str, str],
+    connections_path: Path | None = None,
+    assembled: Path | None = None,
+) -> LoadedFlow:
+    """Read the flow in the folder `path`, whose nodes are of these `kinds`.
 
-    `assembled` is the copy of the folder that has what the flow includes, if it includes anything.
-
-    Returns the flow, its file with what is wrong in it short of its structure, and what is wrong in other files. Raises
-    FlowProblems when there is no flow to speak of: no such file, no YAML, keys of the wrong shape.
+    The connections at `connections_path`, if given, take precedence over the flow's own. `assembled` is the copy of the
+    folder that contains what the flow includes, if it includes anything. Raises FlowProblems when the file is missing,
+    is not YAML, or has keys of the wrong shape.
     """
     folder = path.parent if path.name == FILE else path
     if not (folder / FILE).is_file():
@@ -40,12 +54,13 @@ def load_flow(
     readable = not source.problems
     content = {} if source.content is None else with_default_variants(source)
     document = source.read(FlowDocument, content) if readable else None
-    if document is None:
+    nodes = read_node_documents(source, kinds, ("nodes",), document.nodes) if document is not None else ()
+    if document is None or any(problem.severity == "error" for problem in source.problems):
         raise FlowProblems(source.problems)
-    connections, others = load_connections(folder, environ, connections_path)
+    connections, other_problems = load_connections(folder, environ, connections_path)
     for index, text in missing_includes(folder, document.additional_includes or ()):
         source.add(("additional_includes", index), f"there is no file or folder {text!r}, seen from the flow's folder")
-    reader = _Reader(source, document, assembled or folder)
+    reader = _Reader(source, document, nodes)
     chat_input, chat_history, chat_images, chat_output = reader.chat_roles()
     flow = Flow(
         folder=(assembled or folder).resolve(),
@@ -63,10 +78,10 @@ def load_flow(
         history=HistoryRules(document.history.rounds, document.history.tokens),
         environment=variables_of(document.environment_variables, connections, environ, source),
     )
-    check_flow(flow, source)
+    invalid = check_flow(flow, kinds, source)
     reader.check_features()
-    aggregating = [node.name for node in document.nodes if isinstance(node, NodePart) and node.aggregation]
-    return without_aggregation(flow, aggregating, source), source, others
+    aggregating = [node.options.name for node in nodes if _aggregates(node)]
+    return LoadedFlow(without_aggregation(flow, aggregating, source), source, other_problems, invalid)
 
 
 def _no_flow(folder: Path) -> Problem:
@@ -81,11 +96,11 @@ def _no_flow(folder: Path) -> Problem:
 class _Reader:
     """Turns a document into a Flow's parts, noting problems on the way."""
 
-    def __init__(self, source: Source, document: FlowDocument, folder: Path) -> None:
+    def __init__(self, source: Source, document: FlowDocument, nodes: Sequence[NodeDocument]) -> None:
         self._source = source
         self._document = document
-        self._folder = folder
-        self._node_reader = NodeReader(source, folder, names_in(document.nodes))
+        self._nodes = nodes
+        self._node_reader = NodeReader(source, names_of(nodes))
 
     def inputs(self) -> dict[str, Input]:
         inputs = {}
@@ -106,7 +121,7 @@ class _Reader:
             name: Output(
                 name,
                 part.type,
-                self._node_reader.values(("outputs", name, "reference"), part.reference),
+                self._node_reader.read_references(("outputs", name, "reference"), part.reference),
                 part.description,
                 part.evaluation_only,
             )
@@ -114,10 +129,10 @@ class _Reader:
         }
 
     def variables(self) -> dict[str, Variable]:
-        return self._node_reader.variables(("variables",), self._document.variables)
+        return self._node_reader.read_variables(("variables",), self._document.variables)
 
     def nodes(self) -> dict[str, Node]:
-        return {node.name: node for node in self._node_reader.nodes(("nodes",), self._document.nodes)}
+        return {node.name: node for node in self._node_reader.read_nodes(self._nodes)}
 
     def chat_roles(self) -> tuple[str | None, str | None, str | None, str | None]:
         """Return the names of the chat input, the chat history, the images' input and the chat output."""
@@ -148,19 +163,19 @@ class _Reader:
             missing(("language",), "C# flows are not supported")
         if "history" in document.model_fields_set and not any(_is_history(*item) for item in document.inputs.items()):
             missing(("history",), "no input of the flow is a chat history (is_chat_history: true)")
-        for key, part in _parts_inside(("nodes",), document.nodes):
-            if isinstance(part, NodePart) and part.aggregation:
-                missing((*key, "aggregation"), "aggregation nodes stand in the flow itself only")
+        for node in _nodes_inside(self._nodes):
+            if _aggregates(node):
+                missing((*node.key, "aggregation"), "aggregation nodes stand in the flow itself only")
 
 
-def _parts_inside(key: Key, parts: Sequence[CommonPart]) -> Iterator[tuple[Key, CommonPart]]:
-    """Yield the nodes inside batches and loops, each with where it stands."""
-    for index, part in enumerate(parts):
-        if isinstance(part, BatchPart | LoopPart):
-            inner = (*key, index, "nodes")
-            yield from (((*inner, place), one) for place, one in enumerate(part.nodes))
-            yield from _parts_inside(inner, part.nodes)
+def _nodes_inside(nodes: Sequence[NodeDocument]) -> list[NodeDocument]:
+    """Return the nodes that stand inside other nodes."""
+    return [found for node in nodes for inner in node.nodes for found in (inner, *_nodes_inside([inner]))]
 
 
-def _is_history(name: str, part: InputPart) -> bool:
-    return name == _DEFAULT_HISTORY if part.is_chat_history is None else part.is_chat_history
+def _aggregates(node: NodeDocument) -> bool:
+    return isinstance(node.options, PromptFlowOptions) and node.options.aggregation
+
+
+def _is_history(name: str, options: InputOptions) -> bool:
+    return name == _DEFAULT_HISTORY if options.is_chat_history is None else options.is_chat_history

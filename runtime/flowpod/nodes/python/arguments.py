@@ -8,8 +8,10 @@ from typing import Any
 
 from flowpod.content.images import ImageRules
 from flowpod.errors import BuildError
+from flowpod.flow.document.base import SourceOptions
 from flowpod.flow.literals import read_literal
-from flowpod.nodes.kind import NodeSpec, Resources
+from flowpod.flow.model import Node
+from flowpod.nodes.kind import Resources
 from flowpod.nodes.prompt import read_template
 from flowpod.nodes.python.annotations import connection_classes, is_image, is_prompt, literal_kind, parameters_of
 from flowpod.nodes.python.connection_objects import connection_object
@@ -21,9 +23,7 @@ class Arguments:
     `optional`: the names of parameters that have a default. `connections`: the connections that are passed.
     """
 
-    def __init__(
-        self, function: Callable[..., Any], spec: NodeSpec, resources: Resources, *, method: bool = False
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], node: Node, resources: Resources, *, method: bool = False) -> None:
         self.parameters = parameters_of(function)
         if method:
             del self.parameters[next(iter(self.parameters))]  # self
@@ -38,7 +38,7 @@ class Arguments:
         self.literals: dict[str, Any] = {}
         self._dropped: set[str] = set()
         self._given: dict[str, Any] = {}
-        for name, value in spec.literals.items():
+        for name, value in node.literals.items():
             if name in self.parameters:
                 self._take(name, value)
 
@@ -59,19 +59,19 @@ class Arguments:
         except ValueError as error:
             raise BuildError(f"inputs.{name}", str(error)) from None
 
-    def give_prompt(self, spec: NodeSpec, resources: Resources) -> None:
+    def give_prompt(self, source: SourceOptions, resources: Resources) -> None:
         """Pass the node's prompt file as the parameter that is annotated with PromptTemplate.
 
         Raises BuildError when there is none, or the prompt uses the name of a parameter as a variable.
         """
         name = next((name for name, parameter in self.parameters.items() if is_prompt(parameter)), None)
         if name is None:
-            raise BuildError("source.tool", f"{spec.tool} has no parameter that is annotated with PromptTemplate")
-        variables = read_template(spec, resources).variables
+            raise BuildError("source.tool", f"{source.tool} has no parameter that is annotated with PromptTemplate")
+        variables = read_template(source.path, resources).variables
         if taken := sorted(variables & self.parameters.keys()):
-            text = f"{spec.path} uses {', '.join(taken)} as a variable, which is a parameter of the tool; rename it"
+            text = f"{source.path} uses {', '.join(taken)} as a variable, which is a parameter of the tool; rename it"
             raise BuildError("source.path", text)
-        text = (resources.folder / spec.path).read_text(encoding="utf-8")
+        text = (resources.folder / source.path).read_text(encoding="utf-8")
         kind = importlib.import_module("promptflow.contracts.types").PromptTemplate
         self._given[name] = kind(text)
         del self.parameters[name]
@@ -90,12 +90,12 @@ class Arguments:
         return deepcopy(literal) if isinstance(literal, list | dict) else literal  # the tool may change it
 
 
-def check_names(tool: str, spec: NodeSpec, *parts: Arguments) -> None:
+def check_names(tool: str, node: Node, *parts: Arguments) -> None:
     """Raise BuildError where the node's inputs and the parameters of its tool differ."""
     known = [name for part in parts for name in part.parameters]
-    for name in spec.inputs:
+    for name in node.inputs:
         if name not in known and not any(part.takes_any for part in parts):
             raise BuildError(f"inputs.{name}", f"{tool} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
-    missing = [name for part in parts for name in part.parameters if name not in part.optional | spec.inputs.keys()]
+    missing = [name for part in parts for name in part.parameters if name not in part.optional | node.inputs.keys()]
     if missing:
         raise BuildError("inputs", f"{tool} also needs {', '.join(missing)}")

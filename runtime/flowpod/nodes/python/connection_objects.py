@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowpod.errors import BuildError
+from flowpod.flow.load.check import no_connection
 from flowpod.flow.model import Connection
 
 _CLASSES = {
@@ -19,11 +20,6 @@ _CLASSES = {
     "custom": "CustomConnection",
 }
 _FLOWPODS_OWN = ("model", "timeout_s", "max_retries", "stream_usage", "api")
-
-
-def no_connection(name: str) -> str:
-    """Return what to tell of a connection that does not exist."""
-    return f"there is no connection {name!r}; define it in connections.yaml or where FLOWPOD_CONNECTIONS points"
 
 
 def connection_object(name: Any, classes: tuple[type, ...], connections: Mapping[str, Connection], key: str) -> Any:

@@ -1,4 +1,4 @@
-"""The Python node: a tool of the flow's own, plain or async, or a generator of either sort."""
+"""The python and custom_llm nodes: they call a tool, plain or async, or a generator of either sort."""
 
 import inspect
 import re
@@ -8,59 +8,71 @@ from typing import Any
 
 from flowpod.content.image_fetch import with_image_objects
 from flowpod.errors import BuildError
+from flowpod.flow.document.base import PromptFlowOptions, SourceOptions
+from flowpod.flow.load.node_check import NodeCheck
+from flowpod.flow.model import Node
 from flowpod.models.base import Chunk, Result
-from flowpod.nodes.kind import Context, NodeSpec, Resources, Streams
+from flowpod.nodes.kind import BuiltNode, Context, Kind, Resources, Streams
 from flowpod.nodes.python.arguments import Arguments, check_names
 from flowpod.nodes.python.package_tools import package_tool
+from flowpod.nodes.python.promptflow_tools import built_in_tool
 from flowpod.nodes.python.tool_files import Tool, file_tool
+from flowpod.nodes.source import check_source
 from flowpod.threads import Threads
 
 _MAY_BE_ITERATOR = re.compile(r"Iter|Generator|\b(Any|any|object)\b")
 _END = object()
 
 
-class PythonNode:
+class PythonOptions(PromptFlowOptions):
+    """Calls a Python function of the flow, or a tool of an installed package."""
+
+
+class CustomLLMOptions(PromptFlowOptions):
+    """Calls a tool of an installed package with a prompt file."""
+
+
+class PythonNode(BuiltNode):
     """Calls a tool: async ones on the event loop, others in a thread."""
 
-    waits_for_nodes = False
-
-    def __init__(self, spec: NodeSpec, resources: Resources) -> None:
-        tool = _tool_of(spec, resources)
-        self._arguments = Arguments(tool.function, spec, resources, method=tool.owner is not None)
-        if spec.source == "package_with_prompt":
-            self._arguments.give_prompt(spec, resources)
+    def __init__(self, node: Node, options: PromptFlowOptions, resources: Resources) -> None:
+        source = options.source
+        tool = _tool_of(source, resources)
+        self._arguments = Arguments(tool.function, node, resources, method=tool.owner is not None)
+        if source.type == "package_with_prompt":
+            self._arguments.give_prompt(source, resources)
         self._threads = resources.threads
         self._private_urls = resources.private_urls
         self.optional = self._arguments.optional
         self.streams = _streams(tool.function)
         self.connections = frozenset(self._arguments.connections)
         if tool.owner is None:
-            check_names(tool.title, spec, self._arguments)
+            check_names(tool.title, node, self._arguments)
             self._function = tool.function
         else:
-            self._function = self._method(tool, tool.owner, spec, resources)
+            self._function = self._method(tool, tool.owner, node, resources)
         self._is_async = inspect.isasyncgenfunction(self._function) or inspect.iscoroutinefunction(self._function)
 
-    def _method(self, tool: Tool, owner: type, spec: NodeSpec, resources: Resources) -> Callable[..., Any]:
-        """Return the tool's method of an object that the node's literals make."""
-        constructor = Arguments(owner, spec, resources)
-        check_names(tool.title, spec, constructor, self._arguments)
-        given = [name for name in spec.inputs if name in constructor.parameters]
+    def _method(self, tool: Tool, owner: type, node: Node, resources: Resources) -> Callable[..., Any]:
+        """Return the tool's method of an object that is constructed with the node's literals."""
+        constructor = Arguments(owner, node, resources)
+        check_names(tool.title, node, constructor, self._arguments)
+        given = [name for name in node.inputs if name in constructor.parameters]
         for name in given:
-            if name not in spec.literals:
+            if name not in node.literals:
                 text = f"the constructor of {owner.__name__} takes it before there is a run, so it must be a literal"
                 raise BuildError(f"inputs.{name}", text)
         try:
-            made = owner(**constructor.of({name: spec.inputs[name] for name in given}))
+            instance = owner(**constructor.of({name: node.inputs[name] for name in given}))
         except Exception as error:
-            text = f"{tool.place}: {owner.__name__} cannot be made: {type(error).__name__}: {error}"
+            text = f"{tool.place}: {owner.__name__} cannot be constructed: {type(error).__name__}: {error}"
             raise BuildError("source.path", text) from error
         self.connections |= constructor.connections
         self._arguments.leave_out(given)
-        return getattr(made, tool.function.__name__)  # type: ignore[no-any-return]
+        return getattr(instance, tool.function.__name__)  # type: ignore[no-any-return]
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:  # noqa: ARG002
-        """Return what the tool returns; a generator, also a returned one, is streamed."""
+        """Return what the tool returns. A generator, also one that the tool returns, is streamed."""
         arguments = await with_image_objects(self._arguments.of(inputs), private_urls=self._private_urls)
         if self._is_async:
             value = self._function(**arguments)
@@ -75,10 +87,10 @@ class PythonNode:
         return value
 
 
-def _tool_of(spec: NodeSpec, resources: Resources) -> Tool:
-    if spec.source == "code":
-        return file_tool(resources.folder, spec.path, resources.modules)
-    return package_tool(spec.tool)
+def _tool_of(source: SourceOptions, resources: Resources) -> Tool:
+    if source.type == "code":
+        return file_tool(resources.folder, source.path, resources.modules)
+    return package_tool(source.tool)
 
 
 async def _in_threads(items: Iterator[Any], threads: Threads) -> AsyncIterator[Any]:
@@ -86,7 +98,7 @@ async def _in_threads(items: Iterator[Any], threads: Threads) -> AsyncIterator[A
         while (item := await threads.run(next, items, _END)) is not _END:
             yield item
     finally:
-        # One that runs is in a thread that was left behind.
+        # A generator that is running is in an abandoned thread.
         if isinstance(items, Generator) and inspect.getgeneratorstate(items) != inspect.GEN_RUNNING:
             with suppress(ValueError):
                 await threads.run(items.close)
@@ -113,3 +125,34 @@ def _streams(function: Callable[..., Any]) -> Streams:
     if returned is inspect.Signature.empty or _MAY_BE_ITERATOR.search(inspect.formatannotation(returned)):
         return "perhaps"
     return "no"
+
+
+def _build(node: Node, options: PromptFlowOptions, resources: Resources) -> BuiltNode:
+    return built_in_tool(node, options, resources) or PythonNode(node, options, resources)
+
+
+def _check_custom_llm(options: CustomLLMOptions, check: NodeCheck) -> None:
+    check_source(options, check)
+    if options.source.type != "package_with_prompt":
+        check.error(("source", "type"), "a custom_llm node has the source type package_with_prompt")
+
+
+PYTHON = Kind(
+    "python",
+    PythonOptions,
+    dashscope_type="Script",
+    build=_build,
+    check=check_source,
+    streams="perhaps",
+    takes_secrets=True,
+    span_kind="TOOL",
+)
+CUSTOM_LLM = Kind(
+    "custom_llm",
+    CustomLLMOptions,
+    dashscope_type="Plugin",
+    build=_build,
+    check=_check_custom_llm,
+    streams="perhaps",
+    takes_secrets=True,
+)

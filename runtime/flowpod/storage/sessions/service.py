@@ -81,7 +81,7 @@ class HistoryService:
         """Return the conversation of a session, its last `rounds` turns of no more than about `tokens` tokens.
 
         An unknown session is empty, and from now on the user's. Raises NotFound when the session belongs to another
-        user, Unavailable when the database is out of availability.
+        user, Unavailable when the database is out of reach.
         """
         with self.availability.required():
             async with asyncio.timeout(_READ_TIMEOUT_S):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,10 +80,12 @@ def serving(flow: Path, tmp_path: Path, *options: str, **settings: str) -> Itera
 
 
 @contextmanager
-def start_server(flow: Path, tmp_path: Path, *options: str, **settings: str) -> Iterator[Served]:
-    """Run `flowpod serve` on a free port, ready or not."""
+def start_server(
+    flow: Path, tmp_path: Path, *options: str, program: Sequence[str] = ("-m", "flowpod"), **settings: str
+) -> Iterator[Served]:
+    """Run `flowpod serve`, or that of another `program`, on a free port, ready or not."""
     log = tmp_path / "serve.log"
-    command = [sys.executable, "-m", "flowpod", "serve", str(flow), "--port", "0", *options]
+    command = [sys.executable, *program, "serve", str(flow), "--port", "0", *options]
     with log.open("a") as output:
         start = output.tell()
         process = subprocess.Popen(

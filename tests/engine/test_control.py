@@ -394,7 +394,7 @@ async def test_a_session_variable_that_gets_another_type_is_read_as_that_one_or_
         async with service_of(flow, data=tmp_path) as service:
             answers.append((await events_of(service, {"question": "q"}))[-2].delta)  # type: ignore[union-attr]
     assert answers == [{"a": "7", "b": "many"}, {"a": 8, "b": 42}]
-    assert "the session variable 'b' is stored with a value that is not of type int" in caplog.text
+    assert "the stored value of the session variable 'b' is not of type int" in caplog.text
     assert "many" not in caplog.text
 
 

@@ -105,7 +105,10 @@ NODE = "{name: a, type: python, source: {path: a.py}}"
         ),
         (
             "nodes:\n- {name: a, type: csharp, source: {path: a.py}}",
-            ["flow.dag.yaml:2: nodes[0].type: input should be 'llm', 'python', 'prompt' or 'custom_llm'"],
+            [
+                "flow.dag.yaml:2: nodes[0].type: there is no node kind 'csharp'; the kinds are llm, python, prompt, "
+                "custom_llm, condition, aggregate, assign, template, output, batch, loop"
+            ],
         ),
         (
             "nodes:\n- name: a\n  type: python\n  source: {path: a.py}\n  activate: {when: x}",

@@ -105,7 +105,7 @@ async def test_prompt_file_arrives_as_a_template_with_its_variables_beside(
             "source.tool",
             "{p}.wanting cannot be imported: No module named 'no_such_package_here'; install",
         ),
-        ({}, {}, "source.tool", "a package tool is named here"),
+        ({}, {}, "source.tool", "name the package tool here"),
         ({"tool": "{p}.tools.add"}, {}, "inputs", "add in {p}.tools also needs a"),
         ({"tool": "{p}.tools.add"}, {"a": 1, "x": 1}, "inputs.x", "add in {p}.tools has no parameter 'x'"),
         ({"tool": "{p}.tools.add"}, {"a": "many"}, "inputs.a", "expected an integer, got 'many'"),

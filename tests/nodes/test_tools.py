@@ -255,7 +255,7 @@ async def test_async_method_runs_on_the_loop(tmp_path: Path) -> None:
         (
             {"c": "open", "name": "a", "times": -1},
             "source.path",
-            "a.py: Greeter cannot be made: ValueError: negative",
+            "a.py: Greeter cannot be constructed: ValueError: negative",
         ),
     ],
 )

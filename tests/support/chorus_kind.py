@@ -9,8 +9,8 @@ from typing import Any
 
 from flowpod.cli.main import main
 from flowpod.flow.document.base import ConnectionName, NodeOptions
-from flowpod.flow.load.node_check import NodeCheck
 from flowpod.flow.model import Node
+from flowpod.flow.node_check import NodeCheck
 from flowpod.models.ask import AskContext, ask
 from flowpod.nodes import KINDS
 from flowpod.nodes.kind import BuiltNode, Context, Kind, Resources

@@ -1,4 +1,4 @@
-"""What is said of a node that failed."""
+"""Error messages about a node that failed."""
 
 import traceback
 from pathlib import Path
@@ -8,9 +8,9 @@ from flowpod.telemetry.content import Content
 
 
 def error_info(path: str, error: BaseException, folder: Path, content: Content) -> ErrorInfo:
-    """Return what callers learn of an error: its text without secrets, and the line of the flow in `folder`.
+    """Return the error that callers see: its redacted text, and the line of the flow in `folder` that raised it.
 
-    `path` is the node's. Of a group of exceptions the first one counts.
+    `path` is the path of the node. A group of exceptions is represented by its first one.
     """
     if isinstance(error, FlowpodError):
         return ErrorInfo(f"node {path!r}: {content.said(error.message)}", error.type, path, error.code)
@@ -23,6 +23,6 @@ def error_info(path: str, error: BaseException, folder: Path, content: Content) 
 
 
 def cause_of(error: BaseException) -> str:
-    """Return an exception as promptflow words it: `(Type) text`."""
+    """Return an exception in promptflow's words: `(Type) text`."""
     name = type(error).__name__
     return f"({name}) {text_of(error).removeprefix(f'{name}: ')}"

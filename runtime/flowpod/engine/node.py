@@ -1,18 +1,18 @@
-"""One node of one run: its inputs are looked up, its code is called, its stream passed on, its end reported."""
+"""Runs the nodes of a run: resolves inputs, calls the code, forwards the stream, and reports the end."""
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from opentelemetry.trace import Span
 
-from flowpod.engine.events import EventChannel, NodeStatus, NodeUpdated
+from flowpod.engine.events import EventChannel
 from flowpod.engine.failures import cause_of, error_info
+from flowpod.engine.node_reporter import NodeReporter
 from flowpod.engine.outputs import Outputs
 from flowpod.engine.package import Package
 from flowpod.engine.scheduler import NodeEnd, Scheduler
@@ -23,19 +23,19 @@ from flowpod.flow.model import Node, Reference, ValueType
 from flowpod.flow.plan import Graph
 from flowpod.flow.references import Scope
 from flowpod.logs import prints_of
-from flowpod.models.base import Chunk, Result, Usage
+from flowpod.models.base import Chunk, Result
 from flowpod.nodes import KINDS
 from flowpod.nodes.kind import Context
 from flowpod.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
-_BREATH = 64
+_CHUNKS_PER_YIELD = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Where nodes are performed: the flow itself, or one round of a batch or a loop with its path as `prefix`."""
+    """Where nodes run: the flow itself, or one round of a batch or a loop, whose path is the `prefix`."""
 
     scope: Scope
     span: Span
@@ -45,7 +45,7 @@ class Level:
 
 @dataclass(slots=True)
 class _Call:
-    """One node being run. `sent`: a chunk of it has gone out, so that it can be neither repeated nor replaced."""
+    """A node that runs. `sent`: a chunk has gone out, so the node can be neither retried nor replaced by a default."""
 
     level: Level
     node: Node
@@ -86,60 +86,28 @@ class NodeRunner:
         self._overrides = overrides
         self._max_output = max_output
         self._slots = asyncio.Semaphore(limit)
-        self._taps = {name: StreamTee() for name in package.wiring.tapped}
+        self._tees = {name: StreamTee() for name in package.wiring.teed}
         self._chat_sources = package.wiring.sources_of(package.flow, package.flow.chat_output or "")
-        self._begun: dict[str, float] = {}
-        self.usage: dict[str, Usage] = {}
-        """What each model counted, by the model's name."""
+        self.reporter = NodeReporter(run_id, events, tracing.metrics)
         self.finish_reason = "stop"
 
-    @property
-    def models(self) -> dict[str, dict[str, int]]:
-        """What each model has counted so far, as events tell it."""
-        return {name: asdict(usage) for name, usage in self.usage.items()}
+    async def run(self, graph: Graph, level: Level) -> ErrorInfo | None:
+        """Run the nodes of one list; return the error of the one that failed."""
+        run_node, skipped = partial(self._run_node, level), partial(self._skip, level)
+        report = partial(self.reporter.report, level.prefix)
+        return await Scheduler(graph, level.scope, level.prefix, run_node, report, skipped).run()
 
-    async def perform(self, graph: Graph, level: Level) -> ErrorInfo | None:
-        """Perform the nodes of one list; return the error of the one that failed."""
-        run_node, report, skipped = (
-            partial(self.run, level),
-            partial(self._report, level),
-            partial(self._skipped, level),
-        )
-        return await Scheduler(graph, level.scope, level.prefix, run_node, report, skipped).perform()
-
-    def _report(
-        self,
-        level: Level,
-        node: Node,
-        status: NodeStatus,
-        *,
-        error: ErrorInfo | None = None,
-        output: Any = None,
-        cause: str = "",
-    ) -> None:
-        path, now = level.prefix + node.name, time.perf_counter()
-        begun = self._begun.pop(path, None)
-        if status == "Running":
-            self._begun[path] = begun = now
-        elif status == "Canceled" and begun is None:
-            return  # it waited for its turn, and nobody knows of it
-        duration = 0.0 if begun is None else now - begun
-        if begun is not None and status != "Running":
-            self._tracing.metrics.node_ended(node.name, node.type, status, duration)
-        told = (node.description, node.display_name, cause, self.models or None)
-        self._events.put(NodeUpdated(self._run_id, path, status, duration, error, output, *told))
-
-    def _skipped(self, level: Level, node: Node) -> None:
-        if node.name in self._taps:
-            self._taps[node.name].end(None)
+    def _skip(self, level: Level, node: Node) -> None:
+        if node.name in self._tees:
+            self._tees[node.name].end(None)
         if not level.prefix:
             self._outputs.skip(node.name, level.scope)
 
-    async def run(self, level: Level, node: Node) -> NodeEnd:
-        """Run a node to its end. Only the task's own cancellation is raised; failures are returned as data."""
+    async def _run_node(self, level: Level, node: Node) -> NodeEnd:
+        """Run a node to its end. Failures are returned as data; only the cancellation of the task is raised."""
         waits = self._package.nodes[node.name].waits_for_nodes
         async with nullcontext() if waits else self._slots:
-            self._report(level, node, "Running")
+            self.reporter.report(level.prefix, node, "Running")
             path = level.prefix + node.name
             with (
                 prints_of(path),
@@ -201,7 +169,7 @@ class NodeRunner:
         for name, value in node.inputs.items():
             if isinstance(value, Reference) and value.source == "node":
                 if value.name in starters and not value.path:
-                    inputs[name] = self._taps[value.name].chunks()
+                    inputs[name] = self._tees[value.name].chunks()
                     continue
                 if scope.is_bypassed(value.name) and name in optional:
                     continue
@@ -217,19 +185,19 @@ class NodeRunner:
         top = not level.prefix
         return Context(
             streaming=self._streaming and top and self._package.wiring.can_stream(node.name),
-            run_body=partial(self._round, call),
-            loop_variables=partial(self._variables.of_loop, node, level.scope),
+            run_body=partial(self._run_body, call),
+            loop_variables=partial(self._variables.loop_values, node, level.scope),
             read_variable=partial(self._variables.read, level.scope),
             write_variable=partial(self._variables.write, level.scope, level.loop_types),
         )
 
-    async def _round(self, call: _Call, index: int, item: Any, loop: dict[str, Any] | None) -> Any:
-        """Perform the nodes inside this one once; return their result."""
+    async def _run_body(self, call: _Call, index: int, item: Any, loop: dict[str, Any] | None) -> Any:
+        """Run the nodes inside this one once; return their result."""
         node, level = call.node, call.level
         types = level.loop_types if loop is None else {variable.name: variable.type for variable in node.variables}
         scope = level.scope.round(index, level.scope.item if loop is not None else item, loop)
         inner = Level(scope, call.span, f"{call.path}[{index}].", types)
-        error = await self.perform(self._package.bodies[node.name], inner)
+        error = await self.run(self._package.bodies[node.name], inner)
         if error is not None:
             raise NodeError(error.message, code=error.code)
         try:
@@ -237,60 +205,60 @@ class NodeRunner:
         except LookupError as missing:
             raise NodeError(f"result: {missing.args[0]}", code="invalid_reference") from None
 
-    async def _stream(self, call: _Call, parts: AsyncIterator[Chunk | Result]) -> Result:
-        """Pass a node's chunks on to the outputs and the output nodes that take them; return its result."""
+    async def _stream(self, call: _Call, stream: AsyncIterator[Chunk | Result]) -> Result:
+        """Forward a node's chunks to the outputs and output nodes that read them; return its result."""
         name = call.node.name
         top = not call.level.prefix
-        tap = self._taps.get(name) if top else None
+        tee = self._tees.get(name) if top else None
         feeds = top and name in self._package.wiring.feeds
         result: Result | None = None
         count = size = 0
-        async with aclosing(parts) as items:  # type: ignore[type-var]  # every stream of a node is a generator
-            async for part in items:
-                if isinstance(part, Result):
-                    result = part
+        async with aclosing(stream) as items:  # type: ignore[type-var]  # every stream of a node is a generator
+            async for chunk in items:
+                if isinstance(chunk, Result):
+                    result = chunk
                     continue
-                count, size = count + 1, size + len(part.text)
+                count, size = count + 1, size + len(chunk.text)
                 if size > self._max_output:
                     text = f"its stream is longer than {self._max_output} characters (FLOWPOD_MAX_OUTPUT_CHARS)"
                     raise NodeError(text, code="output_too_large")
-                if tap is not None:
+                if tee is not None:
                     call.sent = True
-                    tap.put(part)
+                    tee.add_chunk(chunk)
                 if feeds:
                     call.sent = True
-                    self._outputs.put_chunk(name, call.run_id, part)
+                    self._outputs.emit_chunk(name, call.run_id, chunk)
                     await self._events.room()
-                if count % _BREATH == 0:
-                    await asyncio.sleep(0)  # a generator that never waits would keep everybody else from running
+                if count % _CHUNKS_PER_YIELD == 0:
+                    await asyncio.sleep(0)  # a generator that never waits would block all other runs
         if result is None:
             raise NodeError("its stream ended without a result", code="internal_error")
-        call.streamed = count > 0 or isinstance(result.value, str)  # a model that calls a tool streams nothing
+        call.streamed = count > 0 or isinstance(result.value, str)  # a model that calls a tool does not stream
         return result
 
     async def _complete(self, call: _Call, result: Result) -> NodeEnd:
         node, scope, top = call.node, call.level.scope, not call.level.prefix
         if result.usage is not None:
-            self.usage[result.model] = self.usage.get(result.model, Usage()) + result.usage
+            self.reporter.count(result.model, result.usage)
         if result.finish_reason and node.name in self._chat_sources:
             self.finish_reason = result.finish_reason
         whole: dict[str, Any] = {}
         if top:
-            whole = self._outputs.of_node(node.name, result.value, scope)
+            whole = self._outputs.whole_outputs(node.name, result.value, scope)
         await self._events.room()
         self._tracing.record(call.span, "output", result.value)
         if call.streamed and top:
             self._outputs.close_stream(node.name, call.run_id)
-        self._report(call.level, node, "Completed", output=result.value)
+        self.reporter.report(call.level.prefix, node, "Completed", output=result.value)
         if top:
             self._outputs.settle(node.name, call.run_id, result.value, whole, streamed=call.streamed)
-            if node.name in self._taps:
-                self._taps[node.name].end(result.value)
+            if node.name in self._tees:
+                self._tees[node.name].end(result.value)
         return NodeEnd(node, result.value, taken=result.taken)
 
     async def _fail(self, call: _Call, error: BaseException) -> NodeEnd:
         node = call.node
-        content = self._tracing.content  # callers, and whoever reads the history, are shown no secret
+        content = self._tracing.content  # neither callers nor the history may see a secret
         info = error_info(call.path, error, self._package.flow.folder, content)
         if not isinstance(error, FlowpodError):
             logger.warning("run %s: %s", self._run_id, info.message, exc_info=error)
@@ -299,9 +267,9 @@ class NodeRunner:
         if policy is not None and policy.branch is None and not call.sent:
             try:
                 return await self._complete(call, Result(policy.default))
-            except NodeError as second:  # an output refers to a part that the default does not have
+            except NodeError as second:  # an output refers to a property that the default lacks
                 info = error_info(call.path, second, self._package.flow.folder, content)
-        self._report(call.level, node, "Failed", error=info, cause=content.said(cause_of(error)))
+        self.reporter.report(call.level.prefix, node, "Failed", error=info, cause=content.said(cause_of(error)))
         if policy is not None and policy.branch is not None and not call.sent:
             return NodeEnd(node, error=info, taken=(policy.branch,), goes_on=True)
         return NodeEnd(node, error=info)

@@ -1,4 +1,4 @@
-"""The outputs of one run: what each is so far, and the events that say so."""
+"""The outputs of one run: their values so far, and their events."""
 
 import uuid
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from flowpod.models.base import Chunk
 
 @dataclass(slots=True)
 class _Streamed:
-    """An output made of the texts of nodes, in order: one node's turn comes when those before it are settled.
+    """An output made of the texts of several nodes, in order: a text follows once the nodes before it are settled.
 
-    What comes early is `held` until then, as (node run id, chunk).
+    Chunks that come early are `held` until then.
     """
 
     name: str
@@ -33,9 +33,9 @@ class _Streamed:
 
 
 class Outputs:
-    """Puts RunOutput events for the outputs that nodes make, and keeps the values.
+    """Emits RunOutput events for the outputs, and keeps their values.
 
-    Text that is held back, so that an output's parts come in order, may be `limit` bytes for each output.
+    For each output, at most `limit` bytes of text are held back to keep its segments in order.
     """
 
     def __init__(self, flow: Flow, wiring: Wiring, events: EventChannel, run_id: str, limit: int) -> None:
@@ -45,26 +45,26 @@ class Outputs:
         self._run_id = run_id
         self._limit = limit
         self._streams = {name: _Streamed(name, nodes) for name, nodes in wiring.segments.items()}
-        self._missing = {name: set(nodes) for name, nodes in wiring.parts.items()}
+        self._missing = {name: set(nodes) for name, nodes in wiring.sources.items()}
         self.values: dict[str, Any] = {}
 
     def node_run_id(self, name: str) -> str:
-        """Return a new id of a node's run: the run's, the name and a uuid."""
+        """Return a new id of a node's run: the run's id, the node's name and a uuid."""
         return f"{self._run_id}_{name}_{uuid.uuid4()}"
 
-    def put_constant(self, scope: Scope) -> None:
-        """Put the outputs that depend on no node."""
+    def emit_constants(self, scope: Scope) -> None:
+        """Emit the outputs that depend on no node."""
         for name, missing in self._missing.items():
             if not missing:
                 self._put_whole(self.node_run_id(name), name, self._resolved(name, scope))
 
-    def put_late(self, scope: Scope) -> None:
-        """Put the outputs that are what they are when all nodes have ended."""
+    def emit_late(self, scope: Scope) -> None:
+        """Emit the outputs that have their final values only after the last node."""
         for name in self._wiring.late:
             self._put_whole(self.node_run_id(name), name, self._resolved(name, scope))
 
-    def put_chunk(self, node: str, run_id: str, chunk: Chunk) -> None:
-        """Put a piece of the outputs that `node` is a part of; raises NodeError when too much is held back."""
+    def emit_chunk(self, node: str, run_id: str, chunk: Chunk) -> None:
+        """Emit a chunk of the outputs of which `node` is a segment; raises NodeError when too much is held back."""
         for name in self._wiring.feeds.get(node, ()):
             stream = self._streams[name]
             if stream.nodes[stream.turn] == node:
@@ -73,13 +73,13 @@ class Outputs:
             stream.held.setdefault(node, []).append((run_id, chunk))
             stream.held_bytes += len(chunk.text.encode())
             if stream.held_bytes > self._limit:
-                text = f"more than {self._limit} bytes of the output {name!r} wait for its parts before them"
+                text = f"more than {self._limit} bytes of the output {name!r} wait for the segments before them"
                 raise NodeError(text, code="output_too_large")
 
-    def of_node(self, node: str, value: Any, scope: Scope) -> dict[str, Any]:
-        """Return the values of the outputs that are whole now that `node`, a node of the flow itself, has `value`.
+    def whole_outputs(self, node: str, value: Any, scope: Scope) -> dict[str, Any]:
+        """Return the outputs that are complete now that `node`, a node of the flow itself, has `value`.
 
-        Raises NodeError that names the output whose reference finds nothing.
+        Raises NodeError that names an output whose reference does not resolve.
         """
         scope.outputs[node] = value
         found = {}
@@ -88,20 +88,20 @@ class Outputs:
                 try:
                     found[name] = scope.resolve(self._flow.outputs[name].value)
                 except LookupError as error:
-                    del scope.outputs[node]  # it fails by this, and has no value
+                    del scope.outputs[node]  # the node fails, so it has no value
                     raise NodeError(f"outputs.{name}: {error.args[0]}", code="invalid_reference") from None
         return found
 
     def close_stream(self, node: str, run_id: str) -> None:
-        """Take in that all of what `node` streams has been put."""
+        """Record that the stream of `node` is complete."""
         for name in self._wiring.feeds.get(node, ()):
             self._streams[name].last_run_id = run_id
-            self._settle_part(self._streams[name], node)
+            self._settle_segment(self._streams[name], node)
 
     def settle(self, node: str, run_id: str, value: Any, whole: Mapping[str, Any], *, streamed: bool) -> None:
-        """Take in that `node` has ended with `value`, and put the outputs that are `whole` by that."""
+        """Record that `node` has ended with `value`, and emit the outputs that this makes `whole`."""
         if not streamed and self._flow.nodes[node].writes_to is not None:
-            self.put_chunk(node, run_id, Chunk(as_text(value)))
+            self.emit_chunk(node, run_id, Chunk(as_text(value)))
             self.close_stream(node, run_id)
         elif not streamed:
             for name in self._wiring.feeds.get(node, ()):
@@ -112,13 +112,13 @@ class Outputs:
                 self._put_whole(run_id, name, whole[name])
 
     def skip(self, node: str, scope: Scope) -> None:
-        """Take in that `node` has no value: it is no part of what it would have streamed, and null elsewhere."""
+        """Record that `node` has no value: it adds no text to streamed outputs, and is null in others."""
         run_id = self.node_run_id(node)
         for name in self._wiring.feeds.get(node, ()):
             stream = self._streams[name]
             if self._flow.nodes[node].writes_to is not None:
                 stream.last_run_id = stream.last_run_id or run_id
-                self._settle_part(stream, node)
+                self._settle_segment(stream, node)
             else:
                 self._put_whole(run_id, name, None)
         for name, missing in self._missing.items():
@@ -132,7 +132,7 @@ class Outputs:
         except LookupError as error:
             raise NodeError(f"outputs.{name}: {error.args[0]}", code="invalid_reference") from None
 
-    def _settle_part(self, stream: _Streamed, node: str) -> None:
+    def _settle_segment(self, stream: _Streamed, node: str) -> None:
         stream.settled.add(node)
         while stream.turn < len(stream.nodes) and stream.nodes[stream.turn] in stream.settled:
             stream.turn += 1

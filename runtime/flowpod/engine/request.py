@@ -1,4 +1,4 @@
-"""What a protocol asks of the service, and what the flow makes of it."""
+"""The request of a run, and its conversion to the inputs of the flow."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -14,20 +14,20 @@ from flowpod.flow.values import coerce
 __all__ = ["MAX_ROUNDS", "RunRequest", "WireProtocol", "flow_inputs", "with_files"]
 
 WireProtocol = Literal["simple", "complete", "openai", "responses", "dashscope", "score", "command"]
-"""What a run was asked for through."""
+"""The protocol through which a run was requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """One call of the flow, the same for every protocol.
 
-    `assigned` says that `session_id` is no session to go on with, made up as a rule; `keep_assigned` whether a turn is
-    stored even then. `unnamed`: the session goes on, yet no client has named it, and it goes with its recorded runs.
-    `headers` carry the caller's trace context. `streaming`: the caller reads outputs as they come.
-    `history_rounds` is how many past turns the caller wants in place of what the flow says.
-    `overrides` are parameters for the models, of which each node takes those that it leaves to the request.
-    `given` are those of the `${sys.NAME}` variables that only some requests have; secrets may be among them.
-    `marks` are what the protocol keeps with the session, beside its variables and under names of its own.
+    `assigned`: the service made up `session_id`, so there is no stored session to read. `keep_assigned`: the turn is
+    stored even then. `unnamed`: the session continues although no client has named it, and expires with its recorded
+    runs. `headers` carry the caller's trace context. `streaming`: the caller reads outputs as they come.
+    `history_rounds` is the number of past turns that the caller wants, None for the flow's own number. `overrides` are
+    model parameters; each node takes those that it allows. `given` are the `${sys.NAME}` variables that only some
+    requests have; secrets may be among them. `marks` are values that the protocol keeps with the session under names of
+    its own.
     """
 
     inputs: Mapping[str, Any]
@@ -48,16 +48,16 @@ class RunRequest:
 
     @property
     def secrets(self) -> tuple[Any, ...]:
-        """The secret ones of the `given` variables."""
+        """The secret values among the `given` variables."""
         return tuple(self.given.get(name) for name in SECRET_VARIABLES)
 
 
 def flow_inputs(flow: Flow, given: Mapping[str, Any], *, private_urls: bool = False) -> dict[str, Any]:
-    """Return a value for every input of the flow, each of its type.
+    """Return a value for every input of the flow, converted to its type.
 
-    A null counts as not given. A chat history that is not given is empty; a flow without inputs ignores what is given.
-    Images are checked: a request names no files, and no private addresses without `private_urls`. A file is a mapping
-    of its fields here. Raises InvalidRequest that names an input which is unknown, missing or of the wrong type.
+    A null counts as absent, and an absent chat history is empty. A flow without inputs ignores the given values. Images
+    are checked: a request must not name files, nor private addresses without `private_urls`. A file stays a mapping of
+    its fields. Raises InvalidRequest that names an input that is unknown, missing or of the wrong type.
     """
     for name in given if flow.inputs else ():
         if name not in flow.inputs:
@@ -83,9 +83,9 @@ def flow_inputs(flow: Flow, given: Mapping[str, Any], *, private_urls: bool = Fa
 
 
 async def with_files(flow: Flow, given: Mapping[str, Any], inputs: Mapping[str, Any], files: Files) -> dict[str, Any]:
-    """Return `inputs` with an object for every file; those that a request has `given` are checked.
+    """Return `inputs` with an object for every file. Files that the request has `given` are checked.
 
-    Raises InvalidRequest that names an input whose file may not be named.
+    Raises InvalidRequest that names an input whose file is not allowed.
     """
     made = dict(inputs)
     for name, declared in flow.inputs.items():

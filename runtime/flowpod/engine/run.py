@@ -1,4 +1,4 @@
-"""One execution of a flow: a task of its own that performs the plan and tells of it in events."""
+"""One execution of a flow: a task that runs the plan and reports it in events."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ _CHANNEL_LIMIT = 256
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a process allows its runs."""
+    """The limits of a process and of its runs."""
 
     max_runs: int = 1000
     run_timeout_s: float = 570.0
@@ -43,7 +43,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class TurnTarget:
-    """Where a run's turn is stored; `history` is None when it is not."""
+    """Where a run's turn is stored; `history` is None when it is not stored."""
 
     session_id: str
     assigned: bool
@@ -51,9 +51,9 @@ class TurnTarget:
 
 
 class Run:
-    """One run. Its one reader takes `events`, and calls `leave` when it is done with them.
+    """One run. Its one reader takes `events` and calls `leave` when done.
 
-    Nothing outside cancels the run's task: a run that must end early is told so, and then ends in the usual way, with
+    Nothing outside cancels the run's task: `cancel` asks the run to end, and the run then ends in the usual way, with
     its turn stored and RunTerminated as its last event.
     """
 
@@ -100,7 +100,7 @@ class Run:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, when_done: Callable[["Run"], None]) -> None:
-        """Begin; `when_done` is called after the last event."""
+        """Start the run; `when_done` is called after its last event."""
         self._tracing.metrics.run_began()
         self._task = asyncio.create_task(self._execute(), name=f"run {self.id}")
         self._task.add_done_callback(lambda _: when_done(self))
@@ -111,9 +111,9 @@ class Run:
         await asyncio.wait({self._task})
 
     async def with_fetched_images(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return `values` with the content of each image that the request named by a URL in its place.
+        """Return `values` with each image that the request gave as a URL replaced by its content.
 
-        Raises InvalidRequest for one that cannot be fetched.
+        Raises InvalidRequest for an image that cannot be fetched.
         """
         private_urls = self._package.resources.private_urls
         try:
@@ -122,7 +122,7 @@ class Run:
             raise InvalidRequest(error.message, code=error.code) from error
 
     def leave(self) -> None:
-        """Let the reader go: before the end this cancels the run, after it nothing happens."""
+        """Detach the reader. This cancels a run that has not ended."""
         self.events.close()
         self.cancel("the client left")
 
@@ -138,8 +138,8 @@ class Run:
 
     async def _execute(self) -> None:
         timeout_s = self._limits.run_timeout_s
-        late = RunError(f"the run took longer than {timeout_s:g} s (FLOWPOD_RUN_TIMEOUT_S)", code="run_timeout").info
-        timer = asyncio.get_running_loop().call_later(timeout_s, self._stop, "Failed", late)
+        timeout = RunError(f"the run took longer than {timeout_s:g} s (FLOWPOD_RUN_TIMEOUT_S)", code="run_timeout").info
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._stop, "Failed", timeout)
         self.events.put(RunStarted(self.id, self._trace_id))
         if self._status is None:
             self._performing = asyncio.create_task(self._perform())
@@ -149,15 +149,15 @@ class Run:
         self._end(await self._store_turn())
 
     async def _perform(self) -> ErrorInfo | None:
-        self._outputs.put_constant(self._scope)
-        error = await self._runner.perform(self._package.graph, Level(self._scope, self._span))
+        self._outputs.emit_constants(self._scope)
+        error = await self._runner.run(self._package.graph, Level(self._scope, self._span))
         if error is None:
-            self._outputs.put_late(self._scope)
+            self._outputs.emit_late(self._scope)
         return error
 
     def _take_result(self, performing: "asyncio.Task[ErrorInfo | None]") -> None:
         if not performing.cancelled() and (error := performing.exception()) is not None:
-            if isinstance(error, FlowpodError):  # an output refers to what is not there
+            if isinstance(error, FlowpodError):  # an output refers to a value that does not exist
                 self._stop("Failed", error.info)
             else:
                 logger.error("run %s: a bug in Flowpod", self.id, exc_info=error)
@@ -167,7 +167,7 @@ class Run:
             self._status = "Completed" if self._error is None else "Failed"
 
     async def _store_turn(self) -> bool:
-        """Store the run as a turn of its session; return whether that is still to be done."""
+        """Store the run as a turn of its session; return whether the write is deferred."""
         filing = self._filing
         if filing.history is None:
             return False
@@ -182,7 +182,7 @@ class Run:
                 run_id=self.id,
                 status=self._status,
                 inputs={name: value for name, value in inputs.items() if name != history_input},
-                outputs=self._kept_outputs(),
+                outputs=self._stored_outputs(),
                 error=None if self._error is None else asdict(self._error),
                 otel_trace_id=self._trace_id,
                 started_at=self._started_at,
@@ -193,10 +193,10 @@ class Run:
         )
         return not in_time
 
-    def _kept_outputs(self) -> dict[str, Any]:
-        """Return the outputs as they are stored: as the caller got them, but without tokens and secret inputs.
+    def _stored_outputs(self) -> dict[str, Any]:
+        """Return the outputs as they are stored: as the caller got them, without tokens and secret inputs.
 
-        What is meant for plugins otherwise may be what the conversation is about, a city for one, and stays.
+        Other values for plugins stay: they may be what the conversation is about, such as the name of a city.
         """
         tokens = self._request.given.get(TOKENS)
         secrets = RunSecrets.of(*self._package.secret_inputs(self._scope.inputs), tokens, short=False)
@@ -206,7 +206,7 @@ class Run:
     def _end(self, deferred: bool) -> None:
         assert self._status is not None
         self._end_span()
-        models = self._runner.usage
+        models = self._runner.reporter.usage
         total = sum(models.values(), Usage())
         counts = asdict(total) | {"total_tokens": total.prompt_tokens + total.completion_tokens} if models else {}
         self.events.put(
@@ -218,7 +218,7 @@ class Run:
                 counts,
                 self._runner.finish_reason,
                 "deferred" if deferred else "",
-                self._runner.models,
+                self._runner.reporter.model_usage,
             )
         )
         seconds = (datetime.now(UTC) - self._started_at).total_seconds()

@@ -1,4 +1,4 @@
-"""Performing a plan: the nodes of one list are started when they are ready, until all are settled or one fails."""
+"""Runs a plan: starts the nodes of one list when they are ready, until all are settled or one fails."""
 
 import asyncio
 import logging
@@ -20,9 +20,9 @@ _STOP_WAIT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class NodeEnd:
-    """What became of a node: its value and the branches that it took, or its error.
+    """How a node ended: its value and the branches that it took, or its error.
 
-    `goes_on`: the node failed, and the run goes on by the branch that it took for that.
+    `goes_on`: the node failed, and the run continues on its error branch.
     """
 
     node: Node
@@ -33,16 +33,16 @@ class NodeEnd:
 
 
 class Reports(Protocol):
-    """Tells of nodes: a function of the node runner."""
+    """Reports the state of a node: a function of the node runner."""
 
     def __call__(self, node: Node, status: NodeStatus, *, error: ErrorInfo | None = None) -> None: ...
 
 
 class Scheduler:
-    """Performs one graph in one scope; `prefix` begins the paths of its nodes.
+    """Runs one graph in one scope. `prefix` is the start of its nodes' paths.
 
-    `run_node` runs a node in a task of its own, `report` tells of nodes that it does not get to, and `skipped` is
-    called for those that are bypassed.
+    `run_node` runs a node in a task of its own, `report` reports nodes that never start, and `skipped` is called for
+    nodes that are bypassed.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class Scheduler:
         self._done: list[tuple[str, asyncio.Task[NodeEnd]]] = []
         self._wake = asyncio.Event()
 
-    async def perform(self) -> ErrorInfo | None:
-        """Perform the plan; return the error of the node that failed it. When cancelled, its nodes are too."""
+    async def run(self) -> ErrorInfo | None:
+        """Run the plan; return the error of the node that failed it. Cancelling it cancels its nodes."""
         try:
             error = self._advance()
             while error is None and not self._plan.done:
                 await self._wake.wait()
                 self._wake.clear()
-                error = self._take_in() or self._advance()
+                error = self._collect() or self._advance()
         finally:
             await self._cancel_nodes()
         return error
@@ -97,7 +97,7 @@ class Scheduler:
         self._done.append((name, task))
         self._wake.set()
 
-    def _take_in(self) -> ErrorInfo | None:
+    def _collect(self) -> ErrorInfo | None:
         done, self._done = self._done, []
         failure: ErrorInfo | None = None
         for name, task in done:
@@ -115,14 +115,14 @@ class Scheduler:
     def _ended(self, name: str, task: "asyncio.Task[NodeEnd]") -> NodeEnd:
         if not task.cancelled():
             return task.result()
-        node = self._graph.nodes[name]  # only its own code can have cancelled it before the run is stopped
+        node = self._graph.nodes[name]  # before the run is stopped, only the node's own code can have cancelled it
         path = self._prefix + name
         error = ErrorInfo(f"node {path!r} failed: it cancelled its own task", "node_error", path, "node_failed")
         self._report(node, "Failed", error=error)
         return NodeEnd(node, error=error)
 
     async def _cancel_nodes(self) -> None:
-        """Cancel the nodes that still run and say so of each; a thread or a task that will not end is left behind."""
+        """Cancel the running nodes and report each. A thread or a task that does not end is abandoned."""
         tasks = {name: task for name, task in self._tasks.items() if not task.done()}
         if not tasks:
             return
@@ -131,6 +131,6 @@ class Scheduler:
         await asyncio.wait(tasks.values(), timeout=_STOP_WAIT_S)
         for name, task in tasks.items():
             if not task.done():
-                logger.warning("node %r does not end when cancelled; it was left behind", self._prefix + name)
+                logger.warning("node %r did not end when cancelled; it was abandoned", self._prefix + name)
             if not task.done() or task.cancelled():
                 self._report(self._graph.nodes[name], "Canceled")

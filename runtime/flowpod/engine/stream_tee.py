@@ -1,4 +1,4 @@
-"""A node's stream, for the output nodes that take it in while it is made."""
+"""Copies a node's stream to the output nodes that read it while it is produced."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,20 +9,20 @@ from flowpod.models.base import Chunk
 
 
 class StreamTee:
-    """Keeps the chunks of one node; each reader gets them all, from the first one, as they come."""
+    """Keeps the chunks of one node. Each reader gets all of them, from the first one, as they come."""
 
     def __init__(self) -> None:
         self._chunks: list[Chunk] = []
         self._ended = False
         self._changed = asyncio.Event()
 
-    def put(self, chunk: Chunk) -> None:
+    def add_chunk(self, chunk: Chunk) -> None:
         """Add a chunk."""
         self._chunks.append(chunk)
         self._changed.set()
 
     def end(self, value: Any) -> None:
-        """End the stream; a value that came without chunks is one."""
+        """End the stream. A value that came without chunks is one chunk."""
         if not self._chunks and (text := as_text(value)):
             self._chunks.append(Chunk(text))
         self._ended = True
@@ -30,11 +30,11 @@ class StreamTee:
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         """Yield every chunk."""
-        place = 0
+        position = 0
         while True:
-            while place < len(self._chunks):
-                yield self._chunks[place]
-                place += 1
+            while position < len(self._chunks):
+                yield self._chunks[position]
+                position += 1
             if self._ended:
                 return
             self._changed.clear()

@@ -1,4 +1,4 @@
-"""The variables that nodes read and write: the session's, and a loop's."""
+"""The variables that nodes read and write: those of the session and those of a loop."""
 
 import logging
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ logger = logging.getLogger(__name__)
 
 
 class Variables:
-    """Reads and writes variables in a scope; `written` holds the session's that were written in this run."""
+    """Reads and writes variables in a scope. `written` holds the session variables that this run has written."""
 
     def __init__(self, session: Mapping[str, Variable]) -> None:
         self._types = {name: variable.type for name, variable in session.items()}
         self.written: dict[str, Any] = {}
 
-    def of_loop(self, node: Node, scope: Scope) -> dict[str, Any]:
-        """Return a loop's variables as it begins; raises LookupError or ValueError for a default that is none."""
+    def loop_values(self, node: Node, scope: Scope) -> dict[str, Any]:
+        """Return the initial values of a loop's variables; raises LookupError or ValueError for an invalid default."""
         return {variable.name: _typed(scope.resolve(variable.default), variable.type) for variable in node.variables}
 
     def read(self, scope: Scope, name: str) -> Any:
@@ -30,7 +30,7 @@ class Variables:
         return (scope.session if source == "session" else scope.loop).get(variable)
 
     def write(self, scope: Scope, loop_types: Mapping[str, ValueType], name: str, value: Any) -> None:
-        """Set `session.NAME` or `loop.NAME`; raises ValueError for a value of another type."""
+        """Set `session.NAME` or `loop.NAME`; raises ValueError for a value of the wrong type."""
         source, _, variable = name.partition(".")
         if source == "session":
             scope.session[variable] = self.written[variable] = _typed(value, self._types[variable])
@@ -39,9 +39,9 @@ class Variables:
 
 
 def session_values(declared: Mapping[str, Variable], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a session's variables: what is stored of those that are declared, else their defaults.
+    """Return the value of each declared session variable: the stored one, otherwise the default.
 
-    A flow may give a variable another type: what is stored is then read as that one, and left where it cannot be.
+    A flow may change the type of a variable. A stored value that cannot be converted to it is ignored.
     """
     values = {}
     for name, variable in declared.items():
@@ -50,14 +50,14 @@ def session_values(declared: Mapping[str, Variable], stored: Mapping[str, Any]) 
                 values[name] = _typed(stored[name], variable.type)
                 continue
             except ValueError:
-                text = "the session variable %r is stored with a value that is not of type %s; its default counts"
+                text = "the stored value of the session variable %r is not of type %s; the default is used"
                 logger.warning(text, name, variable.type)
         values[name] = deepcopy(variable.default)
     return values
 
 
 def typed_values(declared: Mapping[str, Variable], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a caller's values for session variables; raises InvalidRequest that names one which is wrong."""
+    """Convert a caller's values for session variables; raises InvalidRequest that names an invalid one."""
     values = {}
     for name, value in given.items():
         if name not in declared:

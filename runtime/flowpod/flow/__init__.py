@@ -1,1 +1,4 @@
-"""What a flow is: its file, its parts and the order in which they may run. Pure data, no input or output but files."""
+"""What a flow is: its parts, its references and the order of its nodes, as pure data.
+
+Nothing here runs code of a flow, opens a socket or needs an event loop; only `load` reads files.
+"""

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flowpod.flow.document.base import NodeOptions, VariableOptions
-from flowpod.flow.load.node_check import NodeCheck
 from flowpod.flow.model import BodyScope
+from flowpod.flow.node_check import NodeCheck
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The literals among a node's inputs, as promptflow reads them (promptflow, contracts/tool.py)."""
+"""Conversion of the literals among a node's inputs, as promptflow does it (promptflow, contracts/tool.py)."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ _EXPECTED = {int: "an integer", float: "a number", bool: "true or false", list: 
 
 
 def read_literal(value: Any, kind: type) -> Any:
-    """Return `value` as a `kind`: int, float, bool, str, list, or object, for which text is read as JSON if it is.
+    """Convert `value` to int, float, bool, str, list, or object, which parses text that is JSON.
 
     Raises ValueError that says what was expected.
     """
@@ -37,7 +37,7 @@ def _read(value: Any, kind: type) -> Any:
 
 
 def json_or_text(value: Any) -> Any:
-    """Return what a text says in JSON; the text itself where it is none, and anything else as it is."""
+    """Return the value of a JSON text. Other text, and anything else, is returned unchanged."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,4 +1,4 @@
-"""The parts of a flow, as the rest of the program sees them."""
+"""The parts of a flow, as the rest of the program uses them."""
 
 import re
 from collections.abc import Mapping
@@ -23,28 +23,28 @@ ValueType = Literal[
 ]
 
 FILE_TYPES = ("File", "file")
-"""LangStudio's name of the type, and the one in promptflow's lower case."""
+"""LangStudio's name of the type, and the same in promptflow's lower case."""
 
 Override = Literal["temperature", "top_p", "max_tokens", "max_completion_tokens", "seed"]
-"""The parameters of a model that a node may leave to the request."""
+"""The model parameters that a node may let a request set."""
 
 MAX_ROUNDS = 1000
-"""How many past turns a flow or a request may ask for."""
+"""The maximum number of past turns that a flow or a request may ask for."""
 
 SystemVariable = Literal["session_id", "user_id", "run_id", "turn", "instructions"]
-"""What `${sys.NAME}` gives: facts of the request that no input carries."""
+"""The names of `${sys.NAME}`: properties of the request that are not inputs."""
 
 GivenVariable = Literal["rag_options", "plugin_params", "plugin_tokens"]
-"""Mappings that `${sys.NAME}` and `${sys.NAME.KEY}` give of DashScope's calls; null where a request has none."""
+"""Further names, of mappings in DashScope's calls that `${sys.NAME.KEY}` reads; null where a request has none."""
 
 TOKENS: GivenVariable = "plugin_tokens"
 SECRET_VARIABLES: frozenset[GivenVariable] = frozenset({"plugin_params", TOKENS})
-"""System variables that are nowhere shown, and so are handed to Python code alone."""
+"""System variables that are secret: only Python code may get them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A `${...}`: an input, a node's output, a variable, or what a batch or a loop gives; or a part of it."""
+    """A `${...}`: an input, a node's output, a variable, a batch's item or a round's index; or a property of it."""
 
     source: Literal["inputs", "node", "sys", "session", "loop", "item", "index"]
     name: str
@@ -95,7 +95,7 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What a node comes after: another node, or one branch of it."""
+    """An explicit edge: the node, or the branch of a node, that another node comes after."""
 
     node: str
     branch: str | None = None
@@ -103,7 +103,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How a failed node is tried again: `max` further attempts, `interval_s` seconds before each."""
+    """How a failed node is retried: `max` further attempts, `interval_s` seconds before each."""
 
     max: int
     interval_s: float = 0.0
@@ -111,7 +111,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class OnError:
-    """What happens when a node has failed for good: a branch is taken, or it is Completed with `default`."""
+    """What happens after the last attempt of a node failed: a branch is taken, or it is Completed with `default`."""
 
     branch: str | None = None
     default: Any = None
@@ -119,7 +119,7 @@ class OnError:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A variable of the session or of a loop; a loop's may begin with what a reference gives."""
+    """A variable of the session or of a loop. The default of a loop variable may be a reference."""
 
     name: str
     type: ValueType
@@ -128,7 +128,7 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class HistoryRules:
-    """How much of a conversation goes into the chat history: the last `rounds` turns, of about `tokens` at most."""
+    """How much history a run gets: at most the last `rounds` turns, and about `tokens` tokens."""
 
     rounds: int = 20
     tokens: int | None = None
@@ -173,7 +173,7 @@ class Node:
 
     @property
     def literals(self) -> dict[str, Any]:
-        """The inputs that are no references."""
+        """The inputs that are not references."""
         return {name: value for name, value in self.inputs.items() if not isinstance(value, Reference)}
 
     def references(self) -> list[Reference]:
@@ -214,7 +214,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A flow package as it was read."""
+    """A flow package as it was loaded."""
 
     folder: Path
     inputs: Mapping[str, Input]
@@ -230,9 +230,9 @@ class Flow:
     chat_output: str | None = None
     history: HistoryRules = HistoryRules()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The variables that the flow's code finds in the process's environment."""
+    """The environment variables that the flow declares for its code."""
 
     @property
     def is_chat(self) -> bool:
-        """Whether the flow holds conversations: it has a chat input and a chat output."""
+        """Whether the flow is a chat flow: it has a chat input and a chat output."""
         return self.chat_input is not None and self.chat_output is not None

@@ -1,4 +1,4 @@
-"""Paths that a flow names."""
+"""Checks of the paths that a flow names."""
 
 import os
 import stat
@@ -7,7 +7,7 @@ from typing import Literal
 
 
 def kind_of(path: Path) -> Literal["file", "folder"] | None:
-    """Return what there is at `path`: nothing where the system refuses it, because it is too long for one."""
+    """Return what is at `path`; None also where the system rejects the path, for example as too long."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -16,5 +16,5 @@ def kind_of(path: Path) -> Literal["file", "folder"] | None:
 
 
 def leads_out(path: str) -> bool:
-    """Return whether a path leaves the flow's folder; a link in it may point anywhere, it belongs to the flow."""
+    """Return whether a path leaves the flow's folder. Links may point anywhere: they belong to the flow."""
     return Path(path).is_absolute() or os.path.normpath(path).startswith("..")

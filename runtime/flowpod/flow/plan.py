@@ -1,4 +1,4 @@
-"""The order in which nodes run: pure bookkeeping, performed by `flowpod.engine`.
+"""The order in which nodes run: pure bookkeeping, which `flowpod.engine.scheduler` carries out.
 
 The rules are promptflow's (executor/_dag_manager.py): a node is ready when every node that it refers to is settled; it
 is bypassed when its condition refers to a bypassed node or does not hold or, without a condition, when all the nodes
@@ -15,9 +15,9 @@ from flowpod.flow.references import Scope
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """What follows from the references of the nodes of one list, worked out once when the flow is loaded.
+    """The dependencies between the nodes of one list, computed once when the flow is loaded.
 
-    `starters` are the dependencies that need only have begun: an output node takes in a stream while it is made.
+    `starters` are the dependencies that need only have started: an output node reads a stream while it is produced.
     """
 
     nodes: Mapping[str, Node]
@@ -27,7 +27,7 @@ class Graph:
 
     @classmethod
     def of(cls, nodes: Mapping[str, Node]) -> "Graph":
-        """Return the graph of `nodes`; what they refer to outside of their list is settled before they begin."""
+        """Return the graph of `nodes`. References to nodes outside the list do not count: those settle first."""
         dependencies = {name: frozenset(node.needs() & nodes.keys()) for name, node in nodes.items()}
         dependants: dict[str, list[str]] = {name: [] for name in nodes}
         for name, needed in dependencies.items():
@@ -41,7 +41,7 @@ class Graph:
         )
 
     def cycle(self) -> list[str]:
-        """Return the names of nodes that wait for each other in a circle, or nothing."""
+        """Return the names of nodes that wait for each other in a cycle, or an empty list."""
         waiting = {name: set(needed) for name, needed in self.dependencies.items()}
         while free := [name for name, needed in waiting.items() if not needed]:
             for name in free:
@@ -68,7 +68,7 @@ def _starters(node: Node) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to do about one node now; `reason` says why a node fails before it starts."""
+    """What to do with one node now; `reason` says why a node fails before it starts."""
 
     node: Node
     action: Literal["start", "bypass", "fail"]
@@ -76,7 +76,7 @@ class Step:
 
 
 class Plan:
-    """The state of one performance of a graph: which nodes wait, and for how many others."""
+    """The state of one execution of a graph: which nodes wait, and for how many others."""
 
     def __init__(self, graph: Graph, scope: Scope) -> None:
         self._graph = graph
@@ -91,10 +91,10 @@ class Plan:
         return not self._open
 
     def ready(self) -> list[Step]:
-        """Return, each once and in the file's order, the nodes to start or to bypass now.
+        """Return the nodes to start or to bypass now, each once and in the file's order.
 
-        A bypassed node is settled at once, so those that it lets go are in the same list. A node fails when the value
-        of its condition cannot be found.
+        A bypassed node is settled at once, so the nodes that it releases are in the same list. A node fails when the
+        value of its condition cannot be resolved.
         """
         steps = []
         while self._ready:
@@ -105,7 +105,7 @@ class Plan:
                 if step.action == "bypass":
                     self.skip(name)
                 else:
-                    self._release(name, begun=True)
+                    self._release(name, started=True)
         return steps
 
     def complete(self, name: str, value: object, taken: Collection[str] = ()) -> None:
@@ -114,7 +114,7 @@ class Plan:
         self._settle(name, taken)
 
     def skip(self, name: str, taken: Collection[str] = ()) -> None:
-        """Record that a node has no value: it was bypassed, or it failed and took a branch for that."""
+        """Record that a node has no value: it was bypassed, or it failed and took its error branch."""
         self._scope.bypassed.add(name)
         self._settle(name, taken)
 
@@ -123,13 +123,13 @@ class Plan:
         if taken:
             self._scope.taken[name] = taken
         if name in self._scope.bypassed and not taken:
-            self._release(name, begun=True)
-        self._release(name, begun=False)
+            self._release(name, started=True)
+        self._release(name, started=False)
 
-    def _release(self, name: str, *, begun: bool) -> None:
-        """Let go of those that wait for `name` to begin, or for it to be settled."""
+    def _release(self, name: str, *, started: bool) -> None:
+        """Release the nodes that wait for `name` to start, or for it to be settled."""
         for other in self._graph.dependants[name]:
-            if (name in self._graph.starters[other]) is begun:
+            if (name in self._graph.starters[other]) is started:
                 self._waiting[other] -= 1
                 if not self._waiting[other]:
                     self._ready.append(other)

@@ -1,4 +1,4 @@
-"""The grammar of `${...}` and how a reference is looked up."""
+"""The grammar of `${...}`, and the scope in which references are resolved."""
 
 import inspect
 import re
@@ -18,8 +18,8 @@ _TOKEN = re.compile(r"(?:^|\.)(\w+)|\['([^']*)'\]|\[\"([^\"]*)\"\]|\[(\d+)\]")
 def parse_value(value: Any, nodes: Container[str]) -> Any:
     """Return a Reference if the whole of `value` is `${...}`, else `value` itself.
 
-    A reference inside a longer string stays text. `nodes` holds the names of the flow's nodes: a node that is named as
-    one of our own sources keeps its name. Raises ValueError that says what is wrong with the reference.
+    A reference inside a longer string stays text. `nodes` holds the names of the flow's nodes: a node named like one of
+    the built-in sources takes precedence. Raises ValueError that explains an invalid reference.
     """
     if not (isinstance(value, str) and value.startswith("${") and value.endswith("}")):
         return value
@@ -84,9 +84,10 @@ def _path(value: str, text: str) -> tuple[str | int, ...]:
 
 @dataclass(slots=True)
 class Scope:
-    """The values that references see, of one run or of one round of a batch or a loop.
+    """The values that references resolve to, in one run or in one round of a batch or a loop.
 
-    `outer` is the scope around a round. A bypassed node's output is None; `taken` holds the branches that a node took.
+    `outer` is the scope around a round. The output of a bypassed node is None; `taken` holds the branches that a node
+    took.
     """
 
     inputs: Mapping[str, Any]
@@ -101,7 +102,7 @@ class Scope:
     index: int = 0
 
     def round(self, index: int, item: Any = None, loop: dict[str, Any] | None = None) -> "Scope":
-        """Return the scope of one round inside this one; without `loop` it sees the loop variables around it."""
+        """Return the scope of one round inside this one; without `loop` it has the loop variables of this scope."""
         loop = self.loop if loop is None else loop
         return Scope(self.inputs, self.sys, self.session, outer=self, loop=loop, item=item, index=index)
 
@@ -116,9 +117,9 @@ class Scope:
         return self.outer.taken_by(name)
 
     def resolve(self, value: Any) -> Any:
-        """Return `value`, or what it refers to, also inside lists and mappings that hold references.
+        """Return `value` with its references, also those in its lists and mappings, resolved.
 
-        Raises LookupError that names the reference and the part that is missing.
+        Raises LookupError that names the reference and the missing property.
         """
         if isinstance(value, Reference):
             found = self._root(value)
@@ -127,7 +128,7 @@ class Scope:
                     found = _part(found, key, value)
                 except LookupError:
                     if value.source == "sys":
-                        return None  # a request gives these or not, and their keys may not stand in a message
+                        return None  # optional in a request, and its keys may be secret, so no message names them
                     raise
             return None if found is _BYPASSED else found
         if isinstance(value, dict) and references_in(value):
@@ -173,6 +174,8 @@ def _part(value: Any, key: str | int, reference: Reference) -> Any:
             return value[key]
         raise LookupError(f"{reference}: there is no item {key} in {type(value).__name__}")
     found = getattr(value, key, _MISSING)
-    if found is not _MISSING and not inspect.isroutine(found):  # a text has a method `title`, but no such property
+    if found is not _MISSING and not inspect.isroutine(
+        found
+    ):  # a method of a string, such as `title`, is not a property
         return found
     raise LookupError(f"{reference}: {type(value).__name__} has no {key!r}")

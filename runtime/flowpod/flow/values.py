@@ -1,4 +1,4 @@
-"""Value types and their coercions: promptflow's (promptflow, contracts/tool.py), and LangStudio's files."""
+"""Value types and their conversions: promptflow's (promptflow, contracts/tool.py), and LangStudio's files."""
 
 import json
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 from flowpod.flow.model import FILE_TYPES, ValueType
 from flowpod.jsonable import MAX_DEPTH, is_too_deep
 
-_INTEGERS = range(-(2**63), 2**64)  # those of 64 bits, which is what JSON holds wherever values are stored and sent
+_INTEGERS = range(-(2**63), 2**64)  # 64 bits: what JSON can hold wherever values are stored and sent
 _FILE_FIELDS = ("source_uri", "download_url", "file_id", "file_name", "file_type")
 
 
 def coerce(value: Any, kind: ValueType) -> Any:
-    """Return `value` as a value of type `kind`.
+    """Convert `value` to the type `kind`.
 
-    Numbers are read from strings and cut to integers, booleans from "true" and "false" in any case, lists and
-    objects from JSON text; anything is a string; a file is a mapping of its known fields. Raises ValueError that says
-    what was expected, also for a value that is nested too deep.
+    Strings are converted to numbers, and numbers to integers by truncation; "true" and "false" in any case to booleans;
+    JSON text to lists and objects; anything to a string. A file is a mapping of its known fields. Raises ValueError
+    that says what was expected, also for a value that is nested too deeply.
     """
     _check_depth(value)
     if kind == "int":

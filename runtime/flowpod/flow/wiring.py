@@ -1,4 +1,4 @@
-"""Which node's stream goes where, worked out once when the flow is loaded."""
+"""Which node's stream goes to which output, computed once when the flow is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ from flowpod.flow.model import Flow, Reference, references_in
 class Wiring:
     """Where streams go.
 
-    `segments`: for each output that is streamed, the nodes whose texts it is made of, in order: the one node that it
-    is the value of, or its output nodes. `feeds`: a node to the outputs that it is a segment of. `tapped`: the nodes
-    whose streams output nodes take in. `parts`: the nodes that each other output refers to. `late`: the outputs that
-    refer to session variables, which are what they are when the last node has ended.
+    `segments` maps each streamed output to the nodes whose texts it is made of, in order: the one node whose value it
+    is, or its output nodes. `feeds` maps a node to the outputs of which it is a segment. `teed` are the nodes whose
+    streams output nodes read. `sources` maps every other output to the nodes that it refers to. `late` are the outputs
+    that refer to session variables, which have their final values only after the last node.
     """
 
     segments: Mapping[str, tuple[str, ...]]
     feeds: Mapping[str, tuple[str, ...]]
-    tapped: frozenset[str]
-    parts: Mapping[str, frozenset[str]]
+    teed: frozenset[str]
+    sources: Mapping[str, frozenset[str]]
     late: tuple[str, ...]
 
     @classmethod
     def of(cls, flow: Flow) -> "Wiring":
         """Return the wiring of a flow."""
         segments: dict[str, list[str]] = {}
-        tapped: set[str] = set()
+        teed: set[str] = set()
         for node in flow.nodes.values():
             if node.writes_to is not None:
                 segments.setdefault(node.writes_to or flow.chat_output or "", []).append(node.name)
-                tapped |= {value.name for value in node.inputs.values() if _is_whole_node(value)}
-        parts, late = {}, []
+                teed |= {value.name for value in node.inputs.values() if _is_whole_node(value)}
+        sources, late = {}, []
         for name, output in flow.outputs.items():
             references = references_in(output.value)
             if _is_whole_node(output.value):
@@ -39,7 +39,7 @@ class Wiring:
             elif any(reference.source == "session" for reference in references):
                 late.append(name)
             elif name not in segments:
-                parts[name] = frozenset(reference.name for reference in references if reference.source == "node")
+                sources[name] = frozenset(reference.name for reference in references if reference.source == "node")
         feeds: dict[str, list[str]] = {}
         for name, nodes in segments.items():
             for node_name in nodes:
@@ -47,17 +47,17 @@ class Wiring:
         return cls(
             {name: tuple(nodes) for name, nodes in segments.items()},
             {name: tuple(outputs) for name, outputs in feeds.items()},
-            frozenset(tapped),
-            parts,
+            frozenset(teed),
+            sources,
             tuple(late),
         )
 
     def can_stream(self, node: str) -> bool:
-        """Return whether anybody reads the node's chunks as they come."""
-        return node in self.feeds or node in self.tapped
+        """Return whether an output or an output node reads the node's chunks as they come."""
+        return node in self.feeds or node in self.teed
 
     def sources_of(self, flow: Flow, output: str) -> set[str]:
-        """Return the nodes whose streams the output is made of, through output nodes too."""
+        """Return the nodes whose streams the output is made of, also through output nodes."""
         found = set()
         for name in self.segments.get(output, ()):
             node = flow.nodes[name]

@@ -16,13 +16,13 @@ _DEFAULT_BASE_URLS = {
     "open_ai": "https://api.openai.com/v1",
     "dashscope": "https://dashscope.aliyuncs.com/api/v1",
 }
-_NO_LIMIT = httpx2.Limits(max_connections=0)  # aiohttp's word for it: the process limits its runs, not their calls
+_NO_LIMIT = httpx2.Limits(max_connections=0)  # no limit, for aiohttp: the process limits its runs, not their calls
 _NO_KEY = "none"  # the client insists on a key, servers that need none ignore it
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client, how messages name it, and the host (and port) that it calls."""
+    """A client, its name in messages, and the host (and port) that it calls."""
 
     api: AsyncOpenAI
     where: str
@@ -30,23 +30,23 @@ class Client:
 
 
 def client_of(connection: Connection) -> Client:
-    """Return the client of a connection of a type that has a model.
+    """Return the client of a connection whose type has a model.
 
-    Raises BuildError when its address is none.
+    Raises BuildError for an invalid address or key.
     """
     fields = connection.fields
     key = "base_url" if connection.type in _DEFAULT_BASE_URLS else "api_base"
     address = str(fields[key]) or _DEFAULT_BASE_URLS.get(connection.type, "")
     if not _is_address(address):
-        text = f"connection {connection.name!r}: its {key} is no address such as https://example.com/v1"
+        text = f"connection {connection.name!r}: its {key} is not an address such as https://example.com/v1"
         raise BuildError("connection", text)
     if not (str(fields["api_key"]).isascii() and str(fields["api_key"]).isprintable()):
-        text = f"connection {connection.name!r}: its api_key has characters that no header may"
+        text = f"connection {connection.name!r}: its api_key has characters that a header must not have"
         raise BuildError("connection", text)
     address, headers = _credentials_as_header(address)
     timeout = httpx2.Timeout(float(fields["timeout_s"]), connect=_CONNECT_TIMEOUT_S)
     api_key, retries = str(fields["api_key"]) or _NO_KEY, int(fields["max_retries"])
-    # Over aiohttp a streamed answer costs half of what it does over the client's own transport.
+    # With aiohttp a streamed answer costs half of what it costs with the client's own transport.
     http_client = DefaultAioHttpClient(timeout=timeout, limits=_NO_LIMIT, event_hooks={"request": [_note_retry]})
     api: AsyncOpenAI
     if connection.type == "azure_open_ai":
@@ -76,7 +76,7 @@ def client_of(connection: Connection) -> Client:
 
 
 async def _note_retry(request: httpx2.Request) -> None:
-    """Tell the call's span when the client sends a request again by itself, which it counts in this header."""
+    """Record on the call's span that the client retries a request; a header of the client counts the retries."""
     attempt, call = request.headers.get("x-stainless-retry-count", "0"), CALL.get()
     if attempt != "0" and call is not None:
         call.repeated(int(attempt))
@@ -91,7 +91,7 @@ def _is_address(url: str) -> bool:
 
 
 def _credentials_as_header(url: str) -> tuple[str, dict[str, str]]:
-    """Return the address without the user and the password in it, and a header that has them in their place."""
+    """Return the address without user and password, and the header that carries them instead."""
     parts = urlsplit(url)
     credentials, at, host = parts.netloc.rpartition("@")
     if not at:

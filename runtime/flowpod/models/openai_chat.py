@@ -6,8 +6,9 @@ from typing import Any
 from openai.types.chat import ChatCompletion
 
 from flowpod.flow.model import Connection
+from flowpod.models.answer_reader import AnswerReader, optional_text, usage_of
 from flowpod.models.base import Chunk, ModelRequest
-from flowpod.models.http_model import AnswerReader, HttpCall, HttpModel, optional_text, usage_of
+from flowpod.models.http_model import HttpCall, HttpModel
 
 
 class _ChatReader(AnswerReader):

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from flowpod.models.answer_reader import AnswerReader, optional_text, usage_of
 from flowpod.models.base import Chunk, ModelRequest
-from flowpod.models.http_model import AnswerReader, HttpCall, HttpModel, optional_text, usage_of, with_effect
+from flowpod.models.http_model import HttpCall, HttpModel, with_effect
 from flowpod.models.openai_chat import message_of
 from flowpod.models.tool_calls import with_tool_messages, with_tools
 

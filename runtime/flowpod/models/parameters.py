@@ -1,7 +1,7 @@
-"""The parameters of a call of a model, made from a node's inputs as promptflow makes them.
+"""The parameters of a model call, derived from a node's inputs as promptflow does it.
 
-Each API has a set of names that are parameters; every other input is a variable of the prompt (promptflow,
-tools/aoai.py and openai.py). The defaults are sent even when a node gives no value.
+Each API has a set of parameter names; every other input is a variable of the prompt (promptflow, tools/aoai.py and
+openai.py). The defaults are sent even when a node gives no value.
 """
 
 import math
@@ -50,7 +50,7 @@ _VISION: dict[str, type] = {
     "seed": int,
     "detail": str,
 }
-# Parameters that promptflow does not have: they are sent where the prompt has no variable of the name.
+# Parameters that promptflow does not have. They are sent unless the prompt has a variable of the name.
 _FURTHER: dict[str, type] = {
     "max_completion_tokens": int,
     "logprobs": object,
@@ -78,8 +78,8 @@ _COMPLETION_DEFAULTS: dict[str, Any] = {
 class Rules:
     """How one API of one type of connection takes its parameters.
 
-    `kinds`: promptflow's names and what their text is read as. `model_names`: the inputs that name the model, the best
-    one first; only the first is a reserved name.
+    `kinds` maps promptflow's names to the types of their values. `model_names` are the inputs that name the model, in
+    order of precedence; only the first is a reserved name.
     """
 
     kinds: Mapping[str, type]
@@ -89,15 +89,15 @@ class Rules:
 
     @property
     def reserved(self) -> frozenset[str]:
-        """The names that a prompt cannot use as variables."""
+        """The names that a prompt must not use as variables."""
         return _NOT_SENT | self.kinds.keys() | {self.model_names[0]}
 
     def takes(self, name: str, variables: frozenset[str]) -> bool:
-        """Return whether an input called `name` is a parameter, of a prompt that uses `variables`."""
+        """Return whether the input `name` is a parameter, for a prompt that uses `variables`."""
         return name in self.kinds or (name in self.further and name not in variables)
 
     def parameters(self, inputs: Mapping[str, Any], variables: frozenset[str]) -> dict[str, Any]:
-        """Return the parameters of a call, `model` among them if the node names one.
+        """Return the parameters of a call, including `model` if the node names one.
 
         `variables` are the names that the prompt uses. Raises NodeError that names an input of the wrong type.
         """
@@ -115,11 +115,11 @@ class Rules:
         if model := next((inputs[name] for name in self.model_names if inputs.get(name)), None):
             found["model"] = str(model)
         extra = found.pop("extra_body", None)
-        return {**_calls_settled(found, self.defaults), **(extra if isinstance(extra, dict) else {})}
+        return {**_without_unused(found, self.defaults), **(extra if isinstance(extra, dict) else {})}
 
 
-def _calls_settled(found: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what has no value and no default; tools go before functions, and a choice goes with neither alone."""
+def _without_unused(found: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop parameters without value and default. Tools win over functions; a choice without either is dropped."""
     dropped = {name for name, value in found.items() if value is None and name not in defaults}
     if found.get("tools"):
         dropped |= {"functions", "function_call"}
@@ -153,7 +153,7 @@ _ANY_CHAT = {"temperature": 1.0, "top_p": 1.0}
 
 
 def rules_for(api: str, connection_type: str) -> Rules:
-    """Return the rules of an API, "chat", "completion" or promptflow's "vision", with a type of connection."""
+    """Return the rules of an API, "chat", "completion" or promptflow's "vision", for a type of connection."""
     azure = connection_type == "azure_open_ai"
     names = ("deployment_name", "model") if azure else ("model", "deployment_name")
     if api == "completion":

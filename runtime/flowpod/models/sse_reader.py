@@ -1,16 +1,16 @@
-"""Server-sent events as they come from a model, down to their data (WHATWG HTML, 9.2.6)."""
+"""Parses server-sent events from a model into their data (WHATWG HTML, 9.2.6)."""
 
 
 class EventData:
-    """Splits a byte stream into the data of its events; comments, ids and event names are passed over."""
+    """Splits a byte stream into the data of its events; comments, ids and event names are ignored."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[bytes] = []
 
-    def feed(self, piece: bytes) -> list[bytes]:
-        """Return the data of the events that `piece` completes."""
-        lines = (self._rest + piece).split(b"\n")
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the data of the events that `data` completes."""
+        lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         found = []
         for line in lines:

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from flowpod.flow.document.base import NodeOptions, Section
-from flowpod.flow.load.node_check import NodeCheck
 from flowpod.flow.model import Node
+from flowpod.flow.node_check import NodeCheck
 from flowpod.nodes.kind import BuiltNode, Context, Kind, Resources
 
 

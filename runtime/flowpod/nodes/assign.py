@@ -7,8 +7,8 @@ from pydantic import Field
 
 from flowpod.errors import NodeError
 from flowpod.flow.document.base import NodeOptions, Section, Text
-from flowpod.flow.load.node_check import NodeCheck
 from flowpod.flow.model import Node
+from flowpod.flow.node_check import NodeCheck
 from flowpod.nodes.kind import BuiltNode, Context, Kind, Resources
 
 Operation = Literal["set", "append", "extend", "increase", "clear"]

@@ -9,8 +9,8 @@ from pydantic import Field
 from flowpod.errors import FlowpodError, NodeError
 from flowpod.flow.document.base import NodeOptions
 from flowpod.flow.kinds import BodyOptions
-from flowpod.flow.load.node_check import NodeCheck
 from flowpod.flow.model import Node
+from flowpod.flow.node_check import NodeCheck
 from flowpod.nodes.kind import BuiltNode, Context, Kind, Resources
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from flowpod.flow.document.base import NodeOptions, Section
-from flowpod.flow.load.node_check import NodeCheck
 from flowpod.flow.model import Node
+from flowpod.flow.node_check import NodeCheck
 from flowpod.models.base import Result
 from flowpod.nodes.kind import BuiltNode, Context, Kind, Resources
 from flowpod.nodes.operators import ComparisonGroup, any_group_holds, check_groups, check_patterns

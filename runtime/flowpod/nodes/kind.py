@@ -10,8 +10,8 @@ from typing import Any, Generic, Literal, TypeVar
 from flowpod.errors import NodeError
 from flowpod.flow.document.base import NodeOptions
 from flowpod.flow.kinds import BodyOptions
-from flowpod.flow.load.node_check import NodeCheck
 from flowpod.flow.model import Connection, Node
+from flowpod.flow.node_check import NodeCheck
 from flowpod.models.registry import ModelRegistry
 from flowpod.telemetry.tracing import SpanKind, Tracing
 from flowpod.threads import Threads

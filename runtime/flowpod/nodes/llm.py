@@ -11,9 +11,8 @@ from flowpod.content.jinja import unmarked
 from flowpod.content.prompt_messages import split_messages
 from flowpod.errors import BuildError, NodeError
 from flowpod.flow.document.base import ConnectionName, PromptFlowOptions
-from flowpod.flow.load.check import no_connection
-from flowpod.flow.load.node_check import NodeCheck
 from flowpod.flow.model import Node
+from flowpod.flow.node_check import NodeCheck, no_connection
 from flowpod.models.ask import AskContext, ask, whole_answer
 from flowpod.models.base import Model
 from flowpod.models.parameters import rules_for

@@ -10,7 +10,7 @@ from pydantic import Field
 from flowpod.errors import BuildError, NodeError
 from flowpod.flow.document.base import Section, Text
 from flowpod.flow.document.located_yaml import Key
-from flowpod.flow.load.node_check import NodeCheck
+from flowpod.flow.node_check import NodeCheck
 
 Operator = Literal[
     "equals",

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from flowpod.errors import BuildError
 from flowpod.flow.document.base import NodeOptions, Text
-from flowpod.flow.load.node_check import NodeCheck
 from flowpod.flow.model import Node
+from flowpod.flow.node_check import NodeCheck
 from flowpod.jsonable import as_text
 from flowpod.models.base import Chunk, Result
 from flowpod.nodes.kind import BuiltNode, Context, Kind, Resources

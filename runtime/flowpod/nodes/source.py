@@ -1,7 +1,7 @@
 """What the node kinds of Prompt Flow have in common: a file with their code or prompt."""
 
 from flowpod.flow.document.base import PromptFlowOptions
-from flowpod.flow.load.node_check import NodeCheck
+from flowpod.flow.node_check import NodeCheck
 from flowpod.flow.paths import kind_of, leads_out
 
 

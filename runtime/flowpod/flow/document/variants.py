@@ -7,25 +7,25 @@ from flowpod.flow.document.located_yaml import Key, Source
 
 
 def with_default_variants(source: Source) -> Any:
-    """Return the content of a flow's file with each node that says `use_variants` replaced by its default variant.
+    """Return the content of a flow's file with each node that has `use_variants` replaced by its default variant.
 
-    What is wrong is noted in `source`, whose later problems with such a node name the variant's place.
+    Problems are reported in `source`; later problems with such a node name the variant's place in the file.
     """
     return _with_variants(source, (), source.content)
 
 
-def _with_variants(source: Source, key: Key, part: Any) -> Any:
-    """Return the flow, a batch or a loop with the nodes in it replaced; `part` stands at `key`."""
-    if not (isinstance(part, dict) and isinstance(part.get("nodes"), list)):
-        return part
+def _with_variants(source: Source, key: Key, content: Any) -> Any:
+    """Return the mapping at `key`, a flow, a batch or a loop, with the nodes in it replaced."""
+    if not (isinstance(content, dict) and isinstance(content.get("nodes"), list)):
+        return content
     nodes = []
-    for index, node in enumerate(part["nodes"]):
+    for index, node in enumerate(content["nodes"]):
         place = (*key, "nodes", index)
         if isinstance(node, dict) and node.get("use_variants") is True:
             nodes.append(_variant(source, place, node))
         else:
             nodes.append(_with_variants(source, place, node))
-    return {**part, "nodes": nodes}
+    return {**content, "nodes": nodes}
 
 
 def _variant(source: Source, place: Key, node: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from flowpod.flow.document.located_yaml import Key, Source
 from flowpod.flow.kinds import FlowKinds
-from flowpod.flow.load.node_check import NodeCheck
 from flowpod.flow.model import SECRET_VARIABLES, Flow, Node, Reference, references_in
+from flowpod.flow.node_check import NodeCheck, no_connection
 from flowpod.flow.plan import Graph
 
 
@@ -16,11 +16,6 @@ def check_flow(flow: Flow, kinds: FlowKinds, source: Source) -> frozenset[str]:
     check = _Check(flow, kinds, source)
     check.run()
     return frozenset(check.failed)
-
-
-def no_connection(name: str) -> str:
-    """Return the message about a connection that does not exist."""
-    return f"there is no connection {name!r}; define it in connections.yaml or where FLOWPOD_CONNECTIONS points"
 
 
 def all_nodes(nodes: Sequence[Node]) -> Iterator[Node]:

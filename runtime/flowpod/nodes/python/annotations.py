@@ -1,4 +1,4 @@
-"""What a tool's annotations ask for, as promptflow reads them (promptflow, _utils/tool_utils.py)."""
+"""The types that a tool's annotations ask for, as promptflow interprets them (promptflow, _utils/tool_utils.py)."""
 
 import builtins
 import enum
@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the parameters that a node's inputs can name, their annotations evaluated where that is possible."""
+    """Return the parameters that inputs of a node can name, with their annotations evaluated where possible."""
     code = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
     names = {**vars(builtins), **getattr(inspect.unwrap(code), "__globals__", {})}
     return {
@@ -26,14 +26,14 @@ def _evaluated(annotation: Any, names: Mapping[str, Any]) -> Any:
         return annotation
     try:
         return eval(annotation, dict(names))  # noqa: S307 - it is the flow's own code, which runs anyway
-    except Exception:  # noqa: BLE001 - whatever is wrong with it, Python itself never looks at an annotation
+    except Exception:  # noqa: BLE001 - Python itself never evaluates an annotation, so an invalid one is no error
         name = annotation.rpartition(".")[2]
         known = vars(importlib.import_module("promptflow.connections")) if name.endswith("Connection") else {}
         return known.get(name, annotation)
 
 
 def alternatives(parameter: inspect.Parameter) -> tuple[Any, ...]:
-    """Return the types that a parameter takes: those of a union, None aside, or that of its default."""
+    """Return the types that a parameter takes: those of a union except None, or the type of its default."""
     annotation = parameter.annotation
     if annotation is parameter.empty:
         return () if parameter.default is parameter.empty else (type(parameter.default),)
@@ -45,13 +45,13 @@ def alternatives(parameter: inspect.Parameter) -> tuple[Any, ...]:
 
 
 def connection_classes(parameter: inspect.Parameter) -> tuple[type, ...]:
-    """Return the classes of connections that a parameter takes; none when it takes anything else as well."""
+    """Return the connection classes that a parameter takes; empty when it takes anything else as well."""
     kinds = alternatives(parameter)
     return kinds if all(_is_connection(kind) for kind in kinds) else ()
 
 
 def _is_connection(kind: Any) -> bool:
-    # By the name of their base: the classes are Flowpod's, or promptflow's where that is installed.
+    # By the name of their base: the classes are those of promptflow where it is installed, otherwise Flowpod's.
     return isinstance(kind, type) and any(base.__name__ == "_Connection" for base in kind.__mro__)
 
 
@@ -70,7 +70,7 @@ def _name(kind: Any) -> str:
 
 
 def literal_kind(parameter: inspect.Parameter) -> type:
-    """Return the type that a literal is read as: int, float, bool, str, list, or object for anything else."""
+    """Return the type to which a literal is converted: int, float, bool, str, list, or object for anything else."""
     kinds = alternatives(parameter)
     kind = kinds[0] if len(kinds) == 1 else object
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
@@ -79,5 +79,5 @@ def literal_kind(parameter: inspect.Parameter) -> type:
 
 
 def _text_kind(kind: Any) -> type:
-    """Return str for promptflow's own kinds of text, which are not read as JSON."""
+    """Return str for promptflow's text types, which are not parsed as JSON."""
     return str if isinstance(kind, type) and issubclass(kind, str) else object

@@ -1,4 +1,4 @@
-"""What a Python node passes to its tool: its inputs, their literals read once as the tool's annotations ask."""
+"""The arguments of a python node's tool: the node's inputs, with literals converted once to the annotated types."""
 
 import importlib
 import inspect
@@ -18,9 +18,9 @@ from flowpod.nodes.python.connection_objects import connection_object
 
 
 class Arguments:
-    """The arguments of one node's tool, of its class's constructor or of its function.
+    """The arguments of a tool's function, or of its class's constructor.
 
-    `optional`: the names of parameters that have a default. `connections`: the connections that are passed.
+    `optional` are the parameters that have a default, `connections` the names of the connections that are passed.
     """
 
     def __init__(self, function: Callable[..., Any], node: Node, resources: Resources, *, method: bool = False) -> None:
@@ -45,7 +45,7 @@ class Arguments:
     def _take(self, name: str, value: Any) -> None:
         if value is None or value == "":
             if name in self.optional:
-                self._dropped.add(name)  # promptflow counts an empty literal as none
+                self._dropped.add(name)  # promptflow treats an empty literal as absent
             return
         parameter = self.parameters[name]
         if classes := connection_classes(parameter):
@@ -60,9 +60,9 @@ class Arguments:
             raise BuildError(f"inputs.{name}", str(error)) from None
 
     def give_prompt(self, source: SourceOptions, resources: Resources) -> None:
-        """Pass the node's prompt file as the parameter that is annotated with PromptTemplate.
+        """Pass the node's prompt file as the parameter annotated with PromptTemplate.
 
-        Raises BuildError when there is none, or the prompt uses the name of a parameter as a variable.
+        Raises BuildError when there is no such parameter, or the prompt uses a parameter's name as a variable.
         """
         name = next((name for name, parameter in self.parameters.items() if is_prompt(parameter)), None)
         if name is None:
@@ -76,22 +76,22 @@ class Arguments:
         self._given[name] = kind(text)
         del self.parameters[name]
 
-    def leave_out(self, names: Iterable[str]) -> None:
-        """Pass these inputs of the node no more: they belong to another part of the tool."""
+    def exclude(self, names: Iterable[str]) -> None:
+        """Stop passing these inputs: they belong to the tool's constructor."""
         self._dropped.update(names)
 
     def of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments for these inputs of a run."""
+        """Return the arguments for the inputs of a run."""
         passed = {name: self._value(name, value) for name, value in inputs.items() if name not in self._dropped}
         return {**passed, **self._given}
 
     def _value(self, name: str, value: Any) -> Any:
         literal = self.literals.get(name, value)
-        return deepcopy(literal) if isinstance(literal, list | dict) else literal  # the tool may change it
+        return deepcopy(literal) if isinstance(literal, list | dict) else literal  # the tool may modify it
 
 
 def check_names(tool: str, node: Node, *parts: Arguments) -> None:
-    """Raise BuildError where the node's inputs and the parameters of its tool differ."""
+    """Raise BuildError unless the node's inputs match the parameters of its tool."""
     known = [name for part in parts for name in part.parameters]
     for name in node.inputs:
         if name not in known and not any(part.takes_any for part in parts):

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowpod.errors import BuildError
-from flowpod.flow.load.check import no_connection
 from flowpod.flow.model import Connection
+from flowpod.flow.node_check import no_connection
 
 _CLASSES = {
     "open_ai": "OpenAIConnection",

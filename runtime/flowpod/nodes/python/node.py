@@ -9,8 +9,8 @@ from typing import Any
 from flowpod.content.image_fetch import with_image_objects
 from flowpod.errors import BuildError
 from flowpod.flow.document.base import PromptFlowOptions, SourceOptions
-from flowpod.flow.load.node_check import NodeCheck
 from flowpod.flow.model import Node
+from flowpod.flow.node_check import NodeCheck
 from flowpod.models.base import Chunk, Result
 from flowpod.nodes.kind import BuiltNode, Context, Kind, Resources, Streams
 from flowpod.nodes.python.arguments import Arguments, check_names
@@ -68,7 +68,7 @@ class PythonNode(BuiltNode):
             text = f"{tool.place}: {owner.__name__} cannot be constructed: {type(error).__name__}: {error}"
             raise BuildError("source.path", text) from error
         self.connections |= constructor.connections
-        self._arguments.leave_out(given)
+        self._arguments.exclude(given)
         return getattr(instance, tool.function.__name__)  # type: ignore[no-any-return]
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> Any:  # noqa: ARG002
@@ -132,9 +132,11 @@ def _build(node: Node, options: PromptFlowOptions, resources: Resources) -> Buil
 
 
 def _check_custom_llm(options: CustomLLMOptions, check: NodeCheck) -> None:
-    check_source(options, check)
-    if options.source.type != "package_with_prompt":
-        check.error(("source", "type"), "a custom_llm node has the source type package_with_prompt")
+    if options.source.type == "package_with_prompt":
+        check_source(options, check)
+    else:
+        text = f"node {check.node.name!r}: a custom_llm node has the source type package_with_prompt"
+        check.error(("source", "type"), text)
 
 
 PYTHON = Kind(

@@ -1,4 +1,4 @@
-"""Tools of installed packages, by their dotted name: `package.module.function` or `package.module.Class.method`."""
+"""Finds tools of installed packages by dotted name: `package.module.function` or `package.module.Class.method`."""
 
 import importlib
 from types import ModuleType
@@ -11,9 +11,9 @@ _KEY = "source.tool"
 
 
 def package_tool(name: str) -> Tool:
-    """Return the tool `name`; raises BuildError that says what is not installed or not there."""
+    """Return the tool `name`; raises BuildError that says what is not installed or does not exist."""
     if not name:
-        raise BuildError(_KEY, "a package tool is named here, as package.module.function")
+        raise BuildError(_KEY, "name the package tool here, as package.module.function")
     module, rest = _module(name)
     found: Any = module
     owner: type | None = None
@@ -21,14 +21,14 @@ def package_tool(name: str) -> Tool:
         owner = found if isinstance(found, type) else None
         found = getattr(found, part, None) if owner else vars(found).get(part) if found is module else None
     if found is None and len(rest) > 1 and "." not in module.__name__:
-        raise _not_installed(name)  # of a package that is spread over several distributions, this one is missing
+        raise _not_installed(name)  # one of several distributions of the package is missing
     if not callable(found) or isinstance(found, type):
         raise BuildError(_KEY, f"{module.__name__} has no function {'.'.join(rest)!r}")
     return Tool(found, owner, module.__name__)
 
 
 def _module(name: str) -> tuple[ModuleType, list[str]]:
-    """Return the longest part of `name` that is a module, and what follows it."""
+    """Return the module that the longest possible prefix of `name` names, and the rest of the name."""
     parts = name.split(".")
     for end in range(len(parts) - 1, 0, -1):
         path = ".".join(parts[:end])

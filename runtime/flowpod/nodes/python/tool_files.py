@@ -1,4 +1,4 @@
-"""The Python files of a flow, and the tool in each: a function, or a method of a class."""
+"""Imports the Python files of a flow and finds the tool in each: a function, or a method of a class."""
 
 import hashlib
 import importlib.util
@@ -20,7 +20,7 @@ _STAND_INS = ("promptflow", "langstudio")
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """What a Python node calls. `owner` is the class whose method it is; `place` says where it was found."""
+    """What a python node calls. `owner` is the class of a method, `place` is where the tool was found."""
 
     function: Callable[..., Any]
     owner: type | None
@@ -28,14 +28,14 @@ class Tool:
 
     @property
     def title(self) -> str:
-        """The tool as messages name it."""
+        """The name of the tool in messages."""
         return f"{self.function.__name__} in {self.place}"
 
 
 def file_tool(folder: Path, path: str, modules: dict[Path, ModuleType]) -> Tool:
-    """Return the tool in the file `path` of a flow, imported once and kept in `modules`.
+    """Return the tool in the file `path` of a flow, which is imported once and kept in `modules`.
 
-    Raises BuildError that says what is wrong, and in which line.
+    Raises BuildError that explains the error and names its line.
     """
     file = folder / path
     if file not in modules:

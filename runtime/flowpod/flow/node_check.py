@@ -43,3 +43,8 @@ class NodeCheck:
             return list(self.flow.variables)
         loop = next((node for node in reversed(self.inside) if node.body_scope == "loop"), None)
         return [variable.name for variable in loop.variables] if loop else []
+
+
+def no_connection(name: str) -> str:
+    """Return the message about a connection that does not exist."""
+    return f"there is no connection {name!r}; define it in connections.yaml or where FLOWPOD_CONNECTIONS points"

@@ -106,8 +106,7 @@ NODE = "{name: a, type: python, source: {path: a.py}}"
         (
             "nodes:\n- {name: a, type: csharp, source: {path: a.py}}",
             [
-                "flow.dag.yaml:2: nodes[0].type: there is no node kind 'csharp'; the kinds are llm, python, prompt, "
-                "custom_llm, condition, aggregate, assign, template, output, batch, loop"
+                "flow.dag.yaml:2: nodes[0].type: there is no node kind 'csharp'; the kinds are " + ", ".join(KINDS),
             ],
         ),
         (

@@ -14,7 +14,7 @@ def kinds_markdown() -> str:
     return f"""# Node kinds
 
 The value of `type` in `flow.dag.yaml` is one of these. The keys that all kinds share are in
-[flow-format.md](../flow-format.md). `flowpod kinds` prints this page, and `flowpod schema` the JSON Schema of every key.
+[flow-format.md](../flow-format.md). `flowpod kinds` prints this page, `flowpod schema` the JSON Schema of every key.
 
 | kind | what it does | streams | DashScope's node type | span |
 |---|---|---|---|---|

@@ -1,4 +1,4 @@
-"""Every failure that a user can meet, in one shape: what, where, and what to do about it."""
+"""The errors that users see. All have one shape: the message names the thing, the place and the remedy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ ErrorType = Literal[
 
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
-    """The inner object of every error that goes over the wire; OpenAI's four keys."""
+    """The `error` object of responses and events, with OpenAI's four keys."""
 
     message: str
     type: ErrorType
@@ -27,7 +27,7 @@ class ErrorInfo:
 
 
 class FlowpodError(Exception):
-    """A failure with a message for the caller; subclasses say of which type it is."""
+    """An error with a message for the client; each subclass sets its type."""
 
     type: ClassVar[ErrorType] = "internal_error"
     code: str = "internal_error"
@@ -41,78 +41,78 @@ class FlowpodError(Exception):
 
     @property
     def info(self) -> ErrorInfo:
-        """The error as data, the form in which it crosses task boundaries."""
+        """The error as data, for events and responses."""
         return ErrorInfo(self.message, self.type, self.param, self.code)
 
 
 class InvalidRequest(FlowpodError):
-    """The caller's request cannot be served as it is; `param` names the field."""
+    """The request is invalid; `param` names the field."""
 
     type = "invalid_request_error"
     code = "invalid_value"
 
 
 class NotAcceptable(InvalidRequest):
-    """The caller's `Accept` names no form in which the answer can be given."""
+    """The `Accept` header allows no content type that the endpoint can return."""
 
     code = "not_acceptable"
 
 
 class BodyTooLarge(InvalidRequest):
-    """The request body is over the configured limit."""
+    """The request body exceeds FLOWPOD_MAX_BODY_BYTES."""
 
     code = "body_too_large"
 
 
 class Unauthorized(FlowpodError):
-    """No token, or one that is not valid."""
+    """The token is missing or invalid."""
 
     type = "authentication_error"
     code = "invalid_api_key"
 
 
 class NotFound(FlowpodError):
-    """What the request names does not exist, or not for this caller."""
+    """The resource does not exist, or belongs to another user."""
 
     type = "not_found_error"
     code = "not_found"
 
 
 class TooManyRuns(FlowpodError):
-    """The process runs as many runs as it may; nothing ran."""
+    """The limit of concurrent runs is reached; nothing ran."""
 
     type = "rate_limit_error"
     code = "too_many_runs"
 
 
 class Unavailable(FlowpodError):
-    """The service cannot take this request now and a retry may succeed; nothing ran."""
+    """The service cannot accept the request now; a retry may succeed. Nothing ran."""
 
     type = "unavailable_error"
     code = "unavailable"
 
 
 class NodeError(FlowpodError):
-    """A node failed; `code` says how, the message says why."""
+    """A node failed; `code` is the kind of failure, the message its cause."""
 
     type = "node_error"
     code = "node_failed"
 
 
 class RunError(FlowpodError):
-    """The run as a whole failed: its time was up, or it was cancelled."""
+    """The run failed as a whole: it timed out or was cancelled."""
 
     type = "run_error"
     code = "run_failed"
 
 
 Severity = Literal["error", "warning", "environment"]
-"""`environment` marks what the flow is fine without until it runs: an unset variable of a connection."""
+"""`environment` is a problem of the deployment, not of the flow: an unset variable of a connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a flow package: the file, the key in it, the line if known, and the remedy."""
+    """A problem in a flow package: the file, the key, the line if known, and a message that names the remedy."""
 
     file: str
     key: str
@@ -126,7 +126,7 @@ class Problem:
 
 
 class FlowProblems(FlowpodError):
-    """A flow package that cannot be served; holds every problem that was found."""
+    """The flow package cannot be served; `problems` lists everything that is wrong with it."""
 
     type = "invalid_request_error"
     code = "invalid_flow"
@@ -137,7 +137,7 @@ class FlowProblems(FlowpodError):
 
 
 class BuildError(Exception):
-    """A node that cannot be built: the key under the node, and what is wrong with it."""
+    """A node cannot be built; `key` is the wrong key under the node."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
@@ -145,14 +145,14 @@ class BuildError(Exception):
         self.message = message
 
 
-_TEXT_LENGTH = 2000
+_MAX_TEXT_CHARS = 2000
 
 
 def text_of(error: BaseException) -> str:
-    """Return the type and text of an exception of a flow's own code, whatever that code does, and not endless."""
+    """Return an exception as `Type: text`, truncated to 2000 characters; never fails, even if its `__str__` does."""
     try:
         text = str(error)
-    except BaseException:  # noqa: BLE001 - an exception's own code may raise anything
-        text = "(its text cannot be shown)"
-    shown = text if len(text) <= _TEXT_LENGTH else f"{text[:_TEXT_LENGTH]}..."
-    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
+    except BaseException:  # noqa: BLE001 - a flow's own exception class may raise anything
+        text = "(its text cannot be read)"
+    short = text if len(text) <= _MAX_TEXT_CHARS else f"{text[:_MAX_TEXT_CHARS]}..."
+    return f"{type(error).__name__}: {short}" if short else type(error).__name__

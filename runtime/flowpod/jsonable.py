@@ -1,4 +1,4 @@
-"""JSON of values that a flow made: whatever JSON cannot hold is shown as its repr; NaN and infinities are null."""
+"""JSON encoding of any value that a flow produces. Values without a JSON form become their repr, NaN becomes null."""
 
 import dataclasses
 from collections.abc import Mapping, Set
@@ -10,39 +10,39 @@ from pydantic import BaseModel
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
 MAX_DEPTH = 200
-"""How many lists and objects a value may have inside each other: what Python's stack takes in every walk over it."""
+"""The maximum nesting depth of lists and objects; Python's stack is deep enough for every recursion over it."""
 
 
 def dumps(value: Any) -> bytes:
     """Return `value` as compact UTF-8 JSON; never fails."""
     try:
         return orjson.dumps(value, default=_default, option=_OPTIONS)
-    except BaseException:  # noqa: BLE001 - as `default` may: a value's own code raises anything
-        # Integers beyond 64 bits, lone surrogates, cycles and keys of odd types: rare, so found by failing.
-        return orjson.dumps(_plain(value, ()), option=_OPTIONS)
+    except BaseException:  # noqa: BLE001 - a value's own code, which `default` calls, may raise anything
+        # Integers beyond 64 bits, lone surrogates, cycles and unusual key types are rare: nothing checks for them.
+        return orjson.dumps(_encode(value, ()), option=_OPTIONS)
 
 
 def as_text(value: Any) -> str:
-    """Return `value` as a person reads it: text as it is, null as nothing, anything else as JSON."""
+    """Return a string unchanged, "" for None, and anything else as JSON."""
     if value is None:
         return ""
     return value if isinstance(value, str) else dumps(value).decode()
 
 
 def is_too_deep(value: Any) -> bool:
-    """Return whether lists and objects stand inside each other more than MAX_DEPTH deep; one that holds itself does."""
+    """Return whether lists and objects are nested more than MAX_DEPTH deep; a cyclic value always is."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        parts = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
-        if not parts:
+        groups = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        if not groups:
             return False
-        # Each part of a level counts once, or a value that holds itself twice would take for ever.
-        level = list({id(item): item for part in parts for item in part if isinstance(item, dict | list)}.values())
+        # Each object is visited once a level: a value that contains itself twice would otherwise double each level.
+        level = list({id(item): item for group in groups for item in group if isinstance(item, dict | list)}.values())
     return True
 
 
 def timestamp(time: datetime) -> str:
-    """Return a time in UTC as every protocol writes it: ISO 8601 with microseconds and a Z."""
+    """Format a UTC time as ISO 8601 with microseconds and a Z, the format of every protocol."""
     return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
@@ -60,38 +60,38 @@ def _default(value: Any) -> Any:
 
 def _repr(value: Any) -> str:
     try:
-        return _encodable(repr(value))
+        return _replace_surrogates(repr(value))
     except BaseException as error:  # noqa: BLE001 - a value's own code may raise anything
         return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
 
 
-def _encodable(text: str) -> str:
+def _replace_surrogates(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _plain(value: Any, around: tuple[int, ...]) -> Any:
-    """Return `value` with nothing in it that orjson refuses; `around` holds the ids of the values that it is in."""
-    if len(around) > MAX_DEPTH or id(value) in around:
+def _encode(value: Any, parents: tuple[int, ...]) -> Any:
+    """Return `value` in types that orjson accepts; `parents` are the ids of the containers around it."""
+    if len(parents) > MAX_DEPTH or id(value) in parents:
         return "..."
     try:
-        return _parts(value, (*around, id(value)))
+        return _encode_by_type(value, (*parents, id(value)))
     except BaseException:  # noqa: BLE001 - a value's own code may raise anything
         return _repr(value)
 
 
-def _parts(value: Any, around: tuple[int, ...]) -> Any:
+def _encode_by_type(value: Any, parents: tuple[int, ...]) -> Any:
     if isinstance(value, str):
-        return _encodable(value)
+        return _replace_surrogates(value)
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return repr(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name), around) for field in dataclasses.fields(value)}
+        return {field.name: _encode(getattr(value, field.name), parents) for field in dataclasses.fields(value)}
     if isinstance(value, BaseModel):
-        return _plain(value.model_dump(), around)
+        return _encode(value.model_dump(), parents)
     if isinstance(value, Mapping):
-        return {_key(key): _plain(item, around) for key, item in value.items()}
+        return {_key(key): _encode(item, parents) for key, item in value.items()}
     if isinstance(value, list | tuple | Set):
-        return [_plain(item, around) for item in value]
+        return [_encode(item, parents) for item in value]
     try:
         return orjson.loads(orjson.dumps(value, default=_default, option=_OPTIONS))
     except TypeError:
@@ -100,7 +100,7 @@ def _parts(value: Any, around: tuple[int, ...]) -> Any:
 
 def _key(key: Any) -> str:
     if isinstance(key, str):
-        return _encodable(key)
+        return _replace_surrogates(key)
     try:
         return str(next(iter(orjson.loads(orjson.dumps({key: 0}, option=_OPTIONS)))))
     except TypeError:

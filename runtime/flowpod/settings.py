@@ -1,4 +1,4 @@
-"""The settings: one class, read once from the environment by the command line."""
+"""The settings: one class, read from the environment once, when the command starts."""
 
 import re
 from pathlib import Path
@@ -15,162 +15,197 @@ _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
 class Settings(BaseSettings):
-    """What a deployment can set; each field is the variable `FLOWPOD_<NAME>`."""
+    """The settings of a service; each field is read from the environment variable `FLOWPOD_<NAME>`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", allow_inf_nan=False)
 
     tokens: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         repr=False,
-        description="Tokens that are accepted, separated by commas. Several at once let you rotate them.",
+        description="The bearer tokens that clients may use, separated by commas. List the old and the new token to "
+        "rotate them.",
     )
-    tokens_file: Path | None = Field(None, description="A file with one token a line, beside `FLOWPOD_TOKENS`.")
+    tokens_file: Path | None = Field(
+        None,
+        description="A file with one token per line. Its tokens are valid in addition to those in `FLOWPOD_TOKENS`.",
+    )
     auth: Literal["on", "off"] = Field(
         "on",
-        description="`off` serves without a token on any address. Only behind a gateway that checks callers.",
+        description="`off` turns authentication off, on any address. Use it only behind a gateway that authenticates "
+        "clients.",
     )
     connections: Path | None = Field(
         None,
-        description="A file or a folder of connections. They win over the flow's own, so that a folder which brings "
-        "none, or other ones, is served unchanged.",
+        description="A file or folder of connections. They override the flow's own, so you can run a flow unchanged "
+        "with your own connections.",
     )
     service_name: str | None = Field(
         None,
         pattern=r"^[a-z][a-z0-9_]{0,39}$",
-        description="The service's name, in table names, traces and `/v1/models`. The flow folder's name by default.",
+        description="The service name, used in table names, traces and `/v1/models`. Default: the name of the flow's "
+        "folder.",
     )
     data_dir: Path | None = Field(
-        None, description="Where data is kept. `.flowpod/<service>` in the current folder by default."
+        None, description="The folder for data files. Default: `.flowpod/<service>` in the current folder."
     )
     history: str | None = Field(
         None,
-        description="Where the chat history is kept: `sqlite:///path/file.db`, `mysql://user:password@host/database`, "
-        "or `off`. `chat_history.db` in the data folder by default. MySQL takes `?ssl_mode=` "
-        "and, with files, `ssl_ca=`, `ssl_cert=` and `ssl_key=`.",
+        description="The chat history database: `sqlite:///path/file.db`, `mysql://user:password@host/database`, or "
+        "`off`. Default: `chat_history.db` in the data folder. A MySQL URL accepts `?ssl_mode=`, `ssl_ca=`, "
+        "`ssl_cert=` and `ssl_key=`; the last three are file paths.",
     )
     history_password: SecretStr | None = Field(
-        None, description="The password of the chat history's database, instead of one in `FLOWPOD_HISTORY`."
+        None, description="The password of the chat history database. It overrides a password in `FLOWPOD_HISTORY`."
     )
-    history_password_file: Path | None = Field(None, description="A file with that password, as secrets are mounted.")
+    history_password_file: Path | None = Field(
+        None, description="A file that contains this password, such as a mounted secret."
+    )
     history_days: float | None = Field(
         None,
         gt=0,
         le=_CENTURY_DAYS,
-        description="When a session that nobody used is deleted, in days. Never by default.",
+        description="Days of inactivity after which a session is deleted. Default: sessions are kept forever.",
     )
     openwebui_sessions: Literal["on", "off"] = Field(
         "off",
-        description="`on` keeps the history of Open WebUI's chats, by the `X-OpenWebUI-Chat-Id` that it sends.",
+        description="`on` stores the chats of Open WebUI as sessions, identified by its `X-OpenWebUI-Chat-Id` header.",
     )
     dashscope_app_ids: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="The application ids, separated by commas, that DashScope's clients may call. Any by default.",
+        description="The application ids that DashScope clients may call, separated by commas. Default: any id.",
     )
     dashscope_session_s: float = Field(
         3600,
         gt=0,
-        description="When a `session_id` of DashScope's clients ends that was not used, in seconds.",
+        description="Seconds of inactivity after which a DashScope session expires.",
     )
     history_write_timeout_s: float = Field(
-        2, gt=0, description="How long the end of a run waits for its turn to be stored, in seconds."
+        2,
+        gt=0,
+        description="Seconds that the end of a run waits for its turn to be stored. After that the turn is stored "
+        "later.",
     )
     single_turn_days: float = Field(
         1,
         gt=0,
         le=_CENTURY_DAYS,
-        description="When a session that was never named by a client and has one turn is deleted, in days.",
+        description="Days after which a session is deleted if it has one turn and its id was assigned by the server.",
     )
-    max_runs: int = Field(1000, ge=1, description="Runs at once in a process; one more gets 429.")
+    max_runs: int = Field(
+        1000, ge=1, description="The maximum number of concurrent runs per process. Further requests get status 429."
+    )
     run_timeout_s: float = Field(
         570,
         gt=0,
-        description="How long a run may take, in seconds. OpenAI clients give up, and ask again, at 600.",
+        description="The time limit of a run, in seconds. Keep it under 600: OpenAI clients time out then and send "
+        "the request again.",
     )
     max_background_runs: int = Field(
-        100, ge=1, description="Background runs at once in a process, besides the others; one more waits."
+        100,
+        ge=1,
+        description="The maximum number of concurrent background runs per process, not counted in `FLOWPOD_MAX_RUNS`. "
+        "Further ones are queued.",
     )
     background_queue: int = Field(
-        1000, ge=0, description="How many background runs may wait in a process; one more gets 429."
+        1000,
+        ge=0,
+        description="The maximum number of queued background runs per process. Further requests get status 429.",
     )
     run_days: float = Field(
         30,
         gt=0,
         le=_CENTURY_DAYS,
-        description="When a background run, or a stored response, is deleted after its end, in days.",
+        description="Days after which a finished background run or a stored response is deleted.",
     )
     threads: int = Field(
         64,
         ge=1,
-        description="Threads for synchronous Python nodes in each process, and as many for templates with loops.",
+        description="The number of threads per process for synchronous Python nodes, and again for templates with "
+        "loops.",
     )
-    max_body_bytes: int = Field(10 * 1024 * 1024, ge=1, description="The largest request body; a larger one gets 413.")
+    max_body_bytes: int = Field(
+        10 * 1024 * 1024,
+        ge=1,
+        description="The maximum size of a request body, in bytes. Larger requests get status 413.",
+    )
     max_output_chars: int = Field(
-        8 * 1024 * 1024, ge=1, description="How long the text that a node streams may get, in characters."
+        8 * 1024 * 1024,
+        ge=1,
+        description="The maximum length of the text that a node streams, in characters. A node that exceeds it fails.",
     )
     file_mounts: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
-        description="Folders, separated by commas, whose files a request may name by their path. None by default.",
+        description="The folders from which requests may name files by path, as absolute paths separated by commas. "
+        "Default: none.",
     )
     allow_private_urls: Literal["on", "off"] = Field(
         "off",
-        description="`on` lets a request name files and images by URLs of loopback, link-local and private addresses.",
+        description="`on` lets requests name files and images at loopback, link-local and private addresses.",
     )
     docs: Literal["on", "off"] = Field(
-        "on", description="`off` serves neither `/openapi.json` nor `/docs`, which anybody may read."
+        "on", description="`off` disables `/openapi.json` and `/docs`, which are otherwise public."
     )
     heartbeat_s: float = Field(
         15,
         gt=0,
-        description="A stream that is silent this long gets a comment, in seconds, so that proxies keep it.",
+        description="Seconds of silence after which a stream sends a comment, so that proxies keep the connection "
+        "open.",
     )
-    tracing: Literal["on", "off"] = Field("on", description="`off` makes no spans and leaves `otel_trace_id` empty.")
+    tracing: Literal["on", "off"] = Field("on", description="`off` disables tracing and leaves `otel_trace_id` empty.")
     trace_content: Literal["on", "off"] = Field(
         "on",
-        description="`off` keeps what users and models say out of spans: no inputs, outputs and messages.",
+        description="`off` keeps inputs, outputs and messages out of traces.",
     )
     trace_content_max_chars: int = Field(
-        32768, ge=1, description="How long one text in a span may be, in characters; a longer one is cut."
+        32768, ge=1, description="The maximum length of a text in a span, in characters. Longer texts are truncated."
     )
     trace_store: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether traces are kept in `traces.db` in the data folder, for `flowpod traces` and `/traces`. "
-        "`auto` keeps them unless they are exported, or the history is in MySQL: of several instances, a request would "
-        "reach the wrong one.",
+        description="Whether traces are stored in `traces.db` in the data folder, for `flowpod traces` and `/traces`. "
+        "`auto` stores them unless traces are exported or the history is in MySQL: with several instances, a request "
+        "for a trace could reach an instance that does not have it.",
     )
     trace_store_max_mb: int = Field(
-        200, ge=1, description="How large `traces.db` may get, in MiB; the oldest traces are deleted."
+        200, ge=1, description="The maximum size of `traces.db`, in MiB. The oldest traces are deleted."
     )
-    trace_store_days: float = Field(7, gt=0, description="How long a trace is kept, in days.")
+    trace_store_days: float = Field(7, gt=0, description="Days after which a stored trace is deleted.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Origins, separated by commas, whose pages may call this service from a browser, such as "
-        "`https://chat.example.com`; `*` allows every page. None by default.",
+        description="The origins from which browsers may call this service, separated by commas, such as "
+        "`https://chat.example.com`. `*` allows every origin. Default: none.",
     )
-    root_path: str = Field("", description="The path prefix under which a proxy serves this service.")
+    root_path: str = Field("", description="The path prefix under which a proxy exposes this service.")
     drain_delay_s: float = Field(
         5,
         ge=0,
-        description="After SIGTERM: how long new work is still taken while `/readyz` says 503, in seconds.",
+        description="Seconds after SIGTERM during which new requests are still accepted while `/readyz` returns 503.",
     )
-    grace_s: float = Field(30, ge=0, description="After that: how long running runs have before they are cancelled.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to log.")
+    grace_s: float = Field(
+        30, ge=0, description="Seconds that running requests then have to finish before they are cancelled."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The minimum level of log messages."
+    )
     log_format: Literal["auto", "text", "json"] = Field(
         "auto",
-        description="How log lines look: `text` for people, `json` for machines; `auto` is `text` on a terminal.",
+        description="The log format: `text` for people, `json` for machines. `auto` is `text` on a terminal and "
+        "`json` elsewhere.",
     )
 
     @field_validator("file_mounts")
     @classmethod
     def _check_absolute(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
         if relative := [str(path) for path in value if not path.is_absolute()]:
-            raise ValueError(f"folders must be absolute, unlike {', '.join(relative)}")
+            raise ValueError(f"folders must be absolute paths; these are relative: {', '.join(relative)}")
         return value
 
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if wrong := [origin for origin in value if not _ORIGIN.fullmatch(origin)]:
-            raise ValueError(f"an origin is a scheme, a host and perhaps a port, without a path: {', '.join(wrong)}")
+            raise ValueError(
+                f"an origin is a scheme and a host, with an optional port and no path; invalid: {', '.join(wrong)}"
+            )
         return value
 
     @field_validator("tokens", "file_mounts", "cors_origins", "dashscope_app_ids", mode="before")
@@ -179,29 +214,29 @@ class Settings(BaseSettings):
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     def valid_tokens(self) -> tuple[str, ...]:
-        """Return the tokens of both settings.
+        """Return the tokens from `tokens` and `tokens_file`.
 
-        Raises InvalidRequest when the file cannot be read or holds no token.
+        Raises InvalidRequest if the file cannot be read or contains no token.
         """
         if self.tokens_file is None:
             return self.tokens
-        lines = _text_of(self.tokens_file, "TOKENS_FILE").splitlines()
+        lines = _read_text(self.tokens_file, "TOKENS_FILE").splitlines()
         tokens = tuple(line.strip() for line in lines if line.strip())
         if not tokens:
-            raise InvalidRequest(f"{PREFIX}TOKENS_FILE: {self.tokens_file} holds no token")
+            raise InvalidRequest(f"{PREFIX}TOKENS_FILE: {self.tokens_file} contains no token")
         return self.tokens + tokens
 
     def valid_history_password(self) -> str | None:
-        """Return the password of the chat history's database, if a setting of its own gives one.
+        """Return the password of the chat history database, or None if neither password setting is used.
 
-        Raises InvalidRequest when its file cannot be read.
+        Raises InvalidRequest if the password file cannot be read.
         """
         if self.history_password_file is not None:
-            return _text_of(self.history_password_file, "HISTORY_PASSWORD_FILE").rstrip("\r\n")
+            return _read_text(self.history_password_file, "HISTORY_PASSWORD_FILE").rstrip("\r\n")
         return None if self.history_password is None else self.history_password.get_secret_value()
 
 
-def _text_of(path: Path, setting: str) -> str:
+def _read_text(path: Path, setting: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -213,7 +248,7 @@ def _text_of(path: Path, setting: str) -> str:
 def read_settings() -> Settings:
     """Read the settings from the environment.
 
-    Raises InvalidRequest that names every variable that is wrong, and how.
+    Raises InvalidRequest with one line for each invalid variable.
     """
     try:
         return Settings()
@@ -226,7 +261,7 @@ def read_settings() -> Settings:
 
 
 def setting_rows() -> list[tuple[str, str, str]]:
-    """Return (variable, default, description) of every setting, for the help text and the documentation."""
+    """Return (variable, default, description) for every setting, for the help text and the documentation."""
     rows = []
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, (), "") else str(field.default)
@@ -235,25 +270,28 @@ def setting_rows() -> list[tuple[str, str, str]]:
 
 
 def settings_markdown() -> str:
-    """Return `docs/settings.md`."""
+    """Return the text of `docs/settings.md`."""
     rows = "\n".join(
         f"| `{name}` | {f'`{default}`' if default else ''} | {text} |" for name, default, text in setting_rows()
     )
     return f"""# Settings
 
-Every setting is an environment variable, read once when the process starts. This page is generated from the
-settings class by `make docs`; `flowpod serve --help` prints the same list.
+Every setting is an environment variable that is read once, when the process starts. `make docs` generates this page
+from `runtime/flowpod/settings.py`; `flowpod serve --help` prints the same list.
 
-| variable | default | what it does |
+| variable | default | meaning |
 |---|---|---|
 {rows}
 
-OpenTelemetry's own variables are obeyed as its documentation gives them: `OTEL_EXPORTER_OTLP_ENDPOINT`,
-`OTEL_EXPORTER_OTLP_PROTOCOL` (`grpc` or `http/protobuf`) and `OTEL_EXPORTER_OTLP_HEADERS`, each also for one signal as
-`OTEL_EXPORTER_OTLP_TRACES_...` and `OTEL_EXPORTER_OTLP_METRICS_...`; `OTEL_TRACES_EXPORTER` and
-`OTEL_METRICS_EXPORTER`, lists of `otlp`, `console` and `none`; `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER` and
-so on. Spans and metrics are exported when an endpoint or an exporter is set;
-[observability.md](observability.md) shows how.
+OpenTelemetry's standard variables work as its documentation describes:
 
-A connection may refer to any variable as `${{env:NAME}}`.
+- `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_PROTOCOL` (`grpc` or `http/protobuf`) and
+  `OTEL_EXPORTER_OTLP_HEADERS`. To set one for a single signal, use `OTEL_EXPORTER_OTLP_TRACES_...` or
+  `OTEL_EXPORTER_OTLP_METRICS_...`.
+- `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER`: lists of `otlp`, `console` and `none`.
+- `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER` and the others.
+
+Traces and metrics are exported once an endpoint or an exporter is set; see [observability.md](observability.md).
+
+A connection can read any variable with `${{env:NAME}}`.
 """

@@ -1,7 +1,7 @@
 """Threads for synchronous code that may never return.
 
-Neither anyio's nor the standard library's pool fits: both wait for their threads when the interpreter exits, and a run
-that was cancelled must not wait for the code that it left behind.
+The thread pools of anyio and of the standard library wait for their threads when the interpreter exits. A cancelled run
+must not wait for code that does not return, so these threads are daemons.
 """
 
 import asyncio
@@ -21,10 +21,9 @@ _Job = Callable[[], None]
 
 
 class Threads:
-    """At most `limit` daemon threads, started when needed and kept for later calls.
+    """A pool of at most `limit` daemon threads, started on demand and reused.
 
-    A call that is cancelled returns at once; its thread is abandoned: it stays counted, and within the limit, until the
-    code in it returns.
+    A cancelled call returns at once. Its thread is then abandoned: it counts towards the limit until its code returns.
     """
 
     def __init__(self, limit: int) -> None:
@@ -34,12 +33,12 @@ class Threads:
         self._idle: list[SimpleQueue[_Job]] = []
 
     async def run(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Return `function(*args, **kwargs)`, called in a thread with this task's context variables.
+        """Call `function(*args, **kwargs)` in a thread, with this task's context variables, and return the result.
 
-        Raises NodeError when every thread is held by code that was left behind.
+        Raises NodeError if every thread is abandoned.
         """
         if self.abandoned >= self.limit:
-            text = f"all {self.limit} threads are held by code that does not return (FLOWPOD_THREADS)"
+            text = f"all {self.limit} threads run code that does not return (FLOWPOD_THREADS)"
             raise NodeError(text, code="no_thread")
         await self._slots.acquire()
         loop = asyncio.get_running_loop()
@@ -50,7 +49,7 @@ class Threads:
         def job() -> None:
             try:
                 value = context.run(function, *args, **kwargs)
-            except BaseException as error:  # noqa: BLE001 - whatever user code raises belongs to its caller
+            except BaseException as error:  # noqa: BLE001 - every exception of user code is passed to its caller
                 self._report(loop, jobs, done, error=error)
             else:
                 self._report(loop, jobs, done, value=value)
@@ -59,9 +58,9 @@ class Threads:
         try:
             return await done
         except asyncio.CancelledError:
-            if done.cancelled():  # otherwise the code has returned in the same moment
+            if done.cancelled():  # otherwise the code returned at the same moment
                 self.abandoned += 1
-                text = "a thread was left behind in %s, which has not returned; %d of %d are"
+                text = "abandoned a thread in %s, which has not returned; %d of %d threads are abandoned"
                 logger.warning(text, getattr(function, "__name__", function), self.abandoned, self.limit)
             raise
 
@@ -75,7 +74,7 @@ class Threads:
         try:
             threading.Thread(target=work, name="flowpod-node", daemon=True).start()
         except RuntimeError:
-            self._slots.release()  # the system has no thread to give; the next call may have more luck
+            self._slots.release()  # the system is out of threads; a later call may succeed
             raise
         return jobs
 
@@ -95,16 +94,16 @@ class Threads:
             elif error is None:
                 done.set_result(value)
             else:
-                done.set_exception(_harmless(error))
+                done.set_exception(_for_future(error))
 
         try:
             loop.call_soon_threadsafe(settle)
         except RuntimeError:
-            return  # the loop was closed: the process is about to exit and nobody waits
+            return  # the loop is closed: the process is exiting and nothing awaits the result
 
 
-def _harmless(error: BaseException) -> BaseException:
-    """Return `error`, or one that names it: a future cannot carry StopIteration, SystemExit would stop the loop."""
+def _for_future(error: BaseException) -> BaseException:
+    """Return `error`, or a RuntimeError with its repr if a future cannot hold it (StopIteration, SystemExit)."""
     if isinstance(error, Exception | asyncio.CancelledError) and not isinstance(error, StopIteration):
         return error
     return RuntimeError(repr(error)).with_traceback(error.__traceback__)

@@ -147,7 +147,7 @@ def test_an_interrupt_ends_a_run_that_refuses_to_be_cancelled(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (["hello"], "'hello': inputs are given as NAME=VALUE\n"),
+        (["hello"], "'hello' is not an input; write NAME=VALUE\n"),
         (["quest=1"], "the flow has no input 'quest'; its inputs: question, chat_history\n"),
         ([], "input 'question' is missing\n"),
         (["question=a", "chat_history=5"], "input 'chat_history': expected a list, got 5\n"),
@@ -173,15 +173,15 @@ def test_help_names_the_commands_and_every_setting() -> None:
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
-        ({}, ["--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines and no token is set"),
+        ({}, ["--host", "0.0.0.0"], "other machines can reach 0.0.0.0, and no token is set"),
         ({"FLOWPOD_TOKENS_FILE": "/nowhere"}, [], "FLOWPOD_TOKENS_FILE: /nowhere cannot be read"),
         ({"FLOWPOD_RUN_TIMEOUT_S": "soon"}, [], "FLOWPOD_RUN_TIMEOUT_S: "),
         ({"FLOWPOD_SERVICE_NAME": "Not Good"}, [], "FLOWPOD_SERVICE_NAME: "),
         ({"FLOWPOD_HISTORY": "oracle://x"}, [], "FLOWPOD_HISTORY: expected sqlite"),
-        ({}, ["--host", "256.1.1.1"], "256.1.1.1 can be reached"),
+        ({}, ["--host", "256.1.1.1"], "other machines can reach 256.1.1.1"),
         ({"FLOWPOD_TOKENS": "t"}, ["--host", "256.1.1.1"], "cannot listen on 256.1.1.1:0: "),
-        ({}, ["--port", "99999"], "'99999' is no port: give a number from 0 to 65535"),
-        ({}, ["--workers", "0"], "'0': give a number from 1 on"),
+        ({}, ["--port", "99999"], "'99999' is not a port; give a number from 0 to 65535"),
+        ({}, ["--workers", "0"], "'0' is not a positive number"),
         ({"FLOWPOD_TOKENS": "t"}, ["--host", f"{'a' * 70}.b"], "that is no name of a host"),
     ],
 )
@@ -207,7 +207,7 @@ def test_a_port_in_use_is_told(tmp_path: Path, model_server: ModelServer) -> Non
 def test_auth_off_opens_any_address_and_warns(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url)
     with serving(flow, tmp_path, "--host", "0.0.0.0", FLOWPOD_AUTH="off") as served:
-        assert served.log.count("FLOWPOD_AUTH=off: anybody who reaches 0.0.0.0") == 1
+        assert served.log.count("FLOWPOD_AUTH=off: anyone who can reach 0.0.0.0") == 1
 
 
 def test_nothing_is_written_into_a_flow_folder(tmp_path: Path, model_server: ModelServer) -> None:

@@ -52,7 +52,7 @@ def flow_of(folder: Path, code: str) -> Path:
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
         ("raise Base('x')", "Base"),
         ("raise GeneratorExit", "GeneratorExit"),
-        ("raise Mute", "Mute: (its text cannot be shown)"),
+        ("raise Mute", "Mute: (its text cannot be read)"),
         ("raise ExceptionGroup('g', [ValueError('inner')])", "ValueError: inner"),
         ("raise asyncio.CancelledError", "CancelledError"),
         ("raise ValueError('x' * 100_000)", "ValueError: xxx"),

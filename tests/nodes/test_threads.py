@@ -139,7 +139,7 @@ async def test_abandoned_thread_stays_within_the_limit() -> None:
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait([task])
-    with pytest.raises(NodeError, match="all 1 threads are held by code that does not return"):
+    with pytest.raises(NodeError, match="all 1 threads run code that does not return"):
         await threads.run(lambda: "next")
     go.set()
     await until_returned(threads)
@@ -224,5 +224,5 @@ threading.Event().wait({after})
 def test_process_ends_without_waiting_for_a_stuck_thread(seconds: float, after: float) -> None:
     script = STUCK.format(seconds=seconds, after=after)
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    warning = "a thread was left behind in stuck, which has not returned; 1 of 4 are\n"
+    warning = "abandoned a thread in stuck, which has not returned; 1 of 4 threads are abandoned\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, "cancelled 1\n", warning)

@@ -1,4 +1,4 @@
-"""The `flowpod` command; owns what a process has once: signals, folder, import path, environment and logging."""
+"""The `flowpod` command; owns the state of the process: signals, current folder, import path, environment, logging."""
 
 import argparse
 import asyncio
@@ -31,13 +31,13 @@ from flowpod.telemetry.content import Secrets
 
 logger = logging.getLogger("flowpod")
 
-_LAST_TASKS_S = 2.0
+_CANCEL_WAIT_S = 2.0
 
 T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+    """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone; keep the interpreter from failing at exit when it flushes.
+        # The reader of standard output has gone away. Without this, the flush at exit would fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -61,39 +61,45 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="serve a flow over HTTP",
-        description="Serve a flow over HTTP: POST /, /run and /score, and for chat flows /v1/chat/completions.",
+        description="Serve a flow over HTTP: LangStudio's, OpenAI's, DashScope's and Prompt Flow's protocols.",
         epilog=_settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_flow(serve)
     serve.add_argument("--host", default="127.0.0.1", help="the address to listen on (default %(default)s)")
-    serve.add_argument("--port", type=_port, default=8080, help="the port, 0 for a free one (default %(default)s)")
-    serve.add_argument("--workers", type=_positive, default=1, help="how many processes (default %(default)s)")
+    serve.add_argument(
+        "--port", type=_port, default=8080, help="the port to listen on; 0 picks a free one (default %(default)s)"
+    )
+    serve.add_argument("--workers", type=_positive, default=1, help="the number of processes (default %(default)s)")
     serve.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     serve.set_defaults(command=_serve)
 
     check = commands.add_parser(
-        "check", help="name every problem of a flow", description="Name every problem of a flow."
+        "check",
+        help="report every problem in a flow",
+        description="Report every problem in a flow, with file, line and key.",
     )
     _add_flow(check)
     check.set_defaults(command=_check)
 
     run = commands.add_parser(
         "run",
-        help="run a flow once, here",
-        description="Run a flow once: its answer on the standard output, the state of its nodes on the standard error.",
+        help="run a flow once in the terminal",
+        description="Run a flow once. Prints outputs to standard output and the state of nodes to standard error.",
     )
     _add_flow(run)
-    run.add_argument("inputs", nargs="*", metavar="NAME=VALUE", help="an input of the flow; lists and objects as JSON")
+    run.add_argument(
+        "inputs", nargs="*", metavar="NAME=VALUE", help="an input of the flow; write lists and objects as JSON"
+    )
     run.set_defaults(command=_run)
 
     packing = commands.add_parser(
         "pack",
-        help="copy a flow with all that it includes, and list the packages it asks for, for an image",
-        description="Write FLOW, with the files that it includes, and the list of its packages into TARGET.",
+        help="copy a flow and the files it includes into a folder, for an image",
+        description="Copy FLOW, the files it includes and a list of the packages it requires to TARGET.",
     )
     _add_flow(packing)
-    packing.add_argument("target", type=Path, metavar="TARGET", help="a folder that does not exist yet")
+    packing.add_argument("target", type=Path, metavar="TARGET", help="the folder to create")
     packing.set_defaults(command=_pack)
 
     add_trace_commands(commands, os.environ)
@@ -101,24 +107,24 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the JSON Schema of flow.dag.yaml")
     schema.set_defaults(command=_schema)
 
-    settings = commands.add_parser("settings", help="print the reference of all settings, in Markdown")
+    settings = commands.add_parser("settings", help="print the settings reference in Markdown")
     settings.set_defaults(command=_settings)
     return parser
 
 
 def _add_flow(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("flow", type=Path, metavar="FLOW", help="the flow's folder, which holds flow.dag.yaml")
+    parser.add_argument("flow", type=Path, metavar="FLOW", help="the flow folder, which contains flow.dag.yaml")
 
 
 def _port(text: str) -> int:
     if not (text.isdecimal() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; give a number from 0 to 65535")
     return int(text)
 
 
 def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
 
 
@@ -126,7 +132,7 @@ def _settings_help() -> str:
     rows = [
         f"  {name}{f' (default {default})' if default else ''}\n      {text}" for name, default, text in setting_rows()
     ]
-    return "settings, from the environment:\n" + "\n".join(rows)
+    return "settings (environment variables):\n" + "\n".join(rows)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -143,12 +149,12 @@ def _serve(options: argparse.Namespace) -> int:
         secrets.add([str(history.url.password)])
     if options.workers > 1:
         with opened_flow(flow, settings, os.environ, secrets) as opened:
-            opened.telemetry.snapshots.clear()  # a flow with problems is told of once, here, and not by every worker
+            opened.telemetry.snapshots.clear()  # reports problems once, instead of once per worker
         with listen(options.host, options.port) as listener:
             command = ["serve", str(flow), "--host", options.host, "--port", str(options.port)]
             return Workers(worker_command(command), listener, options.workers).run()
     if options.fd is not None:
-        _end_with_parent()
+        _stop_with_parent()
     with opened_flow(flow, settings, os.environ, secrets) as opened:
         if options.fd is not None:
             opened.telemetry.snapshots.share()
@@ -158,12 +164,12 @@ def _serve(options: argparse.Namespace) -> int:
             server = Server(create_app(flow_service, settings, tokens, opened.telemetry), flow_service, settings)
             collect_rarely()
             runner = asyncio.Runner(loop_factory=server.config.get_loop_factory())
-            runner.run(_to_the_end(server.serve(sockets=[listener])))
-    return _leave(0)
+            runner.run(_run_and_cancel_tasks(server.serve(sockets=[listener])))
+    return _exit(0)
 
 
-async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """Do `work`, then cancel the tasks that a flow's code has left, and give them a moment."""
+async def _run_and_cancel_tasks(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, then cancel the tasks that the flow's code left running; wait at most _CANCEL_WAIT_S for them."""
     try:
         return await work
     finally:
@@ -171,19 +177,19 @@ async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=_LAST_TASKS_S)
+            await asyncio.wait(tasks, timeout=_CANCEL_WAIT_S)
 
 
-def _leave(status: int) -> NoReturn:
-    """End the process at once: Python would wait for threads, and a loop that is closed for tasks, that never end."""
+def _exit(status: int) -> NoReturn:
+    """Exit at once. A normal exit would wait for threads and tasks of the flow's code, which may never end."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-def _end_with_parent() -> None:
-    """End as at SIGTERM when the process that supervises this one is gone, which closes our standard input."""
+def _stop_with_parent() -> None:
+    """Send this process SIGTERM when its parent, the supervisor of the workers, exits; that closes standard input."""
 
     def watch() -> None:
         while sys.stdin.buffer.read(1):
@@ -197,7 +203,7 @@ def _check(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
     problems = problems_of(_folder(options.flow), read_settings(), os.environ)
     for problem in problems:
-        sys.stdout.write(f"{_shown(problem, options.flow)}\n")
+        sys.stdout.write(f"{_format_problem(problem, options.flow)}\n")
     errors = sum(problem.severity == "error" for problem in problems)
     counts = f"{errors} errors, {len(problems) - errors} warnings" if problems else "no problems"
     sys.stdout.write(f"{options.flow}: {counts}\n")
@@ -206,7 +212,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     settings = read_settings()
-    if settings.trace_store == "auto":  # it leaves nothing behind unless it is told to
+    if settings.trace_store == "auto":  # a single run stores nothing unless the setting says so
         settings = settings.model_copy(update={"trace_store": "off"})
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     inputs = dict(_input(text) for text in options.inputs)
@@ -216,17 +222,17 @@ def _run(options: argparse.Namespace) -> int:
         with opened_flow(flow, settings, os.environ, Secrets()) as opened:
             name = service_name(settings, flow)
             service = create_service(opened.package, settings, name, None, opened.telemetry.tracing)
-            status = runner.run(_to_the_end(run_once(service, inputs)))
+            status = runner.run(_run_and_cancel_tasks(run_once(service, inputs)))
     except KeyboardInterrupt:
         status = 130
-    return _leave(status)
+    return _exit(status)
 
 
 def _pack(options: argparse.Namespace) -> int:
-    left_out = pack(_folder(options.flow), options.target)
+    excluded = pack(_folder(options.flow), options.target)
     sys.stdout.write(f"{options.flow}: packed into {options.target}\n")
-    for requirement in left_out:
-        sys.stdout.write(f"{requirement}: left out of its requirements, Flowpod stands in for it\n")
+    for requirement in excluded:
+        sys.stdout.write(f"{requirement}: left out of the requirements, because Flowpod provides it\n")
     return 0
 
 
@@ -243,31 +249,31 @@ def _settings(options: argparse.Namespace) -> int:  # noqa: ARG001
 def _input(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise InvalidRequest(f"{text!r}: inputs are given as NAME=VALUE")
+        raise InvalidRequest(f"{text!r} is not an input; write NAME=VALUE")
     return name, value
 
 
 def _folder(flow: Path) -> Path:
-    """Return the flow's folder, which may be named by the file in it."""
+    """Return the flow's folder; `flow` is the folder or the flow.dag.yaml in it."""
     return (flow.parent if flow.name == "flow.dag.yaml" else flow).absolute()
 
 
-def _shown(problem: Problem, flow: Path) -> str:
+def _format_problem(problem: Problem, flow: Path) -> str:
     kind = "error" if problem.severity == "error" else "warning"
     place = "" if Path(problem.file).is_absolute() or problem.file == str(flow) else f"{flow}/"
     return f"{kind}: {place}{problem}"
 
 
 def _tokens(settings: Settings, host: str, port: int) -> tuple[str, ...]:
-    """Return the tokens that callers need; raises InvalidRequest when the address would be open to anybody."""
+    """Return the valid tokens; raises InvalidRequest if there are none and other machines can reach `host`."""
     if settings.auth == "off":
-        logger.warning("%sAUTH=off: anybody who reaches %s:%d may run the flow", PREFIX, host, port)
+        logger.warning("%sAUTH=off: anyone who can reach %s:%d can run the flow", PREFIX, host, port)
         return ()
     tokens = settings.valid_tokens()
     if not tokens and not _is_loopback(host):
         raise InvalidRequest(
-            f"{host} can be reached from other machines and no token is set. Set {PREFIX}TOKENS or "
-            f"{PREFIX}TOKENS_FILE, or {PREFIX}AUTH=off if something in front of this service checks its callers"
+            f"other machines can reach {host}, and no token is set. Set {PREFIX}TOKENS or {PREFIX}TOKENS_FILE, "
+            f"or {PREFIX}AUTH=off if a gateway in front of this service authenticates clients"
         )
     return tokens
 

@@ -1,4 +1,4 @@
-"""One run in a terminal: outputs on the standard output as they come, the state of nodes on the standard error."""
+"""One run in a terminal: streams outputs to standard output and prints the state of nodes to standard error."""
 
 import asyncio
 import sys
@@ -12,16 +12,16 @@ from flowpod.service import FlowService
 
 
 async def run_once(service: FlowService, inputs: Mapping[str, str]) -> int:
-    """Run the flow once and print what happens; return the command's exit status.
+    """Run the flow once, print its events, and return the exit status of the command.
 
-    Raises InvalidRequest for inputs that the flow does not take.
+    Raises InvalidRequest for invalid or unknown inputs.
     """
     run = await service.start(RunRequest(inputs=inputs, session_id=str(uuid.uuid4()), assigned=True))
     printer = _Printer(labelled=len(service.flow.outputs) > 1)
     try:
         async for batch in run.events.batches():
             for event in batch:
-                printer.show(event)
+                printer.print_event(event)
         await run.finished()
     except asyncio.CancelledError:
         run.leave()
@@ -33,34 +33,34 @@ async def run_once(service: FlowService, inputs: Mapping[str, str]) -> int:
 
 
 class _Printer:
-    """Prints events. With several outputs each has its name before it."""
+    """Prints events. If the flow has several outputs, each is printed with its name."""
 
     def __init__(self, labelled: bool) -> None:
         self._labelled = labelled
-        self._open: str | None = None
+        self._open_output: str | None = None
         self.status = 1
 
-    def show(self, event: Event) -> None:
+    def print_event(self, event: Event) -> None:
         match event:
             case NodeUpdated():
-                if sys.stdout.isatty():  # elsewhere the two streams do not meet, and the answer stays in one piece
+                if sys.stdout.isatty():  # the node line would otherwise continue the output's line
                     self._end_line()
                 duration = "" if event.status in ("Running", "Bypassed") else f" {event.duration:.3f} s"
                 sys.stderr.write(f"{event.node}: {event.status}{duration}\n")
             case RunOutput():
-                self._show_output(event)
+                self._print_output(event)
             case RunTerminated():
                 self._end_line()
                 self.status = 0 if event.status == "Completed" else 1
                 if event.error is not None:
                     sys.stderr.write(f"{event.status}: {event.error.message}\n")
 
-    def _show_output(self, event: RunOutput) -> None:
-        if self._open != event.output:
+    def _print_output(self, event: RunOutput) -> None:
+        if self._open_output != event.output:
             self._end_line()
             if self._labelled:
                 sys.stdout.write(f"{event.output}: ")
-            self._open = event.output
+            self._open_output = event.output
         if event.has_delta:
             sys.stdout.write(event.delta if isinstance(event.delta, str) else dumps(event.delta).decode())
             sys.stdout.flush()
@@ -68,7 +68,7 @@ class _Printer:
             self._end_line()
 
     def _end_line(self) -> None:
-        if self._open is not None:
+        if self._open_output is not None:
             sys.stdout.write("\n")
             sys.stdout.flush()
-            self._open = None
+            self._open_output = None

@@ -1,4 +1,4 @@
-"""`flowpod traces` and `flowpod trace`: the traces that are kept in a data folder, in the terminal."""
+"""`flowpod traces` and `flowpod trace`: print the traces stored in a data folder."""
 
 import argparse
 import shutil
@@ -18,41 +18,45 @@ from flowpod.telemetry.tree import summary_as_json, trace_as_json
 def add_trace_commands(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", environ: Mapping[str, str]
 ) -> None:
-    """Add the two commands; `environ` may ask for no colours."""
+    """Add the two commands; `NO_COLOR` in `environ` turns colours off."""
     traces = commands.add_parser(
-        "traces", help="list the runs whose traces are kept here", description="List runs, the newest first."
+        "traces", help="list the runs with a stored trace", description="List runs, newest first."
     )
     traces.add_argument("--session", default="", help="only runs of this session")
     traces.add_argument("--user", default="", help="only runs of this user")
     traces.add_argument(
-        "--status", default="", choices=("Completed", "Failed", "Canceled"), help="only runs that ended so"
+        "--status", default="", choices=("Completed", "Failed", "Canceled"), help="only runs with this status"
     )
-    traces.add_argument("--min-duration", type=float, metavar="SECONDS", help="only runs that took at least so long")
-    traces.add_argument("--max-duration", type=float, metavar="SECONDS", help="only runs that took at most so long")
+    traces.add_argument("--min-duration", type=float, metavar="SECONDS", help="only runs that took at least this long")
+    traces.add_argument("--max-duration", type=float, metavar="SECONDS", help="only runs that took at most this long")
     traces.add_argument("--text", default="", help="only runs with this text in their input, output or error")
-    traces.add_argument("-n", type=_count, default=20, metavar="COUNT", help="how many (default %(default)s)")
+    traces.add_argument(
+        "-n", type=_count, default=20, metavar="COUNT", help="the maximum number of runs (default %(default)s)"
+    )
     traces.set_defaults(command=partial(_traces, colours=not environ.get("NO_COLOR")))
 
     trace = commands.add_parser(
-        "trace", help="print a run's trace as a tree", description="Print what every node of a run got and gave."
+        "trace",
+        help="print a run's trace as a tree",
+        description="Print the inputs and outputs of every node of a run.",
     )
     trace.add_argument(
         "id",
         nargs="?",
         default="",
         metavar="ID",
-        help="the id of a trace, a run (its beginning will do), a request or a session; the newest run without it",
+        help="the id of a trace, run, request or session; a prefix of a run id is enough (default: the newest run)",
     )
-    trace.add_argument("--full", action="store_true", help="cut nothing, and show every attribute")
+    trace.add_argument("--full", action="store_true", help="print texts in full, and every attribute")
     trace.set_defaults(command=partial(_trace, colours=not environ.get("NO_COLOR")))
     for parser in (traces, trace):
         parser.add_argument("--data", type=Path, metavar="FOLDER", help="the service's data folder")
-        parser.add_argument("--json", action="store_true", help="print JSON, as GET /traces answers it")
+        parser.add_argument("--json", action="store_true", help="print the JSON of GET /traces")
 
 
 def _count(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text) < 2**63):  # -1 would be all there are, in SQLite
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 1 on")
+    if not (text.isdecimal() and 1 <= int(text) < 2**63):  # SQLite takes -1 as no limit
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
 
 

@@ -214,7 +214,7 @@ def test_without_a_store_traces_are_404(tmp_path: Path, settings: dict[str, str]
 def test_a_listing_of_no_number_is_refused(served: tuple[Served, Path], count: str) -> None:
     done = run_command("traces", "--data", str(served[1]), f"-n={count}")
     assert done.returncode == 2
-    assert "give a number from 1 on" in done.stderr
+    assert "is not a positive number" in done.stderr
 
 
 def test_a_search_for_an_endless_text_is_refused(served: tuple[Served, Path]) -> None:

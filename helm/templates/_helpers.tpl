@@ -8,7 +8,7 @@
 {{- default $whole .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
 {{- end }}
 
-{{/* The service's name: letters, digits and underscores, so that it fits table names. */}}
+{{/* The service name: letters, digits and underscores, because it is part of table names. */}}
 {{- define "flowpod.serviceName" -}}
 {{- $name := include "flowpod.fullname" . | replace "-" "_" | replace "." "_" }}
 {{- $name = regexMatch "^[a-z]" $name | ternary $name (printf "flow_%s" $name) }}
@@ -28,7 +28,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* The test's pod is none of the server's. */}}
+{{/* The labels of the test pod, which the Service must not select. */}}
 {{- define "flowpod.testLabels" -}}
 app.kubernetes.io/name: {{ include "flowpod.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -53,30 +53,30 @@ app.kubernetes.io/component: test
 
 {{- define "flowpod.port" -}}8080{{- end }}
 
-{{/* What the schema cannot say: values that only together are wrong. */}}
+{{/* Checks for combinations of values, which the schema cannot express. */}}
 {{- define "flowpod.validate" -}}
 {{- if eq .Values.history.type "sqlite" }}
 {{- if gt (int .Values.replicaCount) 1 }}
-{{- fail (printf "replicaCount: %d instances cannot share a history in SQLite, which is for one. Set history.type to mysql (or off)" (int .Values.replicaCount)) }}
+{{- fail (printf "replicaCount: %d instances cannot share a history in SQLite, which supports one. Set history.type to mysql (or off)" (int .Values.replicaCount)) }}
 {{- end }}
 {{- if .Values.autoscaling.enabled }}
-{{- fail "autoscaling.enabled: several instances cannot share a history in SQLite, which is for one. Set history.type to mysql (or off)" }}
+{{- fail "autoscaling.enabled: several instances cannot share a history in SQLite, which supports one. Set history.type to mysql (or off)" }}
 {{- end }}
 {{- end }}
 {{- if and (eq .Values.history.type "mysql") (not .Values.history.mysql.existingSecret) }}
-{{- fail "history.mysql.existingSecret: name the Secret that holds the database's address" }}
+{{- fail "history.mysql.existingSecret: set it to the Secret that holds the URL of the database" }}
 {{- end }}
 {{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) }}
-{{- fail "autoscaling.minReplicas is more than autoscaling.maxReplicas" }}
+{{- fail "autoscaling.minReplicas is greater than autoscaling.maxReplicas" }}
 {{- end }}
 {{- if and .Values.autoscaling.enabled (not .Values.autoscaling.targetCPUUtilizationPercentage) (not .Values.autoscaling.targetRunsInProgress) }}
-{{- fail "autoscaling: set targetCPUUtilizationPercentage or targetRunsInProgress; there is nothing to follow" }}
+{{- fail "autoscaling: set targetCPUUtilizationPercentage or targetRunsInProgress; there is no metric to scale by" }}
 {{- end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
-{{- fail "httpRoute.parentRefs: name the Gateway that the route joins" }}
+{{- fail "httpRoute.parentRefs: set it to the Gateway of the route" }}
 {{- end }}
 {{- if lt (int (include "flowpod.grace" .)) 1 }}
-{{- fail (printf "terminationGracePeriodSeconds: %d leaves the runs no time; it must be more than drainDelaySeconds + 15" (int .Values.terminationGracePeriodSeconds)) }}
+{{- fail (printf "terminationGracePeriodSeconds: %d leaves no time for runs; it must be greater than drainDelaySeconds + 15" (int .Values.terminationGracePeriodSeconds)) }}
 {{- end }}
 {{- end }}
 

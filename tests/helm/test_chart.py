@@ -61,7 +61,7 @@ def test_there_are_eight_profiles_and_no_golden_without_one() -> None:
 REFUSED = [
     ("replicaCount=2", "replicaCount: 2 instances cannot share a history in SQLite"),
     ("autoscaling.enabled=true", "autoscaling.enabled: several instances cannot share a history in SQLite"),
-    ("history.type=mysql", "history.mysql.existingSecret: name the Secret"),
+    ("history.type=mysql", "history.mysql.existingSecret: set it to the Secret"),
     ("history.type=postgres", "history.type|/history/type"),
     ("replicaCount=-1", "replicaCount"),
     ("replicaCount=two", "replicaCount"),
@@ -70,12 +70,12 @@ REFUSED = [
     ("serviceName=My-Flow", "serviceName"),
     ("env.FLOWPOD_GRACE_S=5", "FLOWPOD_GRACE_S"),
     ("env.FLOWPOD_TOKENS=secret", "FLOWPOD_TOKENS"),
-    ("terminationGracePeriodSeconds=20", "terminationGracePeriodSeconds: 20 leaves the runs no time"),
-    ("httpRoute.enabled=true", "httpRoute.parentRefs: name the Gateway"),
+    ("terminationGracePeriodSeconds=20", "terminationGracePeriodSeconds: 20 leaves no time for runs"),
+    ("httpRoute.enabled=true", "httpRoute.parentRefs: set it to the Gateway"),
     ("persistence.size=big", "size"),
     ("service.port=70000", "port"),
-    (f"{MYSQL},autoscaling.enabled=true,autoscaling.maxReplicas=1", "autoscaling.minReplicas is more than"),
-    (f"{MYSQL},autoscaling.enabled=true,autoscaling.targetCPUUtilizationPercentage=0", "there is nothing to follow"),
+    (f"{MYSQL},autoscaling.enabled=true,autoscaling.maxReplicas=1", "autoscaling.minReplicas is greater than"),
+    (f"{MYSQL},autoscaling.enabled=true,autoscaling.targetCPUUtilizationPercentage=0", "there is no metric to scale by"),
 ]
 
 

@@ -51,11 +51,11 @@ def test_tokens_that_somebody_put_into_the_secret_stay(cluster: Cluster) -> None
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ([], ["get secret my-flowpod-token -o jsonpath='{.data.token}'", "give them auth.existingSecret"]),
+        ([], ["get secret my-flowpod-token -o jsonpath='{.data.token}'", "set auth.existingSecret"]),
         (["--set", "auth.existingSecret=mine,auth.tokenKey=one"], ["get secret mine -o jsonpath='{.data.one}'"]),
-        (["--set", "auth.enabled=false"], ["anybody who reaches this service may run the flow"]),
-        (["--set", "ingress.enabled=true"], ["and to others at http://flowpod.example.com"]),
-        (["--set", "persistence.enabled=false"], ["the chat history goes with the pod"]),
+        (["--set", "auth.enabled=false"], ["anyone who can reach this service can run the flow"]),
+        (["--set", "ingress.enabled=true"], ["It is also reachable at http://flowpod.example.com"]),
+        (["--set", "persistence.enabled=false"], ["the chat history is deleted with the pod"]),
     ],
     ids=["made-up", "existing", "open", "ingress", "no-volume"],
 )
@@ -66,7 +66,7 @@ def test_the_notes_say_how_to_call_it(cluster: Cluster, options: list[str], told
     assert done.returncode == 0, done.stderr
     notes = done.stdout.partition("NOTES:")[2]
     assert all(text in notes for text in told), notes
-    assert ("GitOps" in notes) == (told[-1].startswith("give them") or "auth" not in str(options))
+    assert ("GitOps" in notes) == (told[-1].startswith("set auth") or "auth" not in str(options))
 
 
 def chat(url: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -74,7 +74,7 @@ def with_values(readme: str) -> str:
     """Return the chart's README with the table of its values as it should be."""
     rows = "".join(f"| `{name}` | `{default}` | {comment} |\n" for name, default, comment in documented_values())
     before, rest = readme.split(_BEGIN)
-    return f"{before}{_BEGIN}| value | default | what it does |\n|---|---|---|\n{rows}{_END}{rest.split(_END)[1]}"
+    return f"{before}{_BEGIN}| value | default | meaning |\n|---|---|---|\n{rows}{_END}{rest.split(_END)[1]}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command as users type it."""
+"""The `flowpod` command, run as a process."""
 
 import json
 import signal
@@ -34,7 +34,7 @@ def env_of(folder: Path, **settings: str) -> dict[str, str]:
     return environment(folder, **settings)
 
 
-def test_check_names_every_problem_with_file_line_and_key(tmp_path: Path) -> None:
+def test_check_reports_every_problem_with_file_line_and_key(tmp_path: Path) -> None:
     flow = write_flow(
         tmp_path / "flow",
         """
@@ -109,7 +109,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
     assert done.stderr == f"{tmp_path / 'nothing'}: there is no such folder\n"
 
 
-def test_run_streams_the_answer_and_tells_of_nodes(tmp_path: Path, model_server: ModelServer) -> None:
+def test_run_streams_the_answer_and_reports_nodes(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url)
     done = run_command("run", str(flow), "question=hello there", env=env_of(tmp_path))
     assert (done.returncode, done.stdout) == (0, "You said: hello there\n")
@@ -185,7 +185,7 @@ def test_help_names_the_commands_and_every_setting() -> None:
         ({"FLOWPOD_TOKENS": "t"}, ["--host", f"{'a' * 70}.b"], "that is no name of a host"),
     ],
 )
-def test_mistakes_are_told_in_a_line(
+def test_invalid_options_and_settings_are_reported_in_one_line(
     tmp_path: Path, model_server: ModelServer, settings: dict[str, str], options: list[str], message: str
 ) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url)
@@ -195,7 +195,7 @@ def test_mistakes_are_told_in_a_line(
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_in_use_is_told(tmp_path: Path, model_server: ModelServer) -> None:
+def test_a_port_in_use_is_reported(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url)
     with serving(flow, tmp_path) as served:
         port = served.url.rpartition(":")[2]
@@ -246,8 +246,8 @@ def f(c: OpenAIConnection):
 """
 
 
-def test_flow_is_run_with_what_it_finds_elsewhere(tmp_path: Path) -> None:
-    """Its variables are set before its code is imported, its includes lie beside it, its connections come from outside."""
+def test_a_flow_uses_files_variables_and_connections_from_outside(tmp_path: Path) -> None:
+    """Variables are set before code is imported, included files are next to it, connections come from FLOWPOD_CONNECTIONS."""
     flow = write_flow(tmp_path / "flow", ELSEWHERE.format(path="shared/a.py"))
     write_flow(tmp_path / "shared", "", {"a.py": CODE, "word.txt": "world"})
     (tmp_path / "mine.yaml").write_text("llm: {type: open_ai, api_key: '${env:SECRET}'}")
@@ -263,7 +263,7 @@ def test_flow_is_run_with_what_it_finds_elsewhere(tmp_path: Path) -> None:
     assert done.stdout == "moin s3 s3 world\n"
 
 
-def test_what_a_flow_needs_from_elsewhere_is_named(tmp_path: Path) -> None:
+def test_missing_includes_and_connections_are_reported(tmp_path: Path) -> None:
     write_flow(tmp_path / "flow", ELSEWHERE.format(path="a.py"), {"a.py": CODE})
     done = run_command("check", "flow", cwd=tmp_path, env=env_of(tmp_path) | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 1

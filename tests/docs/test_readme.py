@@ -1,4 +1,4 @@
-"""The README cannot lie: its commands are run, and what it shows is compared with what they print."""
+"""Runs the commands in README.md and compares their output with the output in the page."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def test_every_command_prints_what_is_shown(example: Example, tmp_path: Path) ->
     done = subprocess.run(
         ["bash", "-c", f"{command} 2>&1"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
     )
-    # Standard output and error meet here in whatever order they are flushed.
+    # The order of lines depends on when standard output and standard error are flushed.
     assert sorted(normal(done.stdout).splitlines()) == sorted(normal(example.shown).splitlines())
 
 

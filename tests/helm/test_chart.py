@@ -75,7 +75,10 @@ REFUSED = [
     ("persistence.size=big", "size"),
     ("service.port=70000", "port"),
     (f"{MYSQL},autoscaling.enabled=true,autoscaling.maxReplicas=1", "autoscaling.minReplicas is greater than"),
-    (f"{MYSQL},autoscaling.enabled=true,autoscaling.targetCPUUtilizationPercentage=0", "there is no metric to scale by"),
+    (
+        f"{MYSQL},autoscaling.enabled=true,autoscaling.targetCPUUtilizationPercentage=0",
+        "there is no metric to scale by",
+    ),
 ]
 
 

@@ -49,7 +49,7 @@ def test_tokens_that_somebody_put_into_the_secret_stay(cluster: Cluster) -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         ([], ["get secret my-flowpod-token -o jsonpath='{.data.token}'", "set auth.existingSecret"]),
         (["--set", "auth.existingSecret=mine,auth.tokenKey=one"], ["get secret mine -o jsonpath='{.data.one}'"]),
@@ -59,14 +59,14 @@ def test_tokens_that_somebody_put_into_the_secret_stay(cluster: Cluster) -> None
     ],
     ids=["made-up", "existing", "open", "ingress", "no-volume"],
 )
-def test_the_notes_say_how_to_call_it(cluster: Cluster, options: list[str], told: list[str]) -> None:
+def test_the_notes_say_how_to_call_it(cluster: Cluster, options: list[str], expected: list[str]) -> None:
     given = ["--namespace", "chat", "--dry-run=client", "--kubeconfig", str(cluster.kubeconfig), *options]
     given.append("--disable-openapi-validation")
     done = helm("install", "my", str(CHART), *given)
     assert done.returncode == 0, done.stderr
     notes = done.stdout.partition("NOTES:")[2]
-    assert all(text in notes for text in told), notes
-    assert ("GitOps" in notes) == (told[-1].startswith("set auth") or "auth" not in str(options))
+    assert all(text in notes for text in expected), notes
+    assert ("GitOps" in notes) == (expected[-1].startswith("set auth") or "auth" not in str(options))
 
 
 def chat(url: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -114,7 +114,7 @@ def test_origins_are_split_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert read(monkeypatch, {"FLOWPOD_CORS_ORIGINS": "*"}).cors_origins == ("*",)
     with pytest.raises(
-        InvalidRequest, match=r"^FLOWPOD_CORS_ORIGINS: .*without a path: https://a.example/, b.example$"
+        InvalidRequest, match=r"^FLOWPOD_CORS_ORIGINS: .*no path; invalid: https://a.example/, b.example$"
     ):
         read(monkeypatch, {"FLOWPOD_CORS_ORIGINS": "https://a.example/,b.example,http://c.example"})
 
@@ -167,7 +167,7 @@ def test_every_setting_has_a_description_that_fits_a_table() -> None:
         assert "\n" not in description, name
 
 
-def test_documentation_is_up_to_date() -> None:
+def test_settings_page_is_up_to_date() -> None:
     assert (ROOT / "docs/settings.md").read_text() == settings_markdown(), "run `make docs`"
 
 

@@ -37,6 +37,7 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 .PHONY: docs
 docs: $(VENV)/.dev $(BIN)/helm ## write what is generated: docs/settings.md, helm/README.md's table, the chart's goldens
 	$(BIN)/flowpod settings > docs/settings.md
+	$(BIN)/flowpod kinds > docs/nodes/README.md
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.support.chart
 
 .PHONY: test-image

@@ -1,4 +1,4 @@
-"""Every example of docs/flow-format.md does what the page says."""
+"""Every example of docs/flow-format.md and docs/nodes does what its page shows."""
 
 import re
 import shlex
@@ -6,22 +6,24 @@ from pathlib import Path
 
 import pytest
 import yaml
+from flowpod.cli.kinds import kinds_markdown
+from flowpod.flow.document.base import NodeOptions, PromptFlowOptions
 from flowpod.flow.document.flow import flow_json_schema
 from flowpod.nodes import KINDS
 
 from tests.support.serving import ROOT, environment, run_command
 
-PAGE = (ROOT / "docs" / "flow-format.md").read_text()
+DOCS = ROOT / "docs"
+FORMAT = DOCS / "flow-format.md"
+PAGES = [FORMAT, *(DOCS / "nodes" / f"{kind}.md" for kind in KINDS)]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
 FILE = re.compile(r"\{?# (\S+)(?: #\})?\n")
 
 
 def examples() -> list[tuple[dict[str, str], str, str]]:
-    """Return each command with the files of the flow that it is run on, and what it prints."""
+    """Return each command with the files of its flow and its output."""
     found, flow = list[tuple[dict[str, str], str, str]](), dict[str, str]()
-    for match in BLOCK.finditer(PAGE):
+    for match in (match for page in PAGES for match in BLOCK.finditer(page.read_text())):
         if match[1] == "yaml":
             flow = {"flow.dag.yaml": match[2]}
         elif match[1] in ("python", "jinja"):  # whose first line names the file
@@ -43,16 +45,22 @@ def test_example_prints_what_the_page_shows(tmp_path: Path, flow: dict[str, str]
     assert (done.returncode, done.stdout) == (0, printed), done.stderr
 
 
-def test_every_flow_of_the_page_has_an_example() -> None:
-    flows = [match[2] for match in BLOCK.finditer(PAGE) if match[1] == "yaml"]
-    assert len(flows) == 11
-    assert {flow["flow.dag.yaml"] for flow, _, _ in examples()} == set(flows)
-    assert all(yaml.safe_load(flow)["nodes"] for flow in flows)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_a_page_with_its_keys_and_an_example(kind: str) -> None:
+    page = (DOCS / "nodes" / f"{kind}.md").read_text()
+    nodes = [node for match in BLOCK.finditer(page) if match[1] == "yaml" for node in yaml.safe_load(match[2])["nodes"]]
+    assert kind in {node["type"] for node in nodes}
+    shared = NodeOptions.model_fields.keys() | PromptFlowOptions.model_fields.keys()
+    keys = KINDS[kind].options.model_fields.keys() - shared
+    assert {key for key in keys if f"`{key}" not in page} == set()
 
 
-def test_every_key_and_kind_is_on_the_page() -> None:
-    schema = flow_json_schema(KINDS)
+def test_every_key_of_the_file_is_documented() -> None:
+    schema, text = flow_json_schema(KINDS), "".join(page.read_text() for page in PAGES)
     keys = {key for part in (schema, *schema["$defs"].values()) for key in part["properties"]}
-    missing = {key for key in keys if not re.search(rf"\b{re.escape(key.lstrip('$'))}\b", PAGE)}
-    assert missing == set()
-    assert all(f"`{kind}`" in PAGE for kind in KINDS)
+    assert {key for key in keys if not re.search(rf"\b{re.escape(key.lstrip('$'))}\b", text)} == set()
+
+
+def test_the_index_of_kinds_is_up_to_date() -> None:
+    assert (DOCS / "nodes" / "README.md").read_text() == kinds_markdown()
+    assert run_command("kinds").stdout == kinds_markdown()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from flowpod import __version__
+from flowpod.cli.kinds import kinds_markdown
 from flowpod.cli.run import run_once
 from flowpod.cli.traces import add_trace_commands
 from flowpod.errors import FlowpodError, InvalidRequest, Problem
@@ -106,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
 
     schema = commands.add_parser("schema", help="print the JSON Schema of flow.dag.yaml")
     schema.set_defaults(command=_schema)
+
+    kinds = commands.add_parser("kinds", help="print the index of the node kinds in Markdown")
+    kinds.set_defaults(command=_kinds)
 
     settings = commands.add_parser("settings", help="print the settings reference in Markdown")
     settings.set_defaults(command=_settings)
@@ -238,6 +242,11 @@ def _pack(options: argparse.Namespace) -> int:
 
 def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001
     sys.stdout.write(json.dumps(flow_json_schema(KINDS), indent=2) + "\n")
+    return 0
+
+
+def _kinds(options: argparse.Namespace) -> int:  # noqa: ARG001
+    sys.stdout.write(kinds_markdown())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The databases that can hold the chat history: whatever differs between them, one module and one class for each.
+"""The databases that can hold the chat history, one module each: everything that differs between them lives here.
 
 SQL that they share belongs to the packages next to this one, and no code outside this one asks which database it uses.
 """

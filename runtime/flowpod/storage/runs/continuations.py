@@ -1,4 +1,4 @@
-"""Runs that continue from an earlier response: in its session, or in a new one that copies the turns up to it."""
+"""Runs that continue from a previous response: in its session, or in a new one that copies the turns up to it."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ from flowpod.storage.sessions.reader import History, RecentTurns
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What a run continues from: an earlier run, then turns that the client sends.
+    """What a run continues from: a previous run, then turns that the client sends.
 
-    `previous` is the id of the earlier run, None for a new session. A turn of `history` is
+    `previous_run_id` is None for a new session. A turn of `history` is
     `{"inputs": {...}, "outputs": {...}}`.
     """
 
-    previous: str | None = None
+    previous_run_id: str | None = None
     history: Sequence[Mapping[str, Any]] = ()
 
 
@@ -50,13 +50,13 @@ class Continuations:
     ) -> str:
         """Return the session in which the continuing run is the next turn; `session_id` is for a new one.
 
-        It is the earlier run's session when that run is the last turn and no active run will add another. Raises
+        It is the previous run's session when that run is its last turn and no active run will add another. Raises
         NotFound or InvalidRequest for a run that cannot be continued.
         """
-        if continuation.previous is None:
+        if continuation.previous_run_id is None:
             await self._create_session(connection, session_id, user_id)
         else:
-            position = await self._locate_turn(connection, continuation.previous, user_id)
+            position = await self._locate_turn(connection, continuation.previous_run_id, user_id)
             if position.turn == position.last_turn and not await self._has_active_run(connection, position.session_id):
                 session_id = position.session_id
             else:

@@ -91,7 +91,7 @@ class Archive:
 
     async def fetch_session(self, owner: str | None, session_id: str) -> Session:
         """Return a session."""
-        rows = await self._rows(select(*self._session_columns()).where(self._is(owner, session_id)))
+        rows = await self._rows(select(*self._session_columns()).where(self._matches(owner, session_id)))
         if not rows:
             raise _session_not_found(session_id)
         return _session(rows[0])
@@ -135,7 +135,7 @@ class Archive:
             return
         sessions = self._schema.sessions
         # Updated first, because the session's row is the lock under which its variables are written.
-        touch = update(sessions).where(self._is(owner, session_id)).values(updated_at=as_stored(datetime.now(UTC)))
+        touch = update(sessions).where(self._matches(owner, session_id)).values(updated_at=as_stored(datetime.now(UTC)))
 
         async def write(connection: AsyncConnection) -> bool:
             if not (await connection.execute(touch)).rowcount:
@@ -150,7 +150,7 @@ class Archive:
 
     async def delete_session(self, owner: str | None, session_id: str) -> int:
         """Delete a session with everything that belongs to it; return how many turns it had."""
-        deleted = await self._delete(self._is(owner, session_id), [session_id])
+        deleted = await self._delete(self._matches(owner, session_id), [session_id])
         if not deleted:
             raise _session_not_found(session_id)
         return deleted[session_id]
@@ -217,7 +217,7 @@ class Archive:
     def _owned(self, owner: str | None) -> ColumnElement[bool]:
         return true() if owner is None else self._schema.sessions.c.user_id == owner
 
-    def _is(self, owner: str | None, session_id: str) -> ColumnElement[bool]:
+    def _matches(self, owner: str | None, session_id: str) -> ColumnElement[bool]:
         return and_(self._owned(owner), self._schema.sessions.c.session_id == session_id)
 
 

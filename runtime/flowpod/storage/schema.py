@@ -50,6 +50,19 @@ class Schema:
 def schema_of(service: str, types: ColumnTypes) -> Schema:
     """Return the tables `langstudio_chat_session_<service>`, `..._history_<service>` and so on."""
     metadata = MetaData()
+    sessions, turns, variables = _session_tables(service, metadata, types)
+    migrations = Table(
+        f"langstudio_chat_migration_{service}",
+        metadata,
+        Column("name", String(64), primary_key=True),
+        Column("applied_at", types.time, nullable=False),
+        **types.table_options,
+    )
+    runs, events, cancel_requests = _run_tables(service, metadata, types)
+    return Schema(service, metadata, sessions, turns, variables, migrations, runs, events, cancel_requests)
+
+
+def _session_tables(service: str, metadata: MetaData, types: ColumnTypes) -> tuple[Table, Table, Table]:
     sessions = Table(
         f"langstudio_chat_session_{service}",
         metadata,
@@ -94,14 +107,7 @@ def schema_of(service: str, types: ColumnTypes) -> Schema:
         Column("value", types.json, nullable=False),
         **types.table_options,
     )
-    migrations = Table(
-        f"langstudio_chat_migration_{service}",
-        metadata,
-        Column("name", String(64), primary_key=True),
-        Column("applied_at", types.time, nullable=False),
-        **types.table_options,
-    )
-    return Schema(service, metadata, sessions, turns, variables, migrations, *_run_tables(service, metadata, types))
+    return sessions, turns, variables
 
 
 def _run_tables(service: str, metadata: MetaData, types: ColumnTypes) -> tuple[Table, Table, Table]:

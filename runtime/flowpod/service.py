@@ -70,7 +70,7 @@ class FlowService:
         if self.draining or self.closing:
             return "the service is shutting down"
         if self.history is not None and not self.history.availability.migrated:
-            return "the chat history has not been reached yet; the log says why"
+            return "the chat history has not been available yet; the log says why"
         return ""
 
     @property
@@ -102,7 +102,7 @@ class FlowService:
 
         Raises, with nothing run: InvalidRequest for its inputs, NotFound for somebody else's session, TooManyRuns
         beyond the limit if the run is `limited` by it, Unavailable when the service is closing or a stored session is
-        out of reach.
+        unavailable.
         """
         self._check_room(limited)
         self._starting += 1
@@ -199,7 +199,7 @@ class FlowService:
         if brings_own or self.flow.chat_history is None:
             rounds = 0
         try:
-            return await self.history.read(request.session_id, request.user_id, rounds, rules.tokens)
+            return await self.history.read_state(request.session_id, request.user_id, rounds, rules.tokens)
         except Unavailable:
             if brings_own:
                 return SessionState()
@@ -210,8 +210,8 @@ class FlowService:
 
     def _run(self, request: RunRequest, inputs: dict[str, Any], conversation: SessionState, run_id: str) -> Run:
         name = self.flow.chat_history
-        if name is not None and not self._history_given(request) and conversation.pairs:
-            inputs[name] = list(conversation.pairs)
+        if name is not None and not self._history_given(request) and conversation.history:
+            inputs[name] = list(conversation.history)
         sys: dict[str, Any] = {
             "session_id": request.session_id,
             "user_id": request.user_id or "",

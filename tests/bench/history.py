@@ -1,4 +1,4 @@
-"""`make bench-history`: what a conversation's past costs among a million rows, on both databases."""
+"""`make bench-history`: what a session's history costs among a million rows, on both databases."""
 
 import asyncio
 import statistics
@@ -45,12 +45,11 @@ async def fill(database: Database) -> None:
             for session, turn in last.items()
         )
         head = "session_id, user_id, assigned, title, last_turn, created_at, updated_at"
-        replace = "INSERT OR REPLACE" if database.address.is_sqlite else "REPLACE"
         statements = [
             f"INSERT INTO {turns} ({columns}) VALUES {values}",
-            f"{replace} INTO {sessions} ({head}) VALUES {heads}",
+            f"REPLACE INTO {sessions} ({head}) VALUES {heads}",
         ]
-        await database.write(partial(_execute, statements))
+        await database.transact(partial(_execute, statements))
 
 
 async def _execute(statements: list[str], connection: AsyncConnection) -> None:
@@ -87,13 +86,13 @@ async def report(database: Database, store: Sessions) -> None:
     availability.mark_migrated()
     archive = Archive(database, availability)
     works: dict[str, Callable[[int], Awaitable[object]]] = {
-        f"the last {ROUNDS} of {LONG} turns": lambda _: store.past("long", ROUNDS),
-        f"the last {ROUNDS} of 100 turns": lambda number: store.past(f"s{number * 7}", ROUNDS),
-        "a session that is not there": lambda number: store.past(f"new{number}", ROUNDS),
+        f"the last {ROUNDS} of {LONG} turns": lambda _: store.find_session("long", ROUNDS),
+        f"the last {ROUNDS} of 100 turns": lambda number: store.find_session(f"s{number * 7}", ROUNDS),
+        "a session that is not there": lambda number: store.find_session(f"new{number}", ROUNDS),
         f"turn {LONG + 1} and on": lambda number: store.add_turn(turn("long", f"more{number}")),
         "the first turn of a session": lambda number: store.add_turn(turn(f"new{number}", f"first{number}")),
-        "a page of sessions": lambda _: archive.sessions(None, None, 20),
-        "a page of turns": lambda number: archive.turns("long", number * 40, 100),
+        "a page of sessions": lambda _: archive.list_sessions(None, None, 20),
+        "a page of turns": lambda number: archive.list_turns("long", number * 40, 100),
     }
     for what, work in works.items():
         print(f"  {what:34} {await measured(work)}", flush=True)
@@ -101,18 +100,18 @@ async def report(database: Database, store: Sessions) -> None:
         f"  {await turns_per_s(database):.0f} turns a second of {WRITERS} writers, {TURNS} in a transaction", flush=True
     )
     begun = time.perf_counter()
-    totals = await archive.totals(None)
+    totals = await archive.read_totals(None)
     print(f"  totals {(time.perf_counter() - begun) * 1000:.0f} ms: {totals}", flush=True)
 
 
 async def turns_per_s(database: Database) -> float:
     """Return how many turns the database takes from writers that do not pause, each a session's first."""
 
-    async def write(writer: int) -> None:
-        append = TurnWriter(database)
+    async def write(number: int) -> None:
+        writer = TurnWriter(database)
         for batch in range(BATCHES):
-            names = [f"w{writer}-{batch}-{number}" for number in range(TURNS)]
-            assert not await append.add([turn(name, f"run-{name}") for name in names])
+            names = [f"w{number}-{batch}-{turn}" for turn in range(TURNS)]
+            assert not await writer.append_turns([turn(name, f"run-{name}") for name in names])
 
     begun = time.perf_counter()
     await asyncio.gather(*map(write, range(WRITERS)))

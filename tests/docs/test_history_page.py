@@ -1,4 +1,4 @@
-"""`docs/history.md` cannot lie: its commands are run, in order, against the packaged flow."""
+"""Runs the commands of `docs/history.md`, in order, against the packaged flow."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from flowpod.api.http.api_settings import ApiSettings
 from flowpod.api.native.sessions import Chats
-from flowpod.storage.address import history_address
+from flowpod.storage.dialects import dialect_of
 
 from tests.support.documents import check_against, examples
 from tests.support.flows import service_of
@@ -32,5 +32,5 @@ async def test_every_endpoint_is_on_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", re.findall(r"`ssl_mode=(\w+)`", PAGE.read_text()))
-def test_every_tls_mode_on_the_page_is_taken(mode: str) -> None:
-    assert history_address(f"mysql://user@host/db?ssl_mode={mode}")
+def test_every_tls_mode_on_the_page_is_accepted(mode: str) -> None:
+    assert dialect_of(f"mysql://user@host/db?ssl_mode={mode}")

@@ -1,4 +1,4 @@
-"""What only MySQL has: TLS, and MySQL 8's own login."""
+"""What only MySQL has: TLS, and the login of MySQL 8."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.needs("mariadbd")
 async def stores_a_turn(url: str) -> bool:
     async with opened(url) as (_, store):
         await store.add_turn(turn())
-        past = await store.past("s", 1)
-    return past is not None and len(past.pairs) == 1
+        stored = await store.find_session("s", 1)
+    return stored is not None and len(stored.history) == 1
 
 
-async def test_the_login_of_mysql_8_works_the_first_time_and_later(mariadb: MariaDB, mysql_url: str) -> None:
+async def test_the_login_of_mysql_8_works_with_and_without_its_cache(mariadb: MariaDB, mysql_url: str) -> None:
     with mysql8_login(mariadb.port, USER, PASSWORD) as login:
         url = make_url(mysql_url).set(port=login.server_address[1]).render_as_string(hide_password=False)
         assert await stores_a_turn(url)
@@ -32,7 +32,7 @@ async def test_the_login_of_mysql_8_works_the_first_time_and_later(mariadb: Mari
             await stores_a_turn(make_url(url).set(password="wrong").render_as_string(hide_password=False))
 
 
-async def test_tls_is_used_and_the_server_verified(tmp_path: Path) -> None:
+async def test_tls_verifies_the_server(tmp_path: Path) -> None:
     ours, others = trustme.CA(), trustme.CA()
     ca, other_ca, cert, key = (tmp_path / name for name in ("ca.pem", "other.pem", "cert.pem", "key.pem"))
     ours.cert_pem.write_to_path(ca)
@@ -53,6 +53,6 @@ async def test_tls_is_used_and_the_server_verified(tmp_path: Path) -> None:
             await stores_a_turn(f"{named}?ssl_ca={ca}")
 
 
-async def test_a_server_without_tls_is_refused_where_tls_is_asked_for(mysql_url: str) -> None:
-    with pytest.raises(OperationalError, match="asks for TLS and the server has none"):
+async def test_a_server_without_tls_is_refused_when_tls_is_required(mysql_url: str) -> None:
+    with pytest.raises(OperationalError, match="asks for TLS and the server does not offer it"):
         await stores_a_turn(f"{mysql_url}?ssl_mode=required")

@@ -14,7 +14,7 @@ from flowpod.errors import Problem
 from flowpod.service import FlowService
 from flowpod.serving.app import create_app, create_service
 from flowpod.settings import Settings
-from flowpod.storage.address import history_address
+from flowpod.storage.dialects import dialect_of
 from flowpod.telemetry.setup import tracing_of
 from flowpod.telemetry.tracing import Tracing
 from opentelemetry.sdk.trace import TracerProvider
@@ -136,7 +136,7 @@ async def service_of(
     """Open a service for the flow in `folder`; it keeps a history in `data`, or in `database`, if there is one."""
     tracing = tracing or tracing_of(TracerProvider())
     database = database if data is None else f"sqlite:///{data / 'chat_history.db'}"
-    history = None if database is None else history_address(database)
+    history = None if database is None else dialect_of(database)
     service = create_service(
         build(folder, tracing=tracing, private_urls=Settings(**settings).allow_private_urls == "on"),
         Settings(**settings),

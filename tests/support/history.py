@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from flowpod.storage.address import history_address
 from flowpod.storage.database import Database
+from flowpod.storage.dialects import dialect_of
 from flowpod.storage.sessions.reader import SessionReader
 from flowpod.storage.sessions.turns import Turn, TurnWriter
 
@@ -14,7 +14,7 @@ NOW = datetime(2026, 11, 22, 10, 0, 0, 123456, tzinfo=UTC)
 
 
 def turn(session: str = "s", run: str = "r1", **changes: Any) -> Turn:
-    facts: dict[str, Any] = {
+    values: dict[str, Any] = {
         "session_id": session,
         "user_id": None,
         "assigned": False,
@@ -28,33 +28,33 @@ def turn(session: str = "s", run: str = "r1", **changes: Any) -> Turn:
         "finished_at": NOW,
         "question": f"q {run}",
     }
-    return Turn(**facts | changes)
+    return Turn(**values | changes)
 
 
-def pair(run: str) -> dict[str, dict[str, str]]:
+def history_turn(run: str) -> dict[str, dict[str, str]]:
     return {"inputs": {"question": f"q {run}"}, "outputs": {"answer": f"a {run}"}}
 
 
 class NotStored(Exception):
-    """A turn that was refused, and why."""
+    """A turn was refused; the message is the reason."""
 
 
 class Sessions(SessionReader):
-    """The store, with turns that are added one by one."""
+    """A session reader that can add turns one by one."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self._append = TurnWriter(database)
+        self._writer = TurnWriter(database)
 
     async def add_turn(self, turn: Turn) -> None:
-        for reason in (await self._append.add([turn])).values():
+        for reason in (await self._writer.append_turns([turn])).values():
             raise NotStored(reason)
 
 
 @asynccontextmanager
 async def opened(url: str, service: str = "svc") -> AsyncIterator[tuple[Database, Sessions]]:
-    """Open a database with its tables, and the store that runs use."""
-    database = Database(history_address(url), service)
+    """Open a database with its tables, and a reader of its sessions."""
+    database = Database(dialect_of(url), service)
     await database.migrate()
     try:
         yield database, Sessions(database)

@@ -12,7 +12,7 @@ from flowpod.engine.request import RunRequest
 from flowpod.engine.run import Run
 from flowpod.errors import ErrorInfo, RunError
 from flowpod.jsonable import dumps
-from flowpod.storage.runs.store import Batch
+from flowpod.storage.runs.records import EventBatch
 from flowpod.storage.schema import ACTIVE, RecordStatus
 
 _MAX_WAITING = 2000
@@ -70,7 +70,7 @@ class EventBuffer:
         """Whether the run's last event is among those that were taken."""
         return self._status not in ACTIVE
 
-    def take(self) -> Batch:
+    def take(self) -> EventBatch:
         """Return what waits, numbered, to be written; of very much only the beginning."""
         self._stored = self._number
         events, texts, size = merge_chunks(self._waiting), list[Fragment](), 0
@@ -84,9 +84,9 @@ class EventBuffer:
         self._waiting = events[len(texts) :]
         if self._waiting:
             self._hurry.set()
-            return Batch(self.run_id, texts, self._number, "Running", self._started_at, None)
+            return EventBatch(self.run_id, texts, self._number, "Running", self._started_at, None)
         self._room.set()
-        return Batch(self.run_id, texts, self._number, self._status, self._started_at, self._finished_at)
+        return EventBatch(self.run_id, texts, self._number, self._status, self._started_at, self._finished_at)
 
     def lose(self, failure: ErrorInfo) -> None:
         """End the run, which is not ours any more."""

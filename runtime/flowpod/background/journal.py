@@ -16,7 +16,8 @@ from flowpod.background.event_buffer import EventBuffer, termination_events
 from flowpod.background.event_json import to_json
 from flowpod.errors import RunError
 from flowpod.storage.availability import FAILURES, Availability, reason_of
-from flowpod.storage.runs.store import Batch, RecordedRun, RunStore
+from flowpod.storage.runs.records import EventBatch, RecordedRun
+from flowpod.storage.runs.store import RunStore
 from flowpod.storage.schema import ACTIVE
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class Journal:
             for one in batches:  # one by one: it may be the trouble of one of them only
                 await self._write_alone(*one)
 
-    def _batch_of(self, recording: EventBuffer) -> Batch | None:
+    def _batch_of(self, recording: EventBuffer) -> EventBatch | None:
         try:
             return recording.take()
         except Exception:
@@ -123,7 +124,7 @@ class Journal:
             self._refuse(recording, "a bug in Flowpod")
             return None
 
-    async def _write_alone(self, recording: EventBuffer, batch: Batch) -> None:
+    async def _write_alone(self, recording: EventBuffer, batch: EventBatch) -> None:
         for _ in range(_TRIES_ALONE):
             await self._until_writable()
             if not (reason := await self._refused([(recording, batch)])):
@@ -138,10 +139,10 @@ class Journal:
         else:  # nor can that be: it fails when its lease has run out
             self._let_go(recording)
 
-    async def _refused(self, batches: Sequence[tuple[EventBuffer, Batch]]) -> str:
+    async def _refused(self, batches: Sequence[tuple[EventBuffer, EventBatch]]) -> str:
         """Store batches; return why that failed, or ""."""
         try:
-            lost = await self._store.append(self.owner, [batch for _, batch in batches])
+            lost = await self._store.append_events(self.owner, [batch for _, batch in batches])
         except FAILURES as error:
             return reason_of(error)
         except Exception as error:
@@ -185,7 +186,7 @@ class Journal:
             if not self._availability.failure:
                 try:
                     await self._renew()
-                    for run in await self._store.expired(datetime.now(UTC)):
+                    for run in await self._store.list_expired(datetime.now(UTC)):
                         await self.fail_if_expired(run)
                     pause = _RENEW_S
                 except FAILURES as error:
@@ -200,4 +201,4 @@ class Journal:
         held = list(self._recordings)
         for start in range(0, len(held), _RUNS_AT_ONCE):
             some = held[start : start + _RUNS_AT_ONCE]
-            self._lose(await self._store.renew(self.owner, some, self.lease_until))
+            self._lose(await self._store.renew_leases(self.owner, some, self.lease_until))

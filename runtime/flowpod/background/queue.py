@@ -21,7 +21,8 @@ from flowpod.storage.availability import FAILURES, Availability, reason_of
 from flowpod.storage.database import Database
 from flowpod.storage.runs.cancel_requests import CancelRequests
 from flowpod.storage.runs.continuations import Continuation
-from flowpod.storage.runs.store import NewRun, RecordedRun, RunStore
+from flowpod.storage.runs.records import NewRun, RecordedRun
+from flowpod.storage.runs.store import RunStore
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class RunQueue:
         self._journal = Journal(RunStore(database), availability)
         self.reader = RunReader(database, availability, self._journal, limits.days)
         self._store = RunStore(database)
-        self._cancellations = CancelRequests(database)
+        self._cancel_requests = CancelRequests(database)
         self._availability = availability
         self._runs = runs
         self._limits = limits
@@ -124,13 +125,13 @@ class RunQueue:
 
         Where the caller's key names a run already, that one is returned. Raises what starting a run raises, TooManyRuns
         when too many wait, InvalidRequest for a key that came with something else before, and Unavailable when the
-        database is out of reach.
+        database is unavailable.
         """
         key = None if submission.key is None else _digest(f"{request.user_id or ''}\0{submission.key}".encode())
         fingerprint = _digest(submission.content)
         if key is not None:
             with self._availability.required():
-                found = await self._store.with_key(key)
+                found = await self._store.find_run_by_key(key)
             if found is not None:
                 return _same(found, fingerprint)
         size = len(submission.content)
@@ -155,7 +156,7 @@ class RunQueue:
     async def attach(self, request: RunRequest, submission: Recording) -> RecordedStream:
         """Record a run and perform it for a reader, who gets the run's end once it is stored.
 
-        Raises what starting a run raises, and Unavailable when the database is out of reach.
+        Raises what starting a run raises, and Unavailable when the database is unavailable.
         """
         await self._runs.check(request, limited=True)
         recorded = await self._add(str(uuid.uuid4()), request, submission)
@@ -191,7 +192,7 @@ class RunQueue:
         reply, facts = submission.reply, submission.facts
         new = NewRun(run_id, request.session_id, request.user_id, facts, key, fingerprint, reply)
         with self._availability.required():
-            return await self._store.add(new, self._journal.owner, self._journal.lease_until)
+            return await self._store.add_run(new, self._journal.owner, self._journal.lease_until)
 
     def _entry(self, request: RunRequest, submission: Recording, run: RecordedRun) -> QueuedRun:
         if submission.reply is not None:  # the run goes on with a session that is stored now
@@ -271,24 +272,24 @@ class RunQueue:
                 continue
             try:
                 if self._entries:
-                    for run_id in await self._store.to_cancel(self._journal.owner):
+                    for run_id in await self._store.list_cancel_requested(self._journal.owner):
                         self.cancel(run_id)
                 if self._runs.busy:
-                    await self._take_wishes()
+                    await self._accept_cancel_requests()
             except FAILURES as error:
                 self._availability.mark_unavailable(error)
             except Exception:
                 logger.exception("a bug in Flowpod, met while cancellations were looked for")
 
-    async def _take_wishes(self) -> None:
-        taken = []
-        for number, run_id, user in await self._cancellations.waiting():
-            run = self._runs.running(run_id)
-            if run is not None and (user is None or run.user_id == user):
+    async def _accept_cancel_requests(self) -> None:
+        accepted = []
+        for request in await self._cancel_requests.pending_cancel_requests():
+            run = self._runs.running(request.run_id)
+            if run is not None and (request.user_id is None or run.user_id == request.user_id):
                 run.cancel(ASKED)
-                taken.append(number)
-        if taken:
-            await self._cancellations.take(taken)
+                accepted.append(request.id)
+        if accepted:
+            await self._cancel_requests.accept_cancel_requests(accepted)
 
     async def _keep_clean(self) -> None:
         pause = _CLEAN_AGAIN_S

@@ -14,13 +14,14 @@ from flowpod.errors import InvalidRequest, NotFound
 from flowpod.storage.availability import FAILURES, Availability
 from flowpod.storage.database import Database
 from flowpod.storage.runs.cancel_requests import CancelRequests
-from flowpod.storage.runs.store import RecordedRun, RunStore
-from flowpod.storage.sessions.reader import past_budget
+from flowpod.storage.runs.records import RecordedRun
+from flowpod.storage.runs.store import RunStore
+from flowpod.storage.sessions.reader import history_budget
 
 _ANSWER_S = 3.0
 _CLEAN_S = 600.0
 _PAUSE_S = 0.5
-_WISHES_LAST = timedelta(minutes=1)
+_CANCEL_REQUEST_AGE = timedelta(minutes=1)
 
 
 class RunReader:
@@ -32,7 +33,7 @@ class RunReader:
 
     def __init__(self, database: Database, availability: Availability, journal: Journal, days: float) -> None:
         self._store = RunStore(database)
-        self._cancellations = CancelRequests(database)
+        self._cancel_requests = CancelRequests(database)
         self._availability = availability
         self._journal = journal
         self._age = timedelta(days=days)
@@ -51,9 +52,9 @@ class RunReader:
     async def read(self, run_id: str, user: str | None) -> RecordedRun:
         """Return a run; one whose instance is gone has failed."""
         with self._availability.required():
-            run = await self._store.get(run_id)
+            run = await self._store.find_run(run_id)
             if run is not None and await self._journal.fail_if_expired(run):
-                run = await self._store.get(run_id)
+                run = await self._store.find_run(run_id)
         if run is None or (user is not None and run.user_id != user):
             raise run_not_found(run_id)
         return run
@@ -62,7 +63,7 @@ class RunReader:
         """Return all events of a run so far."""
         found: list[Event] = []
         with self._availability.required():
-            while page := await self._store.events(run_id, len(found)):
+            while page := await self._store.read_events(run_id, len(found)):
                 found += [from_json(event) for _, event in page]
         return found
 
@@ -84,7 +85,7 @@ class RunReader:
         last_look = False
         while True:
             try:
-                page = [(number, from_json(event)) for number, event in await self._store.events(run_id, after)]
+                page = [(number, from_json(event)) for number, event in await self._store.read_events(run_id, after)]
                 goes_on = bool(page) or await self._goes_on(run_id)
             except FAILURES as error:
                 self._availability.mark_unavailable(error)
@@ -107,7 +108,7 @@ class RunReader:
         until = time.monotonic() + _ANSWER_S
         while time.monotonic() < until:
             with self._availability.required():
-                run = await self._store.get(run_id)
+                run = await self._store.find_run(run_id)
             if run is None or not run.active or await self._closed_after(BATCH_S):
                 return
 
@@ -118,17 +119,17 @@ class RunReader:
         NotFound when, after some seconds, none has said that it is its own.
         """
         with self._availability.required():
-            recorded = await self._store.get(run_id) is not None
+            recorded = await self._store.find_run(run_id) is not None
         if recorded:
             run = await self.read(run_id, user)
             with self._availability.required():
-                await self._store.request_cancel(run_id)
+                await self._store.mark_cancel_requested(run_id)
             return run
         with self._availability.required():
-            wish = await self._cancellations.ask(run_id, user)
-            taken = await self._taken(wish)
-            await self._cancellations.forget(wish)
-        if not taken:
+            request_id = await self._cancel_requests.add_cancel_request(run_id, user)
+            accepted = await self._is_accepted(request_id)
+            await self._cancel_requests.delete_cancel_request(request_id)
+        if not accepted:
             raise run_not_found(run_id)
         return None
 
@@ -138,32 +139,32 @@ class RunReader:
         They have about `tokens` tokens at most. Raises NotFound or InvalidRequest for a run that cannot be replied to.
         """
         with self._availability.required():
-            return await self._store.past(run_id, user, rounds, past_budget(tokens))
+            return list(await self._store.read_history(run_id, user, rounds, history_budget(tokens)))
 
     async def delete(self, run_id: str, user: str | None) -> None:
         """Delete a run that has ended, with its turn; raises InvalidRequest for one that has not."""
         if (await self.read(run_id, user)).active:
             raise InvalidRequest(f"the run {run_id} has not ended; cancel it first", code="run_not_ended")
         with self._availability.required():
-            await self._store.delete([run_id], turns=True)
+            await self._store.delete_runs([run_id], turns=True)
 
     async def clean(self) -> float:
         """Delete some old runs; return how many seconds to wait before the next time. May raise SQLAlchemy's errors."""
         now = datetime.now(UTC)
-        await self._cancellations.forget_old(now - _WISHES_LAST)
-        return _PAUSE_S if await self._store.delete_old(now - self._age) else _CLEAN_S
+        await self._cancel_requests.delete_old_cancel_requests(now - _CANCEL_REQUEST_AGE)
+        return _PAUSE_S if await self._store.delete_old_runs(now - self._age) else _CLEAN_S
 
-    async def _taken(self, wish: int) -> bool:
+    async def _is_accepted(self, request_id: int) -> bool:
         until = time.monotonic() + _ANSWER_S
         while time.monotonic() < until:
-            if await self._cancellations.taken(wish):
+            if await self._cancel_requests.is_cancel_request_accepted(request_id):
                 return True
             if await self._closed_after(BATCH_S):
                 break
         return False
 
     async def _goes_on(self, run_id: str) -> bool:
-        run = await self._store.get(run_id)
+        run = await self._store.find_run(run_id)
         if run is None:
             return False
         await self._journal.fail_if_expired(run)  # unless its instance was late, and renews its lease just now

@@ -149,8 +149,8 @@ def _serve(options: argparse.Namespace) -> int:
     flow = _folder(options.flow)
     service = service_name(settings, flow)
     history = history_of(settings, data_dir(settings, service, flow))
-    if history is not None and history.url.password:
-        secrets.add([str(history.url.password)])
+    if history is not None and history.password:
+        secrets.add([history.password])
     if options.workers > 1:
         with opened_flow(flow, settings, os.environ, secrets) as opened:
             opened.telemetry.snapshots.clear()  # reports problems once, instead of once per worker

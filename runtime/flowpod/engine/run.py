@@ -174,7 +174,7 @@ class Run:
         assert self._status is not None
         history_input = self._package.flow.chat_history
         inputs = self._package.public_inputs(self._scope.inputs)
-        in_time = await filing.history.write(
+        in_time = await filing.history.store_turn(
             Turn(
                 session_id=filing.session_id,
                 user_id=self._request.user_id,

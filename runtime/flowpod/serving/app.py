@@ -40,8 +40,8 @@ from flowpod.engine.run import Limits
 from flowpod.errors import FlowpodError
 from flowpod.service import FlowService
 from flowpod.settings import Settings
-from flowpod.storage.address import Address, history_address, sqlite_address
 from flowpod.storage.database import Database
+from flowpod.storage.dialects import Dialect, SQLite, dialect_of
 from flowpod.storage.sessions.service import HistoryService
 from flowpod.telemetry.event_loop import watch_event_loop
 from flowpod.telemetry.setup import Telemetry
@@ -69,24 +69,24 @@ def data_dir(settings: Settings, service: str, flow: Path) -> Path:
     return (flow.resolve().parent if here.is_relative_to(flow.resolve()) else here) / ".flowpod" / service
 
 
-def history_of(settings: Settings, data: Path) -> Address | None:
-    """Return the chat history's database; None when it is switched off.
+def history_of(settings: Settings, data: Path) -> Dialect | None:
+    """Return the chat history's database, or None when it is off.
 
-    Raises InvalidRequest for an address that is none, or a file with its password that cannot be read.
+    Raises InvalidRequest for an invalid URL, or when the file with its password cannot be read.
     """
     if settings.history == "off":
         return None
     if settings.history is None:
-        return sqlite_address(data / HISTORY_FILE)
-    return history_address(settings.history, settings.valid_history_password())
+        return SQLite(data / HISTORY_FILE)
+    return dialect_of(settings.history, settings.valid_history_password())
 
 
 def create_service(
-    package: Package, settings: Settings, name: str, history: Address | None, tracing: Tracing
+    package: Package, settings: Settings, name: str, history: Dialect | None, tracing: Tracing
 ) -> FlowService:
     """Return the service that runs the package, with its chat history and recorded runs in the database `history`.
 
-    Raises InvalidRequest when the folder of a database file cannot be made.
+    Raises InvalidRequest when the folder of a database file cannot be created.
     """
     database = None if history is None else Database(history, name)
     conversations = None

@@ -1,4 +1,4 @@
-"""Whether the history's database answers."""
+"""Whether the history's database is available."""
 
 import asyncio
 import logging
@@ -14,29 +14,29 @@ from flowpod.errors import Unavailable
 logger = logging.getLogger(__name__)
 
 FAILURES = (SQLAlchemyError, OSError, TimeoutError, ValueError)
-"""What a database that is away, or that refuses, raises by way of SQLAlchemy and the drivers."""
+"""What SQLAlchemy and the drivers raise when the database is unavailable or refuses a statement."""
 
 
 class Availability:
-    """What is known of the database.
+    """Whether the database responds, as of the last statement.
 
-    `reached` says that it has answered once and that its tables are up to date, `lost` why it does not answer now, or
-    is "", `answers` is set while it does, and `known` once it has been asked. `back_at` is when, by the monotonic
-    clock, it answered again after it had not, and never while it does not. `on_loss` is called when it no longer does.
+    `migrated`: its tables have been migrated. `failure`: why it is unavailable, or "". `available`: set while it is
+    available. `checked`: set after the first check. `recovered_at`: when it last became available again, on the
+    monotonic clock; infinity while it is unavailable. `on_failure` is called when it becomes unavailable.
     """
 
-    def __init__(self, on_loss: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_failure: Callable[[], None] = lambda: None) -> None:
         self.migrated = False
-        self.failure = "it has not answered yet"
+        self.failure = "it has not been checked yet"
         self.available = asyncio.Event()
         self.checked = asyncio.Event()
         self.recovered_at = -math.inf
-        self._on_loss = on_loss
+        self._on_failure = on_failure
 
     def mark_available(self) -> None:
-        """Take in that the database has answered."""
+        """Mark the database as available, once its tables have been migrated."""
         if self.failure and self.migrated:
-            logger.info("the chat history is reached")
+            logger.info("the chat history is available")
             self.failure = ""
             if self.recovered_at == math.inf:
                 self.recovered_at = time.monotonic()
@@ -44,27 +44,27 @@ class Availability:
             self.checked.set()
 
     def mark_migrated(self) -> None:
-        """Take in that its tables are up to date."""
+        """Mark the tables as migrated and the database as available."""
         self.migrated = True
         self.mark_available()
 
     def mark_unavailable(self, error: BaseException) -> None:
-        """Take in that it has not answered."""
+        """Mark the database as unavailable because of `error`."""
         before, self.failure, self.recovered_at = self.failure, reason_of(error), math.inf
         self.available.clear()
         self.checked.set()
         if self.failure != before:
-            logger.warning("the chat history is out of reach, trying again: %s", self.failure)
+            logger.warning("the chat history is unavailable, retrying: %s", self.failure)
         if not before:
-            self._on_loss()
+            self._on_failure()
 
     @contextmanager
     def required(self) -> Iterator[None]:
-        """Turn a failure of the block's statements into Unavailable, for a caller who may try again.
+        """Raise Unavailable for a failure of the block's statements.
 
-        While the database is known to be lost nothing is tried: whoever looks for it finds it again, and nobody waits.
+        While the database is known to be unavailable, it raises at once, without running the block.
         """
-        message = "the chat history is out of reach, so stored sessions cannot be had now; try again"
+        message = "the chat history is unavailable, so stored sessions cannot be used; try again"
         if self.failure:
             raise Unavailable(message, code="history_unavailable")
         try:
@@ -75,5 +75,5 @@ class Availability:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return a database's own words."""
+    """Return the database's own message."""
     return str(getattr(error, "orig", None) or error) or type(error).__name__

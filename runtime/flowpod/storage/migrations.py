@@ -1,7 +1,7 @@
-"""How the tables came to be what they are: a list of small steps, and a table of those that were taken.
+"""The migrations of the tables, in order; a table records those that have been applied.
 
-Steps only add: while a deployment is updated, instances of the old version go on with the tables of the new one. A step
-may be taken twice, since MySQL does not undo half of one, so each looks before it adds.
+Migrations only add: during an update, instances of the old version use the tables of the new one. A migration can be
+applied twice, because MySQL does not roll back table changes, so each one checks what exists before it adds.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,40 +16,40 @@ from flowpod.storage.schema import Schema
 Migration = Callable[[Connection, Schema], None]
 
 
-def migrate(connection: Connection, schema: Schema, migrations: Sequence[Migration] | None = None) -> list[str]:
-    """Take the steps that are missing, in order; return their names.
+def apply_migrations(connection: Connection, schema: Schema, migrations: Sequence[Migration]) -> list[str]:
+    """Apply the migrations that have not been applied yet, in order; return their names.
 
-    The caller sees to it that one process does so at a time. Raises InvalidRequest when a table of that name exists and
-    is not this program's.
+    The caller makes sure that one process at a time does so. Raises InvalidRequest when a table of the same name exists
+    and is not Flowpod's.
     """
-    applied = schema.migrations
-    connection.execute(CreateTable(applied, if_not_exists=True))
-    done = set(connection.execute(select(applied.c.name)).scalars())
-    taken = []
-    for step in MIGRATIONS if migrations is None else migrations:
-        if step.__name__ not in done:
-            step(connection, schema)
+    table = schema.migrations
+    connection.execute(CreateTable(table, if_not_exists=True))
+    done = set(connection.execute(select(table.c.name)).scalars())
+    applied = []
+    for migration in migrations:
+        if migration.__name__ not in done:
+            migration(connection, schema)
             now = datetime.now(UTC).replace(tzinfo=None)
-            connection.execute(applied.insert().values(name=step.__name__, applied_at=now))
-            taken.append(step.__name__)
+            connection.execute(table.insert().values(name=migration.__name__, applied_at=now))
+            applied.append(migration.__name__)
     _check_columns(connection, schema)
-    return taken
+    return applied
 
 
 def m001_initial(connection: Connection, schema: Schema) -> None:
-    """Create sessions, turns and variables."""
-    _create(connection, schema.sessions, schema.turns, schema.variables)
+    """Create the tables of sessions, turns and variables."""
+    _create_tables(connection, schema.sessions, schema.turns, schema.variables)
 
 
 def m002_runs(connection: Connection, schema: Schema) -> None:
-    """Create recorded runs, their events, and cancellations."""
-    _create(connection, schema.runs, schema.events, schema.cancellations)
+    """Create the tables of recorded runs, their events, and cancel requests."""
+    _create_tables(connection, schema.runs, schema.events, schema.cancel_requests)
 
 
 MIGRATIONS: Sequence[Migration] = (m001_initial, m002_runs)
 
 
-def _create(connection: Connection, *tables: Table) -> None:
+def _create_tables(connection: Connection, *tables: Table) -> None:
     for table in tables:
         existed = inspect(connection).has_table(table.name)
         connection.execute(CreateTable(table, if_not_exists=True))
@@ -60,11 +60,11 @@ def _create(connection: Connection, *tables: Table) -> None:
 
 def _check_columns(connection: Connection, schema: Schema) -> None:
     for table in schema.metadata.sorted_tables:
-        if not inspect(connection).has_table(table.name):  # that of a step which was not asked for
+        if not inspect(connection).has_table(table.name):  # its migration is not one of those given
             continue
-        there = {column["name"] for column in inspect(connection).get_columns(table.name)}
-        if missing := [column.name for column in table.columns if column.name not in there]:
+        present = {column["name"] for column in inspect(connection).get_columns(table.name)}
+        if missing := [column.name for column in table.columns if column.name not in present]:
             raise InvalidRequest(
                 f"the table {table.name} exists and is not Flowpod's: it has no {', '.join(missing)}. "
-                "Name another database, or another service with FLOWPOD_SERVICE_NAME"
+                "Name another database in FLOWPOD_HISTORY, or another service with FLOWPOD_SERVICE_NAME"
             )

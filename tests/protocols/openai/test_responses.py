@@ -296,7 +296,7 @@ async def test_sessions_that_only_replies_went_on_with_go_with_their_responses(
             await create(client, "b", previous_response_id=first["id"])
         history, recorder = service_behind(client)
         await recorder.reader.clean()
-        await history._retention.step()
+        await history._retention.delete_expired()
         listed = (await client.get("/chat/sessions")).json()["data"]
     assert [(session["session_id"], session["last_turn"]) for session in listed] == [(SESSION, 2)]
 

@@ -201,7 +201,7 @@ class Application:
         if self._service.history is None:
             return False
         try:
-            used_at = (await self._service.history.archive.variables(session_id)).get(_USED_AT)
+            used_at = (await self._service.history.archive.read_variables(session_id)).get(_USED_AT)
         except Unavailable:  # the run will tell whether it can do without the history
             return False
         lasts = timedelta(seconds=self._settings.dashscope_session_s)

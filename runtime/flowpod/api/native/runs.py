@@ -21,7 +21,7 @@ from flowpod.background.reader import run_not_found
 from flowpod.errors import InvalidRequest
 from flowpod.jsonable import timestamp
 from flowpod.service import FlowService
-from flowpod.storage.runs.store import RecordedRun
+from flowpod.storage.runs.records import RecordedRun
 
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LAST_EVENT_ID = "Last-Event-ID"

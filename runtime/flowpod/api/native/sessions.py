@@ -86,7 +86,7 @@ class Chats:
     async def list(self, request: Request) -> Response:
         """List sessions, the last used ones first."""
         query = read_query(SessionsQuery, request)
-        found = await self._archive.sessions(
+        found = await self._archive.list_sessions(
             _owner(request, query.user), _session_position(query.cursor), query.limit + 1
         )
         last = found[query.limit - 1] if len(found) > query.limit else None
@@ -112,7 +112,7 @@ class Chats:
         """Send all turns of a session, a line of JSON each."""
         read_query(Query, request)
         session = await self._session(request)
-        lines = _lines(self._archive.all_turns(session.session_id))
+        lines = _lines(self._archive.export_turns(session.session_id))
         name = {"Content-Disposition": f'attachment; filename="{session.session_id.replace(":", "_")}.jsonl"'}
         return StreamingResponse(lines, media_type="application/x-ndjson", headers=name)
 
@@ -127,7 +127,7 @@ class Chats:
         user = _owner(request, read_query(DeleteSessionsQuery, request).user)
         if user is None:
             raise InvalidRequest("name the user whose sessions are to be deleted: ?user=...", param="user")
-        return _deleted(*await self._archive.delete_user(user))
+        return _deleted(*await self._archive.delete_user_sessions(user))
 
     async def delete_turns(self, request: Request) -> Response:
         """Delete the turns that ended before a time, and the sessions that this leaves empty."""
@@ -152,7 +152,7 @@ class Chats:
     async def stats(self, request: Request) -> Response:
         """Say how much is stored."""
         read_query(Query, request)
-        return JsonResponse(asdict(await self._archive.totals(_owner(request))))
+        return JsonResponse(asdict(await self._archive.read_totals(_owner(request))))
 
     @property
     def _archive(self) -> Archive:
@@ -163,13 +163,13 @@ class Chats:
         return history.archive
 
     async def _session(self, request: Request) -> Session:
-        return await self._archive.session(_owner(request), request.path_params["session_id"])
+        return await self._archive.fetch_session(_owner(request), request.path_params["session_id"])
 
     async def _variables(self, session_id: str) -> Mapping[str, Any]:
-        return self._service.session_variables(await self._archive.variables(session_id))
+        return self._service.session_variables(await self._archive.read_variables(session_id))
 
     async def _page_of_turns(self, session_id: str, after: int, limit: int) -> dict[str, Any]:
-        found, more = await self._archive.turns(session_id, after, limit)
+        found, more = await self._archive.list_turns(session_id, after, limit)
         return page([_turn(turn) for turn in found], (found[-1].turn,) if more else None)
 
 

@@ -37,7 +37,7 @@ from flowpod.engine.request import RunRequest
 from flowpod.errors import BodyTooLarge, InvalidRequest, NotFound
 from flowpod.service import FlowService
 from flowpod.storage.runs.continuations import Continuation
-from flowpod.storage.runs.store import RecordedRun
+from flowpod.storage.runs.records import RecordedRun
 
 _NUMBER_DIGITS = 9
 _PREVIOUS = "previous_response_id"

@@ -1,6 +1,7 @@
-"""Wishes to cancel runs of which the database knows nothing."""
+"""Cancel requests for runs that are not recorded, which only the instance performing such a run can find."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -11,15 +12,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from flowpod.storage.database import Database, as_stored
 
 
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """A client's request to cancel a run; `user_id` limits it to a run of that user."""
+
+    id: int
+    run_id: str
+    user_id: str | None
+
+
 class CancelRequests:
-    """Wishes to cancel runs that are not recorded, of which only the instance that performs one knows."""
+    """The cancel requests of one service. Every method is one transaction, and may raise SQLAlchemy's errors."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._table = database.schema.cancellations
+        self._table = database.schema.cancel_requests
 
-    async def ask(self, run_id: str, user_id: str | None) -> int:
-        """Ask whichever instance performs a run to cancel it; return the wish's number."""
+    async def add_cancel_request(self, run_id: str, user_id: str | None) -> int:
+        """Ask whichever instance performs a run to cancel it; return the request's id."""
         values = {"run_id": run_id, "user_id": user_id, "taken": False, "asked_at": as_stored(datetime.now(UTC))}
 
         async def write(connection: AsyncConnection) -> int:
@@ -27,34 +37,34 @@ class CancelRequests:
             assert key is not None
             return int(key[0])
 
-        return await self._database.write(write)
+        return await self._database.transact(write)
 
-    async def waiting(self) -> list[tuple[int, str, str | None]]:
-        """Return (number, run, user) of the wishes that no instance has taken."""
+    async def pending_cancel_requests(self) -> list[CancelRequest]:
+        """Return the requests that no instance has accepted."""
         table = self._table
         query = select(table.c.id, table.c.run_id, table.c.user_id).where(~table.c.taken)
         async with self._database.reading() as connection:
-            return [(row[0], row[1], row[2]) for row in await connection.execute(query)]
+            return [CancelRequest(*row) for row in await connection.execute(query)]
 
-    async def take(self, numbers: Sequence[int]) -> None:
-        """Say that this instance does as it is asked."""
-        these = self._table.c.id.in_(numbers)
-        await self._database.write(partial(_execute, update(self._table).where(these).values(taken=True)))
+    async def accept_cancel_requests(self, ids: Sequence[int]) -> None:
+        """Record that this instance cancels the runs of these requests."""
+        accepted = update(self._table).where(self._table.c.id.in_(ids)).values(taken=True)
+        await self._database.transact(partial(_execute, accepted))
 
-    async def taken(self, number: int) -> bool:
-        """Return whether an instance has taken a wish."""
-        query = select(self._table.c.taken).where(self._table.c.id == number)
+    async def is_cancel_request_accepted(self, request_id: int) -> bool:
+        """Return whether an instance has accepted a request."""
+        query = select(self._table.c.taken).where(self._table.c.id == request_id)
         async with self._database.reading() as connection:
             return bool(await connection.scalar(query))
 
-    async def forget(self, number: int) -> None:
-        """Take a wish back."""
-        await self._database.write(partial(_execute, delete(self._table).where(self._table.c.id == number)))
+    async def delete_cancel_request(self, request_id: int) -> None:
+        """Delete a request."""
+        await self._database.transact(partial(_execute, delete(self._table).where(self._table.c.id == request_id)))
 
-    async def forget_old(self, before: datetime) -> None:
-        """Take back the wishes of instances that ended before they could."""
+    async def delete_old_cancel_requests(self, before: datetime) -> None:
+        """Delete requests made before a time, by instances that ended before they could delete them."""
         old = self._table.c.asked_at < as_stored(before)
-        await self._database.write(partial(_execute, delete(self._table).where(old)))
+        await self._database.transact(partial(_execute, delete(self._table).where(old)))
 
 
 async def _execute(statement: Any, connection: AsyncConnection) -> None:

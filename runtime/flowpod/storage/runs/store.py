@@ -1,7 +1,7 @@
-"""Recorded runs and their events: what any instance can tell of a run, and which instance performs it."""
+"""Stores recorded runs and their events, for any instance to read, and which instance performs each run."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -12,115 +12,72 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from flowpod.jsonable import dumps
 from flowpod.storage.database import Database, as_stored
-from flowpod.storage.runs.continuations import Continuation, past, place
-from flowpod.storage.schema import ACTIVE, RecordStatus
-from flowpod.storage.sessions.reader import RecentTurns
+from flowpod.storage.runs.continuations import Continuations
+from flowpod.storage.runs.records import EventBatch, NewRun, RecordedRun
+from flowpod.storage.schema import ACTIVE
+from flowpod.storage.sessions.reader import History
 
 _PAGE = 200
-_STEP = 100
-
-
-@dataclass(frozen=True, slots=True)
-class NewRun:
-    """A run to be recorded. `facts` are what its protocol needs to show it; `key` and `fingerprint` make it unique.
-
-    `key` stands for the caller and its Idempotency-Key, `fingerprint` for what it asked.
-    """
-
-    run_id: str
-    session_id: str
-    user_id: str | None
-    facts: Mapping[str, Any]
-    key: str | None = None
-    fingerprint: str = ""
-    reply: Continuation | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedRun:
-    """A run as it is stored; `last_event` is the number of its newest event, 0 while there is none."""
-
-    run_id: str
-    session_id: str
-    user_id: str | None
-    fingerprint: str
-    facts: Mapping[str, Any]
-    status: RecordStatus
-    last_event: int
-    lease_until: datetime
-    cancel_requested: bool
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-
-    @property
-    def active(self) -> bool:
-        """Whether the run has not ended."""
-        return self.status in ACTIVE
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Some events of a run as JSON, the last of which is number `last`, and what the run is by then."""
-
-    run_id: str
-    events: Sequence[Any]
-    last: int
-    status: RecordStatus
-    started_at: datetime | None
-    finished_at: datetime | None
+_BATCH = 100
 
 
 class RunStore:
-    """Reads and writes recorded runs. Every method is one transaction, or raises SQLAlchemy's errors."""
+    """The recorded runs of one service. Every method is one transaction, and may raise SQLAlchemy's errors.
+
+    `owner` is the id of the process that performs a run. It holds a lease, which it renews while it is alive.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._runs = database.schema.runs
         self._events = database.schema.events
-        self._pairs = RecentTurns(database.schema)
+        self._continuations = Continuations(database)
 
-    async def add(self, run: NewRun, owner: str, lease_until: datetime) -> RecordedRun:
-        """Record a run that `owner` will perform; where its key is taken already, return the run that has it.
+    async def add_run(self, run: NewRun, owner: str, lease_until: datetime) -> RecordedRun:
+        """Record a run that `owner` will perform; when another run has its idempotency key, return that one.
 
-        A reply gets the session to which it belongs; raises NotFound or InvalidRequest for one that replies to nothing.
+        A continuation gets the session that it continues. Raises NotFound or InvalidRequest for a run that cannot be
+        continued.
         """
 
         async def write(connection: AsyncConnection) -> RecordedRun | None:
             session_id = run.session_id
-            if run.reply is not None:
-                session_id = await place(connection, self._database.schema, run.reply, session_id, run.user_id)
+            if (continuation := run.continuation) is not None:
+                session_id = await self._continuations.continue_session(
+                    connection, continuation, session_id, run.user_id
+                )
             new = self._insert(replace(run, session_id=session_id), owner, lease_until)
             if not (await connection.execute(new)).rowcount:
                 await connection.rollback()
                 return None
             return _run((await connection.execute(self._select(self._runs.c.run_id == run.run_id))).one())
 
-        while (added := await self._database.write(write)) is None:
-            if run.key is not None and (other := await self.with_key(run.key)) is not None:
+        while (added := await self._database.transact(write)) is None:
+            if run.key is not None and (other := await self.find_run_by_key(run.key)) is not None:
                 return other
         return added
 
-    async def get(self, run_id: str) -> RecordedRun | None:
-        """Return a run, None when it is not recorded."""
-        return await self._one(self._runs.c.run_id == run_id)
+    async def find_run(self, run_id: str) -> RecordedRun | None:
+        """Return a run, or None when it is not recorded."""
+        return await self._find(self._runs.c.run_id == run_id)
 
-    async def with_key(self, key: str) -> RecordedRun | None:
-        """Return the run that has an idempotency key, None when none has."""
-        return await self._one(self._runs.c.idempotency_key == key)
+    async def find_run_by_key(self, key: str) -> RecordedRun | None:
+        """Return the run that has an idempotency key, or None."""
+        return await self._find(self._runs.c.idempotency_key == key)
 
-    async def append(self, owner: str, batches: Sequence[Batch]) -> set[str]:
-        """Store events of the owner's runs; return the ids of runs that are not the owner's any more.
+    async def append_events(self, owner: str, batches: Sequence[EventBatch]) -> set[str]:
+        """Store events of the owner's runs; return the ids of runs that the owner has lost.
 
-        Of these nothing is stored. A batch that is stored already changes nothing.
+        The events of those are not stored. A batch that is stored already changes nothing.
         """
         runs = self._runs
         ids = sorted(batch.run_id for batch in batches)
-        held = select(runs.c.run_id, runs.c.owner, runs.c.status, runs.c.last_event).where(runs.c.run_id.in_(ids))
+        query = select(runs.c.run_id, runs.c.owner, runs.c.status, runs.c.last_event).where(runs.c.run_id.in_(ids))
 
         async def write(connection: AsyncConnection) -> set[str]:
-            rows = {row.run_id: row for row in await connection.execute(held.order_by(runs.c.run_id).with_for_update())}
-            lost, due = set[str](), list[Batch]()
+            locked = await connection.execute(query.order_by(runs.c.run_id).with_for_update())
+            rows = {row.run_id: row for row in locked}
+            lost, due = set[str](), list[EventBatch]()
             for batch in batches:
                 row = rows.get(batch.run_id)
                 if row is not None and row.owner == owner and row.last_event >= batch.last:
@@ -130,14 +87,14 @@ class RunStore:
                 else:
                     due.append(batch)
             if due:
-                await connection.execute(self._change, [_changes(batch) for batch in due])
+                await connection.execute(self._update, [_changes(batch) for batch in due])
                 await connection.execute(insert(self._events), [_event_row(batch) for batch in due])
             return lost
 
-        return await self._database.write(write)
+        return await self._database.transact(write)
 
-    async def events(self, run_id: str, after: int) -> list[tuple[int, Any]]:
-        """Return (number, event) of some events of a run, in order, from behind number `after`; all of them at last."""
+    async def read_events(self, run_id: str, after: int) -> list[tuple[int, Any]]:
+        """Return (number, event) of the next events of a run after number `after`; none after the last one."""
         events = self._events
         query = (
             select(events.c.last, events.c.events)
@@ -147,72 +104,79 @@ class RunStore:
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
-        found: list[tuple[int, Any]] = []
+        numbered: list[tuple[int, Any]] = []
         for last, text in rows:
-            batch = orjson.loads(text)
-            found += enumerate(batch, last - len(batch) + 1)
-        return [(number, event) for number, event in found if number > after]
+            events_of_row = orjson.loads(text)
+            numbered += enumerate(events_of_row, last - len(events_of_row) + 1)
+        return [(number, event) for number, event in numbered if number > after]
 
-    async def renew(self, owner: str, run_ids: Sequence[str], until: datetime) -> set[str]:
-        """Renew the owner's lease of these of its runs; return the ids of those that are not the owner's any more."""
+    async def renew_leases(self, owner: str, run_ids: Sequence[str], until: datetime) -> set[str]:
+        """Renew the owner's leases of these runs; return the ids of those that the owner has lost."""
         runs = self._runs
-        mine = runs.c.run_id.in_(run_ids) & (runs.c.owner == owner)
-        renewed = update(runs).where(mine, runs.c.status.in_(ACTIVE)).values(lease_until=as_stored(until))
+        owned = runs.c.run_id.in_(run_ids) & (runs.c.owner == owner)
+        renewed = update(runs).where(owned, runs.c.status.in_(ACTIVE)).values(lease_until=as_stored(until))
 
         async def write(connection: AsyncConnection) -> set[str]:
             await connection.execute(renewed)
-            return set(run_ids) - set((await connection.execute(select(runs.c.run_id).where(mine))).scalars())
+            return set(run_ids) - set((await connection.execute(select(runs.c.run_id).where(owned))).scalars())
 
-        return await self._database.write(write)
+        return await self._database.transact(write)
 
-    async def request_cancel(self, run_id: str) -> bool:
+    async def mark_cancel_requested(self, run_id: str) -> bool:
         """Ask the owner of a run to cancel it; return whether the run is still active."""
         active = (self._runs.c.run_id == run_id) & self._runs.c.status.in_(ACTIVE)
-        return bool(await self._execute(update(self._runs).where(active).values(cancel_requested=True)))
+        marked = update(self._runs).where(active).values(cancel_requested=True)
+        return bool(await self._database.transact(partial(_rowcount, marked)))
 
-    async def to_cancel(self, owner: str) -> list[str]:
-        """Return the ids of the owner's runs that somebody wants cancelled."""
+    async def list_cancel_requested(self, owner: str) -> list[str]:
+        """Return the ids of the owner's active runs that a client has asked to cancel."""
         runs = self._runs
         query = select(runs.c.run_id).where(runs.c.owner == owner, runs.c.status.in_(ACTIVE), runs.c.cancel_requested)
         async with self._database.reading() as connection:
             return list((await connection.execute(query)).scalars())
 
-    async def expired(self, now: datetime) -> list[RecordedRun]:
-        """Return some active runs whose lease has run out."""
+    async def list_expired(self, now: datetime) -> list[RecordedRun]:
+        """Return some active runs whose lease has expired."""
         runs = self._runs
-        old = runs.c.status.in_(ACTIVE) & (runs.c.lease_until < as_stored(now))
+        expired = runs.c.status.in_(ACTIVE) & (runs.c.lease_until < as_stored(now))
         async with self._database.reading() as connection:
-            return [_run(row) for row in await connection.execute(self._select(old).limit(_STEP))]
+            return [_run(row) for row in await connection.execute(self._select(expired).limit(_BATCH))]
 
     async def fail_expired(self, run_id: str, now: datetime, end: Callable[[int], Sequence[Any]]) -> bool:
-        """Fail a run whose lease has run out; return whether it was this call that did so.
+        """Mark a run whose lease has expired as failed; return whether this call did so, and not another instance.
 
-        From then on it is nobody's: what its owner has still to tell comes too late. `end` makes its last events as
-        JSON, told how many there are already.
+        From then on the run has no owner, so its previous owner's events are refused. `end` returns the run's last
+        events as JSON, given the number of its events so far.
         """
         runs = self._runs
-        dead = (runs.c.run_id == run_id) & runs.c.status.in_(ACTIVE) & (runs.c.lease_until < as_stored(now))
+        expired = (runs.c.run_id == run_id) & runs.c.status.in_(ACTIVE) & (runs.c.lease_until < as_stored(now))
 
         async def write(connection: AsyncConnection) -> bool:
-            failed = update(runs).where(dead).values(status="Failed", finished_at=as_stored(now), owner="")
+            failed = update(runs).where(expired).values(status="Failed", finished_at=as_stored(now), owner="")
             if not (await connection.execute(failed)).rowcount:
                 return False
             row = (await connection.execute(self._select(runs.c.run_id == run_id))).one()
             events = end(row.last_event)
-            batch = Batch(run_id, events, row.last_event + len(events), "Failed", None, now)
+            batch = EventBatch(run_id, events, row.last_event + len(events), "Failed", None, now)
             await connection.execute(update(runs).where(runs.c.run_id == run_id).values(last_event=batch.last))
             await connection.execute(insert(self._events), [_event_row(batch)])
             return True
 
-        return await self._database.write(write)
+        return await self._database.transact(write)
 
-    async def past(self, run_id: str, user: str | None, rounds: int, budget: int) -> list[dict[str, Any]]:
-        """Return the last completed turns up to a run's own, as `Store.past` does; raises what a reply raises."""
-        work = partial(past, self._database.schema, self._pairs, run_id, user, rounds, budget)
-        return await self._database.write(work)
+    async def read_history(self, run_id: str, user_id: str | None, rounds: int, budget: int) -> History:
+        """Return the newest `rounds` completed turns up to that of a run, as many as fit in `budget` bytes of JSON.
 
-    async def delete(self, run_ids: Sequence[str], *, turns: bool = False) -> int:
-        """Delete runs that have ended, with their events, and with their turns; return how many there were."""
+        Raises NotFound or InvalidRequest for a run that cannot be continued.
+        """
+
+        async def read(connection: AsyncConnection) -> History:
+            return await self._continuations.read_history(connection, run_id, user_id, rounds, budget)
+
+        return await self._database.transact(read)
+
+    async def delete_runs(self, run_ids: Sequence[str], *, turns: bool = False) -> int:
+        """Delete those runs that have ended, with their events, and their `turns` too; return how many were deleted."""
         ended = self._runs.c.run_id.in_(run_ids) & self._runs.c.status.not_in(ACTIVE)
 
         async def write(connection: AsyncConnection) -> int:
@@ -222,59 +186,51 @@ class RunStore:
                 await connection.execute(delete(table).where(table.c.run_id.in_(ids)))
             return len(ids)
 
-        return await self._database.write(write)
+        return await self._database.transact(write)
 
-    async def delete_old(self, before: datetime) -> bool:
+    async def delete_old_runs(self, before: datetime) -> bool:
         """Delete some runs that ended before a time; return whether there may be more."""
-        old = select(self._runs.c.run_id).where(self._runs.c.finished_at < as_stored(before)).limit(_STEP)
+        old = select(self._runs.c.run_id).where(self._runs.c.finished_at < as_stored(before)).limit(_BATCH)
         async with self._database.reading() as connection:
             ids = list((await connection.execute(old)).scalars())
-        return bool(ids) and await self.delete(ids) == _STEP
+        return bool(ids) and await self.delete_runs(ids) == _BATCH
 
     def _insert(self, run: NewRun, owner: str, lease_until: datetime) -> Insert:
-        return (
-            insert(self._runs)
-            .prefix_with("OR IGNORE", dialect="sqlite")
-            .prefix_with("IGNORE", dialect="mysql")
-            .values(
-                run_id=run.run_id,
-                session_id=run.session_id,
-                user_id=run.user_id,
-                idempotency_key=run.key,
-                fingerprint=run.fingerprint,
-                facts=dumps(run.facts).decode(),
-                status="Queued",
-                last_event=0,
-                owner=owner,
-                lease_until=as_stored(lease_until),
-                cancel_requested=False,
-                created_at=as_stored(datetime.now(UTC)),
-            )
+        return self._database.dialect.insert_ignore(self._runs).values(
+            run_id=run.run_id,
+            session_id=run.session_id,
+            user_id=run.user_id,
+            idempotency_key=run.key,
+            fingerprint=run.fingerprint,
+            facts=dumps(run.facts).decode(),
+            status="Queued",
+            last_event=0,
+            owner=owner,
+            lease_until=as_stored(lease_until),
+            cancel_requested=False,
+            created_at=as_stored(datetime.now(UTC)),
         )
 
     @property
-    def _change(self) -> Any:
+    def _update(self) -> Any:
         names = ("status", "last_event", "started_at", "finished_at")
         values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
         return update(self._runs).where(self._runs.c.run_id == bindparam("this")).values(values)
 
-    def _select(self, which: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
-        return select(self._runs).where(which)
+    def _select(self, condition: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+        return select(self._runs).where(condition)
 
-    async def _one(self, which: ColumnElement[bool]) -> RecordedRun | None:
+    async def _find(self, condition: ColumnElement[bool]) -> RecordedRun | None:
         async with self._database.reading() as connection:
-            row = (await connection.execute(self._select(which))).one_or_none()
+            row = (await connection.execute(self._select(condition))).one_or_none()
         return None if row is None else _run(row)
-
-    async def _execute(self, statement: Any) -> int:
-        return await self._database.write(partial(_rowcount, statement))
 
 
 async def _rowcount(statement: Any, connection: AsyncConnection) -> int:
     return int((await connection.execute(statement)).rowcount)
 
 
-def _changes(batch: Batch) -> dict[str, Any]:
+def _changes(batch: EventBatch) -> dict[str, Any]:
     return {
         "this": batch.run_id,
         "new_status": batch.status,
@@ -284,7 +240,7 @@ def _changes(batch: Batch) -> dict[str, Any]:
     }
 
 
-def _event_row(batch: Batch) -> dict[str, Any]:
+def _event_row(batch: EventBatch) -> dict[str, Any]:
     return {"run_id": batch.run_id, "last": batch.last, "events": dumps(batch.events).decode()}
 
 

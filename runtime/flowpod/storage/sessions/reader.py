@@ -1,4 +1,4 @@
-"""What runs read and write of a conversation."""
+"""What a run reads of its session, and the statements that several modules use to write one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,34 +6,34 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import BindParameter, Insert, Integer, and_, bindparam, insert, select, update
+from sqlalchemy import BindParameter, Integer, and_, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from flowpod.jsonable import dumps
 from flowpod.storage.database import Database, as_stored
-from flowpod.storage.prepared import Executor, PreparedStatement, executor_of
+from flowpod.storage.prepared import Executor, PreparedStatement
 from flowpod.storage.schema import Schema
 
+History = tuple[dict[str, Any], ...]
+"""Completed turns of a session, oldest first, each as `{"inputs": {...}, "outputs": {...}}`."""
+
 _COMPLETED = "Completed"
-_BYTES_A_TOKEN = 4
-_PAST_BYTES = 64 * 1024 * 1024  # what a run may be given of the past, however much the flow asks for
+_BYTES_PER_TOKEN = 4  # of JSON; each model has a tokenizer of its own, so this is an estimate
+_MAX_HISTORY_BYTES = 64 * 1024 * 1024  # of JSON, however much the flow asks for
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """What is stored of a session: whose it is, the number of its last turn, completed turns, and its variables.
-
-    The turns are the newest ones, oldest first, each as `{"inputs": {...}, "outputs": {...}}`.
-    """
+    """A session: its owner, the number of its last turn, the newest part of its history, and its variables."""
 
     user_id: str | None = None
     last_turn: int = 0
-    pairs: tuple[Mapping[str, Any], ...] = ()
+    history: History = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RecentTurns:
-    """The newest completed turns of a session, as a run is given them: `{"inputs": {...}, "outputs": {...}}` each."""
+    """Reads the newest completed turns of a session."""
 
     def __init__(self, schema: Schema) -> None:
         turns = schema.turns
@@ -52,20 +52,19 @@ class RecentTurns:
             .order_by(turns.c.turn)
         )
 
-    async def newest(
-        self, executor: Executor, session_id: str, last: int, rounds: int, budget: int
-    ) -> tuple[dict[str, Any], ...]:
-        """Return the newest `rounds` turns up to number `last` that fit in `budget` bytes of JSON, oldest first."""
-        sizes = await executor.rows(self._sizes, session=session_id, last=last, rounds=rounds)
-        count = fitting([size for _, size in sizes], budget)
+    async def read_recent(self, executor: Executor, session_id: str, last: int, rounds: int, budget: int) -> History:
+        """Return the newest `rounds` turns up to number `last`, as many as fit in `budget` bytes of JSON."""
+        sizes = await executor.fetch_rows(self._sizes, session=session_id, last=last, rounds=rounds)
+        count = count_fitting([size for _, size in sizes], budget)
         if not count:
             return ()
-        rows = await executor.rows(self._contents, session=session_id, first=sizes[count - 1][0], last=last)
+        first = sizes[count - 1][0]
+        rows = await executor.fetch_rows(self._contents, session=session_id, first=first, last=last)
         return tuple({"inputs": orjson.loads(inputs), "outputs": orjson.loads(outputs)} for inputs, outputs in rows)
 
 
 class SessionReader:
-    """Reads and writes sessions. Every method is one transaction, or raises SQLAlchemy's errors."""
+    """Reads sessions and assigns their owners. Every method is one transaction, and may raise SQLAlchemy's errors."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -78,48 +77,47 @@ class SessionReader:
         self._variables = PreparedStatement(
             select(variables.c.name, variables.c.value).where(variables.c.session_id == session)
         )
-        self._pairs = RecentTurns(schema)
+        self._recent_turns = RecentTurns(schema)
 
-    async def past(self, session_id: str, rounds: int, budget: int = _PAST_BYTES) -> StoredSession | None:
-        """Return what is stored of a session, with the newest `rounds` turns that fit in `budget` bytes of JSON.
+    async def find_session(
+        self, session_id: str, rounds: int, budget: int = _MAX_HISTORY_BYTES
+    ) -> StoredSession | None:
+        """Return a session with its newest `rounds` completed turns, as many as fit in `budget` bytes of JSON.
 
         Returns None when the session is not stored.
         """
+        history: History = ()
         async with self._database.reading() as connection:
-            executor = await executor_of(connection)
-            found = await executor.rows(self._session, session=session_id)
-            if not found:
+            executor = await self._database.dialect.executor(connection)
+            rows = await executor.fetch_rows(self._session, session=session_id)
+            if not rows:
                 return None
-            user_id, last_turn = found[0]
-            budget = min(budget, _PAST_BYTES)
-            pairs = await self._pairs.newest(executor, session_id, last_turn, rounds, budget) if rounds else ()
-            written = await executor.rows(self._variables, session=session_id)
-        return StoredSession(user_id, last_turn, pairs, {name: orjson.loads(value) for name, value in written})
+            user_id, last_turn = rows[0]
+            if rounds:
+                budget = min(budget, _MAX_HISTORY_BYTES)
+                history = await self._recent_turns.read_recent(executor, session_id, last_turn, rounds, budget)
+            variables = await executor.fetch_rows(self._variables, session=session_id)
+        return StoredSession(user_id, last_turn, history, {name: orjson.loads(value) for name, value in variables})
 
-    async def claim(self, session_id: str, user_id: str) -> str | None:
-        """Make a session the user's, unless it is somebody's already; return whose it is.
+    async def claim_session(self, session_id: str, user_id: str) -> str | None:
+        """Make the user the owner of a session that has none, and return its owner.
 
-        A new one counts as assigned until it has a turn, so that it goes where none ever comes.
+        A new session counts as assigned until it has a turn, so that retention deletes it when it never gets one.
         """
         sessions = self._schema.sessions
-        free = (sessions.c.session_id == session_id) & sessions.c.user_id.is_(None)
+        unowned = (sessions.c.session_id == session_id) & sessions.c.user_id.is_(None)
         owner = select(sessions.c.user_id).where(sessions.c.session_id == session_id)
         now = as_stored(datetime.now(UTC))
-        new = new_session(self._schema).values(
+        new = self._database.dialect.insert_ignore(sessions).values(
             session_id=session_id, user_id=user_id, assigned=True, last_turn=0, created_at=now, updated_at=now
         )
 
-        async def take(connection: AsyncConnection) -> str | None:
-            if not (await connection.execute(update(sessions).where(free).values(user_id=user_id))).rowcount:
+        async def claim(connection: AsyncConnection) -> str | None:
+            if not (await connection.execute(update(sessions).where(unowned).values(user_id=user_id))).rowcount:
                 await connection.execute(new)
             return await connection.scalar(owner)
 
-        return await self._database.write(take)
-
-
-def new_session(schema: Schema) -> Insert:
-    """Return the statement that adds a session where there is none of its id."""
-    return insert(schema.sessions).prefix_with("OR IGNORE", dialect="sqlite").prefix_with("IGNORE", dialect="mysql")
+        return await self._database.transact(claim)
 
 
 async def write_variables(
@@ -129,19 +127,18 @@ async def write_variables(
     variables = schema.variables
     for name, value in values.items():
         row = {"value": dumps(value).decode()}
-        place = (variables.c.session_id == session_id) & (variables.c.name == name)
-        if not (await connection.execute(update(variables).where(place).values(row))).rowcount:
+        variable = (variables.c.session_id == session_id) & (variables.c.name == name)
+        if not (await connection.execute(update(variables).where(variable).values(row))).rowcount:
             await connection.execute(insert(variables).values({"session_id": session_id, "name": name} | row))
 
 
-def past_budget(tokens: int | None) -> int:
-    """Return how many bytes of JSON of the past a run may be given, of about `tokens` tokens where there is a limit."""
-    # Models count tokens in ways of their own: four bytes of JSON are one here.
-    return _PAST_BYTES if tokens is None else min(tokens * _BYTES_A_TOKEN, _PAST_BYTES)
+def history_budget(tokens: int | None) -> int:
+    """Return how many bytes of JSON the history of a run may have; `tokens` is the flow's own limit."""
+    return _MAX_HISTORY_BYTES if tokens is None else min(tokens * _BYTES_PER_TOKEN, _MAX_HISTORY_BYTES)
 
 
-def fitting(sizes: Sequence[int], budget: int) -> int:
-    """Return how many of the first sizes are within the budget together."""
+def count_fitting(sizes: Sequence[int], budget: int) -> int:
+    """Return how many of the first sizes add up to no more than the budget."""
     count = 0
     for size in sizes:
         budget -= size

@@ -1,4 +1,4 @@
-"""Old sessions go, a few at a time, so that nobody waits behind it."""
+"""Deletes old sessions, a few at a time, so that other transactions do not wait."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,15 +7,16 @@ from sqlalchemy import ColumnElement, and_, select
 from flowpod.storage.database import Database, as_stored
 from flowpod.storage.sessions.deletion import delete_sessions
 
-_STEP = 100
+_BATCH = 100
 _PAUSE_S = 0.5
-_REST_S = 600.0
+_INTERVAL_S = 600.0
 
 
 class Retention:
-    """Deletes sessions that no client named after `single_turn_age`, and after `age`, if any, all.
+    """Deletes sessions that have not been used for `age`; None keeps them.
 
-    Of the first kind, those with a recorded run stay as long as that. They have one turn, but for those of responses.
+    A session under an assigned id that no client has named expires after `single_turn_age`, unless it has a recorded
+    run. Such a session has one turn, except those that continue responses.
     """
 
     def __init__(self, database: Database, single_turn_age: timedelta, age: timedelta | None) -> None:
@@ -23,11 +24,14 @@ class Retention:
         self._single_turn_age = single_turn_age
         self._age = age
 
-    async def step(self) -> float:
-        """Delete some sessions; return how many seconds to wait before the next step. May raise SQLAlchemy's errors."""
+    async def delete_expired(self) -> float:
+        """Delete some expired sessions; return how many seconds to wait before the next call.
+
+        May raise SQLAlchemy's errors.
+        """
         now = datetime.now(UTC)
         sessions, runs = self._database.schema.sessions, self._database.schema.runs
-        deleted = await self._delete(
+        count = await self._delete_some(
             and_(
                 sessions.c.assigned,
                 sessions.c.updated_at < as_stored(now - self._single_turn_age),
@@ -35,14 +39,14 @@ class Retention:
             )
         )
         if self._age is not None:
-            deleted = max(deleted, await self._delete(sessions.c.updated_at < as_stored(now - self._age)))
-        return _PAUSE_S if deleted == _STEP else _REST_S
+            count = max(count, await self._delete_some(sessions.c.updated_at < as_stored(now - self._age)))
+        return _PAUSE_S if count == _BATCH else _INTERVAL_S
 
-    async def _delete(self, old: ColumnElement[bool]) -> int:
+    async def _delete_some(self, expired: ColumnElement[bool]) -> int:
         sessions = self._database.schema.sessions
-        ids = select(sessions.c.session_id).where(old).order_by(sessions.c.updated_at).limit(_STEP)
+        query = select(sessions.c.session_id).where(expired).order_by(sessions.c.updated_at).limit(_BATCH)
         async with self._database.reading() as connection:
-            found = list((await connection.execute(ids)).scalars())
-        if found:  # one that was used again meanwhile stays
-            await delete_sessions(self._database, found, old)
-        return len(found)
+            ids = list((await connection.execute(query)).scalars())
+        if ids:  # a session that is used before it is deleted stays
+            await delete_sessions(self._database, ids, expired)
+        return len(ids)

@@ -105,7 +105,7 @@ async def test_accept_decides_the_form(
         error = error_of(response)
         assert error["code"] == "UserError"
         assert error["message"] == (
-            f"the answer can be given as text/event-stream or application/json, but Accept is {accept}"
+            f"the response can be text/event-stream or application/json, but Accept is {accept}"
         )
 
 
@@ -126,7 +126,7 @@ async def test_a_flow_without_a_streaming_output_has_json_alone(
     assert response.status_code == status
     assert ran.exists() is (status == 200)
     if status == 406:
-        expected = "the answer can be given as application/json, but Accept is text/event-stream"
+        expected = "the response can be application/json, but Accept is text/event-stream"
         assert error_of(response) == {"code": "UserError", "message": expected}
     else:
         assert response.json() == {"out": "hi"}

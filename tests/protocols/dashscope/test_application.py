@@ -1,4 +1,4 @@
-"""DashScope's call of an application: what goes in, and what comes back."""
+"""DashScope's application call: requests, responses and streams."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def body(prompt: str | None = "hi", **more: Any) -> dict[str, Any]:
 
 
 def frames(response: httpx.Response) -> list[dict[str, Any]]:
-    """Return the data of a stream's frames, whose every byte is checked."""
+    """Check every byte of a stream; return the data of its frames."""
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
     *parts, rest = response.text.split("\n\n")
@@ -43,17 +43,17 @@ def frames(response: httpx.Response) -> list[dict[str, Any]]:
 
 
 def tokens_of(usage: dict[str, Any]) -> int:
-    """Return the tokens of answers that a frame's usage has, of an application's or a model's."""
+    """Return the output tokens in the usage of an application's or a model's frame."""
     return sum(counts.get("output_tokens", 0) for counts in [usage, *usage.get("models", [])])
 
 
 def prompt_of(server: ModelServer) -> list[dict[str, Any]]:
-    """Return the messages that the model got last."""
+    """Return the messages of the last request to the model."""
     messages: list[dict[str, Any]] = server.calls[-1].body["messages"]
     return messages
 
 
-async def test_an_answer_in_one_piece(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_response_without_a_stream(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
         response = await client.post(PATH, json=body("Who are you?"), headers={"X-Request-Id": "r-1"})
         without_options = await client.post(PATH, json={"input": {"prompt": "Who are you?"}})
@@ -70,9 +70,7 @@ async def test_an_answer_in_one_piece(tmp_path: Path, model_server: ModelServer)
     assert without_options.json()["output"]["text"] == "You said: Who are you?"
 
 
-async def test_a_stream_is_cumulative_by_default_and_exact_to_the_byte(
-    tmp_path: Path, model_server: ModelServer
-) -> None:
+async def test_a_stream_is_cumulative_by_default(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
         response = await client.post(PATH, json=body(), headers={**SSE, "X-Request-Id": "r-1"})
     session_id = response.headers["chat-session-id"]
@@ -86,7 +84,7 @@ async def test_a_stream_is_cumulative_by_default_and_exact_to_the_byte(
     )
 
 
-async def test_a_stream_has_deltas_where_they_are_asked_for(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_an_incremental_stream_has_only_new_text(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
         request = body(parameters={"incremental_output": True})
         found = frames(await client.post(PATH, json=request, headers={"Accept": "text/event-stream"}))
@@ -95,7 +93,7 @@ async def test_a_stream_has_deltas_where_they_are_asked_for(tmp_path: Path, mode
     assert len({(frame["output"]["session_id"], frame["request_id"]) for frame in found}) == 1
 
 
-async def test_an_answer_that_does_not_stream_comes_in_one_frame(tmp_path: Path) -> None:
+async def test_an_output_that_does_not_stream_is_one_frame(tmp_path: Path) -> None:
     flow = write_flow(
         tmp_path,
         """
@@ -115,7 +113,7 @@ async def test_an_answer_that_does_not_stream_comes_in_one_frame(tmp_path: Path)
     assert whole["usage"] == {}
 
 
-async def test_biz_params_are_inputs_of_their_types(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_biz_params_become_typed_inputs(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
         response = await client.post(PATH, json=body(biz_params={"city": "Hangzhou", "days": "3"}))
         wrong = await client.post(PATH, json=body(biz_params={"days": "many"}))
@@ -129,7 +127,7 @@ async def test_biz_params_are_inputs_of_their_types(tmp_path: Path, model_server
     assert "is the prompt; leave it out here" in twice.json()["message"]
 
 
-async def test_plugins_get_what_is_meant_for_them(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_plugins_get_their_params_and_tokens(tmp_path: Path, model_server: ModelServer) -> None:
     for code in ("your_plugin_code", "{your_plugin_code}"):
         biz = {"user_defined_params": {code: {"article_index": 2}}}
         async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
@@ -145,7 +143,7 @@ async def test_plugins_get_what_is_meant_for_them(tmp_path: Path, model_server: 
             assert "article=None allowed=False rag=None bases=None" in prompt_of(model_server)[0]["content"]
 
 
-async def test_rag_options_reach_the_nodes(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_nodes_get_the_rag_options(tmp_path: Path, model_server: ModelServer) -> None:
     options = {"pipeline_ids": ["base"], "metadata_filter": {"name": "Tom"}, "tags": "phone", "file_ids": ["doc"]}
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
         await client.post(PATH, json=body(parameters={"rag_options": options}))
@@ -162,7 +160,7 @@ async def test_images_and_files_are_inputs(tmp_path: Path, model_server: ModelSe
     assert (private.status_code, private.json()["code"]) == (400, "InvalidParameter")
 
 
-async def test_a_client_may_bring_its_own_conversation(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_client_can_send_its_own_history(tmp_path: Path, model_server: ModelServer) -> None:
     messages = [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": [{"text": "one"}]},
@@ -231,7 +229,7 @@ async def test_parameters_of_the_model_are_passed_on(tmp_path: Path, model_serve
     ],
 )
 @pytest.mark.parametrize("headers", [{}, SSE])
-async def test_a_request_that_is_not_valid_is_refused_in_dashscopes_shape(
+async def test_an_invalid_request_is_an_error_in_dashscopes_shape(
     tmp_path: Path, model_server: ModelServer, content: dict[str, Any], message: str, headers: dict[str, str]
 ) -> None:
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
@@ -245,7 +243,7 @@ async def test_a_request_that_is_not_valid_is_refused_in_dashscopes_shape(
     assert "T0KEN" not in response.text
 
 
-async def test_every_other_refusal_has_that_shape_too(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_every_other_error_has_dashscopes_shape(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_dashscope_flow(tmp_path / "flow", model_server.url)
     options = {"tokens": ("t",), "max_body_bytes": 2000, "dashscope_app_ids": "YOUR_APP_ID,other"}
     plain = write_flow(tmp_path / "plain", "nodes:\n- {name: n, type: template, template: x}\n")
@@ -276,7 +274,7 @@ async def test_every_other_refusal_has_that_shape_too(tmp_path: Path, model_serv
     assert all(response.json().keys() == {"code", "message", "request_id"} for response in found)
 
 
-def test_too_many_runs_and_a_service_that_ends() -> None:
+def test_too_many_runs_and_shutdown_have_dashscopes_codes() -> None:
     found = [TooManyRuns("many").info, Unavailable("gone").info]
     assert [(status_of(error), dashscope_error(error, "r")["code"]) for error in found] == [
         (429, "Throttling"),
@@ -303,7 +301,7 @@ async def test_a_run_that_fails(tmp_path: Path, model_server: ModelServer, model
     )
 
 
-async def test_a_stream_that_breaks_off_ends_with_an_error(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_failing_stream_ends_with_an_error_frame(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url, "break-off")) as client:
         response = await client.post(PATH, json=body(), headers=SSE)
     first, error, rest = response.text.split("\n\n")
@@ -312,7 +310,7 @@ async def test_a_stream_that_breaks_off_ends_with_an_error(tmp_path: Path, model
     assert rest == ""
 
 
-async def test_usage_is_of_each_model_and_a_model_may_have_no_name(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_usage_is_reported_per_model(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_flow(
         tmp_path,
         """
@@ -346,7 +344,7 @@ async def test_usage_is_of_each_model_and_a_model_may_have_no_name(tmp_path: Pat
 
 @pytest.mark.parametrize("incremental", [True, False])
 @pytest.mark.parametrize("has_thoughts", [True, False])
-async def test_what_goes_out_stays_in_proportion_to_a_long_text(
+async def test_a_cumulative_stream_is_proportional_to_a_long_text(
     tmp_path: Path, model_server: ModelServer, incremental: bool, has_thoughts: bool
 ) -> None:
     whole = "".join(f"w{number} " for number in range(4000))

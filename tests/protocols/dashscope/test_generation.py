@@ -1,4 +1,4 @@
-"""The flow as a model of DashScope's: text generation, and multimodal generation."""
+"""DashScope's model calls: text generation and multimodal generation."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def body(messages: Any = MESSAGES, **parameters: Any) -> dict[str, Any]:
     return {"model": "qwen-plus", "input": {"messages": messages}, "parameters": parameters}
 
 
-async def test_text_generation_in_one_piece(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_text_generation_without_a_stream(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
         message = await client.post(TEXT, json=body(result_format="message"), headers={"X-Request-Id": "r-1"})
         told = prompt_of(model_server)
@@ -50,7 +50,7 @@ async def test_streams(tmp_path: Path, model_server: ModelServer, incremental: b
     assert text[-1]["usage"] == USAGE
 
 
-async def test_a_models_reasoning_and_its_limit_are_told(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_reasoning_and_the_finish_reason_are_sent(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path / "a", model_server.url, "reasoning")) as client:
         content = body(result_format="message", incremental_output=True)
         streamed = frames(await client.post(TEXT, json=content, headers=SSE))
@@ -67,7 +67,7 @@ async def test_a_models_reasoning_and_its_limit_are_told(tmp_path: Path, model_s
     assert length[-1]["output"] == {"text": "cut off", "finish_reason": "length"}
 
 
-async def test_images_inputs_and_a_conversation_reach_the_flow(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_the_flow_gets_images_inputs_and_history(tmp_path: Path, model_server: ModelServer) -> None:
     messages = [
         {"role": "user", "content": [{"text": "one"}]},
         {"role": "assistant", "content": [{"text": "1"}]},
@@ -92,7 +92,7 @@ async def test_images_inputs_and_a_conversation_reach_the_flow(tmp_path: Path, m
     assert [session["session_id"] for session in sessions] == [SESSION]
 
 
-async def test_errors_are_dashscopes(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_errors_have_dashscopes_shape(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url, "fail:500"), tokens=("t",)) as client:
         refused = await client.post(TEXT, json=body())
         token = {"Authorization": "Bearer t"}

@@ -170,7 +170,7 @@ async def sent_to_the_model(
     more: str = "",
     chat_type: str = "string",
 ) -> tuple[httpx.Response, Any]:
-    """Ask a flow with further `inputs`; return the response, and what the model was sent after the first lines."""
+    """Call a flow with further `inputs`; return the response, and the model's prompt without its first lines."""
     tag = str(uuid.uuid4())
     flow = write_flow(
         tmp_path,
@@ -209,7 +209,7 @@ ALL = "  pictures: {type: list, is_chat_images: true}"
         ("", "", "string", []),
     ],
 )
-async def test_images_reach_the_model_by_the_flows_inputs(
+async def test_images_become_inputs_of_the_flow(
     tmp_path: Path, model_server: ModelServer, inputs: str, more: str, chat_type: str, urls: list[str]
 ) -> None:
     response, content = await sent_to_the_model(
@@ -226,7 +226,7 @@ async def test_images_reach_the_model_by_the_flows_inputs(
     assert "what?" in json.dumps(content)
 
 
-async def test_images_of_earlier_turns_are_in_the_history(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_images_of_past_turns_are_in_the_history(tmp_path: Path, model_server: ModelServer) -> None:
     messages = [
         {"role": "user", "content": [TEXT, image(DATA_URL)]},
         {"role": "assistant", "content": "a cat"},
@@ -238,9 +238,7 @@ async def test_images_of_earlier_turns_are_in_the_history(tmp_path: Path, model_
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/a.png", "data:image/png;base64,%%%", "a.png", "data:text/plain,a"])
-async def test_an_image_that_a_request_may_not_name_is_rejected_where_it_is_looked_at(
-    tmp_path: Path, model_server: ModelServer, url: str
-) -> None:
+async def test_a_forbidden_image_url_is_rejected(tmp_path: Path, model_server: ModelServer, url: str) -> None:
     body = asked(TEXT, image(url))
     response, _ = await sent_to_the_model(
         tmp_path / "looks", model_server, body, inputs=ONE, more='picture: "${inputs.picture}"'
@@ -250,7 +248,7 @@ async def test_an_image_that_a_request_may_not_name_is_rejected_where_it_is_look
     assert response.status_code == 200
 
 
-async def test_further_inputs_come_by_name(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_further_inputs_are_passed_by_name(tmp_path: Path, model_server: ModelServer) -> None:
     body = {**asked(TEXT, image(REMOTE)), "inputs": {"city": "Rome", "picture": DATA_URL}}
     response, content = await sent_to_the_model(
         tmp_path,

@@ -134,8 +134,8 @@ class ModelList:
 def no_chat_flow() -> NotFound:
     """Return the error for a flow without a chat input."""
     message = (
-        "this flow holds no conversations: none of its inputs has is_chat_input: true, so there is no "
-        "OpenAI-compatible API; use POST / or POST /run"
+        "this flow has no chat input: none of its inputs has is_chat_input: true, so it has no OpenAI-compatible API; "
+        "use POST / or POST /run"
     )
     return NotFound(message, code="not_a_chat_flow")
 

@@ -20,9 +20,9 @@ FRAME = re.compile(r"id:(\d+)\nevent:result\n:HTTP_STATUS/200\ndata:(\{.*\})")
 
 
 def body(prompt: str | None = "hi", **more: Any) -> dict[str, Any]:
-    given = {} if prompt is None else {"prompt": prompt}
+    prompts = {} if prompt is None else {"prompt": prompt}
     parameters = more.pop("parameters", {})
-    return {"input": {**given, **more}, "parameters": parameters, "debug": {}}
+    return {"input": {**prompts, **more}, "parameters": parameters, "debug": {}}
 
 
 def frames(response: httpx.Response) -> list[dict[str, Any]]:
@@ -105,10 +105,10 @@ async def test_an_output_that_does_not_stream_is_one_frame(tmp_path: Path) -> No
     )
     async with client_of(flow) as client:
         found = frames(await client.post(PATH, json=body(), headers=SSE))
-        whole = (await client.post(PATH, json=body())).json()
+        unstreamed = (await client.post(PATH, json=body())).json()
     assert [frame["output"]["text"] for frame in found] == ['{"said":"hi","as":"text"}'] * 2
-    assert whole["output"]["text"] == '{"said":"hi","as":"text"}'
-    assert whole["usage"] == {}
+    assert unstreamed["output"]["text"] == '{"said":"hi","as":"text"}'
+    assert unstreamed["usage"] == {}
 
 
 async def test_biz_params_become_typed_inputs(tmp_path: Path, model_server: ModelServer) -> None:
@@ -149,9 +149,9 @@ async def test_nodes_get_the_rag_options(tmp_path: Path, model_server: ModelServ
 
 
 async def test_images_and_files_are_inputs(tmp_path: Path, model_server: ModelServer) -> None:
-    given: dict[str, Any] = {"image_list": [PIXEL], "file_list": ["https://example.com/a.pdf"]}
+    files: dict[str, Any] = {"image_list": [PIXEL], "file_list": ["https://example.com/a.pdf"]}
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
-        response = await client.post(PATH, json=body(**given))
+        response = await client.post(PATH, json=body(**files))
         private = await client.post(PATH, json=body(file_list=["http://127.0.0.1/a.pdf"]))
     assert response.status_code == 200
     assert "picture=True report=https://example.com/a.pdf" in prompt_of(model_server)[0]["content"]
@@ -165,7 +165,7 @@ async def test_a_client_can_send_its_own_history(tmp_path: Path, model_server: M
         {"role": "assistant", "content": "1"},
         {"role": "user", "content": [{"image": PIXEL}, {"text": "two"}]},
     ]
-    said = [("user", "one"), ("assistant", "1"), ("user", "two")]
+    history = [("user", "one"), ("assistant", "1"), ("user", "two")]
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
         for request in (
             body(None, messages=messages),
@@ -173,9 +173,9 @@ async def test_a_client_can_send_its_own_history(tmp_path: Path, model_server: M
             body("two", history=[{"user": "one", "bot": "1"}]),
         ):
             assert (await client.post(PATH, json=request)).status_code == 200
-            told, *others = prompt_of(model_server)
-            assert [(message["role"], message["content"]) for message in others] == said
-            assert told["content"].startswith("city=" if "history" in request["input"] else "Be kind.")
+            system, *others = prompt_of(model_server)
+            assert [(message["role"], message["content"]) for message in others] == history
+            assert system["content"].startswith("city=" if "history" in request["input"] else "Be kind.")
 
 
 async def test_parameters_of_the_model_are_passed_on(tmp_path: Path, model_server: ModelServer) -> None:
@@ -278,13 +278,13 @@ async def test_every_other_error_has_dashscopes_shape(tmp_path: Path, model_serv
 async def test_a_run_that_fails(tmp_path: Path, model_server: ModelServer, model: str, status: int, code: str) -> None:
     flow = write_chat_flow(tmp_path, model_server.url, model, ", timeout_s: 0.3")
     async with client_of(flow) as client:
-        whole = await client.post(PATH, json=body())
+        unstreamed = await client.post(PATH, json=body())
         stream = await client.post(PATH, json=body(), headers={**SSE, "X-Request-Id": "r-1"})
-    assert (whole.status_code, whole.json()["code"]) == (status, code)
+    assert (unstreamed.status_code, unstreamed.json()["code"]) == (status, code)
     # DashScope's client repeats every other 5xx, and a flow that has run must not run again.
-    assert whole.headers["x-should-retry"] == "false"
+    assert unstreamed.headers["x-should-retry"] == "false"
     assert stream.status_code == 200
-    message = whole.json()["message"]
+    message = unstreamed.json()["message"]
     assert stream.text == (
         f"id:1\nevent:error\n:HTTP_STATUS/{status}\nstatus:{status}\n"
         f"data:{json.dumps({'code': code, 'message': message, 'request_id': 'r-1'}, separators=(',', ':'))}\n\n"
@@ -319,16 +319,18 @@ async def test_usage_is_reported_per_model(tmp_path: Path, model_server: ModelSe
         },
     )
     async with client_of(flow) as client:
-        whole = (await client.post(PATH, json=body())).json()
+        unstreamed = (await client.post(PATH, json=body())).json()
         found = frames(await client.post(PATH, json=body(), headers=SSE))
         thoughts = frames(await client.post(PATH, json=body(parameters={"has_thoughts": True}), headers=SSE))
         generated = frames(await client.post(GENERATION, json=body(), headers=SSE))
     last = found[-1]
-    for shown in (found, thoughts, generated):
-        assert shown[-2]["usage"] != {}  # what is known so far: the first model has ended
-        assert [tokens_of(frame["usage"]) for frame in shown] == sorted(tokens_of(frame["usage"]) for frame in shown)
+    for streamed in (found, thoughts, generated):
+        assert streamed[-2]["usage"] != {}  # the first model has reported its token counts
+        assert [tokens_of(frame["usage"]) for frame in streamed] == sorted(
+            tokens_of(frame["usage"]) for frame in streamed
+        )
     assert tokens_of(thoughts[0]["usage"]) == 0 < tokens_of(thoughts[-2]["usage"]) <= tokens_of(thoughts[-1]["usage"])
-    assert whole["usage"] == {"models": [{"input_tokens": 33, "output_tokens": 21, "model_id": "stand-in"}]}
+    assert unstreamed["usage"] == {"models": [{"input_tokens": 33, "output_tokens": 21, "model_id": "stand-in"}]}
     assert last["usage"] == {"models": [{"input_tokens": 22, "output_tokens": 16, "model_id": "stand-in"}]}
 
 
@@ -337,13 +339,13 @@ async def test_usage_is_reported_per_model(tmp_path: Path, model_server: ModelSe
 async def test_a_cumulative_stream_is_proportional_to_a_long_text(
     tmp_path: Path, model_server: ModelServer, incremental: bool, has_thoughts: bool
 ) -> None:
-    whole = "".join(f"w{number} " for number in range(4000))
+    full_text = "".join(f"w{number} " for number in range(4000))
     content = body(parameters={"incremental_output": incremental, "has_thoughts": has_thoughts})
     async with client_of(write_chat_flow(tmp_path, model_server.url, "words:4000")) as client:
         response = await client.post(PATH, json=content, headers=SSE)
     found = frames(response)
     text = "".join(frame["output"]["text"] for frame in found) if incremental else found[-1]["output"]["text"]
-    assert text == whole
-    # Told whole at every word it would be 50 MB, or with the thoughts 100.
-    assert len(response.content) < (4_000_000 if incremental else 1_000 * len(whole))
+    assert text == full_text
+    # Repeating the text for every chunk would send 50 MB, or 100 MB with the thoughts.
+    assert len(response.content) < (4_000_000 if incremental else 1_000 * len(full_text))
     assert len(found) > 500

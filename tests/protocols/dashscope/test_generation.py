@@ -24,11 +24,11 @@ def body(messages: Any = MESSAGES, **parameters: Any) -> dict[str, Any]:
 async def test_text_generation_without_a_stream(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
         message = await client.post(TEXT, json=body(result_format="message"), headers={"X-Request-Id": "r-1"})
-        told = prompt_of(model_server)
+        messages = prompt_of(model_server)
         text = await client.post(TEXT, json={"input": {"prompt": "hi"}})
     choice = {"finish_reason": "stop", "message": {"role": "assistant", "content": "You said: hi"}}
     assert message.json() == {"output": {"choices": [choice]}, "usage": USAGE, "request_id": "r-1"}
-    assert told == [{"role": "system", "content": "Be brief. Be kind."}, {"role": "user", "content": "hi"}]
+    assert messages == [{"role": "system", "content": "Be brief. Be kind."}, {"role": "user", "content": "hi"}]
     assert text.json()["output"] == {"text": "You said: hi", "finish_reason": "stop"}
 
 
@@ -54,12 +54,12 @@ async def test_reasoning_and_the_finish_reason_are_sent(tmp_path: Path, model_se
     async with client_of(write_chat_flow(tmp_path / "a", model_server.url, "reasoning")) as client:
         content = body(result_format="message", incremental_output=True)
         streamed = frames(await client.post(TEXT, json=content, headers=SSE))
-        whole = (await client.post(TEXT, json=content)).json()
+        unstreamed = (await client.post(TEXT, json=content)).json()
     async with client_of(write_chat_flow(tmp_path / "b", model_server.url, "length")) as client:
         length = frames(await client.post(TEXT, json=body(), headers=SSE))
     messages = [frame["output"]["choices"][0]["message"] for frame in streamed]
     assert [message.get("reasoning_content", "") for message in messages] == ["let me ", "think", "", ""]
-    assert whole["output"]["choices"][0]["message"] == {
+    assert unstreamed["output"]["choices"][0]["message"] == {
         "role": "assistant",
         "content": "forty-two",
         "reasoning_content": "let me think",
@@ -81,8 +81,8 @@ async def test_the_flow_gets_images_inputs_and_history(tmp_path: Path, model_ser
         twice = await client.post(MULTIMODAL, json=body(messages, inputs={"question": "x"}))
         sessions = (await client.get("/chat/sessions")).json()["data"]
     assert response.json()["output"]["choices"][0]["message"]["content"] == [{"text": "You said: two"}]
-    told, one, answered, two = model_server.calls[-1].body["messages"]
-    assert [told["content"], one["content"], answered["content"]] == ["They live in Ulm.", "one", "1"]
+    system, one, answer, two = model_server.calls[-1].body["messages"]
+    assert [system["content"], one["content"], answer["content"]] == ["They live in Ulm.", "one", "1"]
     assert two["content"] == [
         {"type": "text", "text": "two"},
         {"type": "image_url", "image_url": {"url": PIXEL, "detail": "auto"}},

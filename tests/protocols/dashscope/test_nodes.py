@@ -59,9 +59,9 @@ async def stream(flow: Path, headers: dict[str, str] | None = None, **parameters
 
 def nodes(output: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Return the name, status and result of each node in the thoughts of a frame."""
-    told = [json.loads(thought["response"]) for thought in output["thoughts"]]
-    assert all(node["nodeExecTime"].endswith("ms") and node["nodeId"] == node["nodeName"] for node in told)
-    return [(node["nodeName"], node["nodeStatus"], node.get("nodeResult", "")) for node in told]
+    thoughts = [json.loads(thought["response"]) for thought in output["thoughts"]]
+    assert all(node["nodeExecTime"].endswith("ms") and node["nodeId"] == node["nodeName"] for node in thoughts)
+    return [(node["nodeName"], node["nodeStatus"], node.get("nodeResult", "")) for node in thoughts]
 
 
 async def test_thoughts_are_sent_only_on_request(tmp_path: Path, model_server: ModelServer) -> None:
@@ -89,8 +89,8 @@ async def test_thoughts_of_an_incremental_stream_are_those_that_changed(
     tmp_path: Path, model_server: ModelServer
 ) -> None:
     outputs = await stream(write(tmp_path, model_server), has_thoughts=True, incremental_output=True)
-    told = [node for output in outputs for node in nodes(output)]
-    assert told == [
+    changes = [node for output in outputs for node in nodes(output)]
+    assert changes == [
         ("look", "executing", ""),
         ("look", "success", "found hi"),
         ("draft", "executing", ""),

@@ -25,9 +25,9 @@ PATH = "/api/v1/apps/a/completion"
 
 async def ask(client: httpx.AsyncClient, prompt: str, session_id: str = "", **more: Any) -> tuple[str, str]:
     """Return the text and the session id of a response."""
-    given = {"session_id": session_id} if session_id else {}
+    session = {"session_id": session_id} if session_id else {}
     headers = more.pop("headers", {})
-    response = await client.post(PATH, json={"input": {"prompt": prompt, **given, **more}}, headers=headers)
+    response = await client.post(PATH, json={"input": {"prompt": prompt, **session, **more}}, headers=headers)
     assert response.status_code == 200, response.text
     output = response.json()["output"]
     assert response.headers["chat-session-id"] == output["session_id"]
@@ -88,11 +88,11 @@ async def test_only_dashscope_requests_extend_a_dashscope_session(tmp_path: Path
         elsewhere = await client.post("/", json={"question": "two"}, headers=header)
         text, new = await ask(client, "three", session)
         _, other = await ask(client, "four", headers=header)
-        shown = (await client.get(f"/chat/sessions/{session}")).json()
+        session_body = (await client.get(f"/chat/sessions/{session}")).json()
     assert elsewhere.json() == {"answer": "after 1 turns: two "}
     assert text == "after 0 turns: three "
     assert len({session, new, other}) == 3
-    assert shown["variables"] == {}
+    assert session_body["variables"] == {}
 
 
 async def test_a_session_of_another_protocol_can_be_continued(tmp_path: Path) -> None:

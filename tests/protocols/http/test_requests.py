@@ -130,13 +130,13 @@ async def test_a_bad_body_is_400_and_names_the_field(
 
 
 async def test_a_body_over_the_limit_is_413(tmp_path: Path) -> None:
-    async def pieces() -> object:
+    async def chunks() -> object:
         for _ in range(10):
             yield b" " * 50
 
     async with client_of(flow_in(tmp_path), max_body_bytes=100) as client:
         declared = await client.post("/", content=b" " * 101)
-        undeclared = await client.post("/", content=pieces())  # type: ignore[arg-type]
+        undeclared = await client.post("/", content=chunks())  # type: ignore[arg-type]
         fits = await client.post("/", json={"text": "ok"})
     assert (declared.status_code, undeclared.status_code, fits.status_code) == (413, 413, 200)
     assert declared.json()["error"]["code"] == "body_too_large"

@@ -95,14 +95,14 @@ async def test_reasoning_and_finish_reason_are_sent(tmp_path: Path, model_server
     async with client_of(write_chat_flow(tmp_path / "b", model_server.url, "length")) as client:
         length = chunks(await client.post(PATH, json=ask("hi", stream=True)))
     async with client_of(write_chat_flow(tmp_path / "c", model_server.url, "reasoning")) as client:
-        whole = (await client.post(PATH, json=ask("hi"))).json()
+        unstreamed = (await client.post(PATH, json=ask("hi"))).json()
     assert [part["choices"][0]["delta"] for part in reasoning[1:4]] == [
         {"reasoning_content": "let me "},
         {"reasoning_content": "think"},
         {"content": "forty-two"},
     ]
     assert length[-2]["choices"][0]["finish_reason"] == "length"
-    assert whole["choices"][0]["message"] == {
+    assert unstreamed["choices"][0]["message"] == {
         "role": "assistant",
         "content": "forty-two",
         "reasoning_content": "let me think",

@@ -186,7 +186,7 @@ async def sent_to_the_model(
     return response, body["messages"][-1]["content"]
 
 
-def asked(*parts: Any) -> dict[str, Any]:
+def user_message(*parts: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": list(parts)}]}
 
 
@@ -215,7 +215,7 @@ async def test_images_become_inputs_of_the_flow(
     response, content = await sent_to_the_model(
         tmp_path,
         model_server,
-        asked(TEXT, image(DATA_URL), image(REMOTE)),
+        user_message(TEXT, image(DATA_URL), image(REMOTE)),
         inputs=inputs,
         more=more,
         chat_type=chat_type,
@@ -239,7 +239,7 @@ async def test_images_of_past_turns_are_in_the_history(tmp_path: Path, model_ser
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/a.png", "data:image/png;base64,%%%", "a.png", "data:text/plain,a"])
 async def test_a_forbidden_image_url_is_rejected(tmp_path: Path, model_server: ModelServer, url: str) -> None:
-    body = asked(TEXT, image(url))
+    body = user_message(TEXT, image(url))
     response, _ = await sent_to_the_model(
         tmp_path / "looks", model_server, body, inputs=ONE, more='picture: "${inputs.picture}"'
     )
@@ -249,7 +249,7 @@ async def test_a_forbidden_image_url_is_rejected(tmp_path: Path, model_server: M
 
 
 async def test_further_inputs_are_passed_by_name(tmp_path: Path, model_server: ModelServer) -> None:
-    body = {**asked(TEXT, image(REMOTE)), "inputs": {"city": "Rome", "picture": DATA_URL}}
+    body = {**user_message(TEXT, image(REMOTE)), "inputs": {"city": "Rome", "picture": DATA_URL}}
     response, content = await sent_to_the_model(
         tmp_path,
         model_server,

@@ -139,9 +139,9 @@ async def test_a_model_that_another_node_reads_does_not_stream(tmp_path: Path, m
     write_flow(flow, dag, {"echo.py": TOOL + "def echo(text: str) -> str:\n    return text\n"})
     async with client_of(flow) as client:
         refused = await client.post("/score", json={"question": "hi"}, headers=STREAM)
-        whole = await client.post("/score", json={"question": "hi"}, headers=EITHER)
+        unstreamed = await client.post("/score", json={"question": "hi"}, headers=EITHER)
     assert refused.status_code == 406
-    assert whole.text == '{"answer":"You said: hi"}'
+    assert unstreamed.text == '{"answer":"You said: hi"}'
 
 
 def two_streams(folder: Path, condition: str = "") -> Path:

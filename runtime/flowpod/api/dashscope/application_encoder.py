@@ -17,9 +17,9 @@ StreamMode = Literal["full_thoughts", "message_format", "message_format_plus"]
 class ApplicationEncoder:
     """Encodes a run as the result of an application call.
 
-    `output` is the flow's chat output, `node_types` has the DashScope type of each node, `default_model` names a model that does
-    not name itself. Frames repeat the text so far, or with `incremental` have only new text. Messages always have only
-    new text.
+    `output` is the flow's chat output, `node_types` has the DashScope type of each node, `default_model` names a model
+    that does not name itself. Frames repeat the text so far, or with `incremental` have only new text. Messages always
+    have only new text.
     """
 
     def __init__(

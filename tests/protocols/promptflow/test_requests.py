@@ -19,8 +19,11 @@ from tests.support.score import ECHO, STREAM, TOOL, caller_of, echo_flow, error_
         (b'{"text": "hi"}', "Required input fields ['history'] are missing"),
         (b'{"text": "hi", "history": "x"}', "input 'history': expected a list"),
         (b"[1]", "the body must be a JSON object, not a list"),
-        (b"hi", "the body is not JSON, and only a flow with one input takes text; this one has text, n, history"),
-        (b"", "the body is not JSON, and only a flow with one input takes text; this one has text, n, history"),
+        (
+            b"hi",
+            "the body is not JSON, and only a flow with a single input accepts text; this one has text, n, history",
+        ),
+        (b"", "the body is not JSON, and only a flow with a single input accepts text; this one has text, n, history"),
     ],
 )
 async def test_a_bad_body_is_400_in_promptflows_shape(tmp_path: Path, content: bytes, message: str) -> None:

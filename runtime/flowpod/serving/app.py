@@ -1,4 +1,4 @@
-"""The composition root: from a package and settings to an ASGI application."""
+"""The composition root: builds the service and the ASGI application from a flow package and the settings."""
 
 import hashlib
 import re
@@ -8,36 +8,36 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from flowpod.api.dashscope.application import Application
-from flowpod.api.dashscope.generation import PATHS as GENERATION
-from flowpod.api.dashscope.generation import Generation
-from flowpod.api.docs.openapi import OpenApi
+from flowpod.api.dashscope.errors import PATH_PREFIX as DASHSCOPE_PREFIX
+from flowpod.api.dashscope.errors import dashscope_error
+from flowpod.api.dashscope.generation import GENERATION_PATHS, Generation
+from flowpod.api.docs.openapi import ApiDocs
 from flowpod.api.http.access_log import AccessLog
 from flowpod.api.http.api_settings import ApiSettings
 from flowpod.api.http.cors import with_cors
-from flowpod.api.http.errors import on_bug, on_flowpod_error, on_http_exception
-from flowpod.api.http.health import Readyz, healthz
+from flowpod.api.http.endpoint import EndpointGroup, get, post
+from flowpod.api.http.errors import ErrorResponses
+from flowpod.api.http.health import Liveness, Readiness
 from flowpod.api.http.metrics import MetricsPage
 from flowpod.api.http.middleware import RequestHeaders, TokenAuth
-from flowpod.api.http.sse import let_runs_end_streams
+from flowpod.api.http.sse import keep_streams_on_shutdown
 from flowpod.api.native.complete import Complete
 from flowpod.api.native.runs import Runs
-from flowpod.api.native.sessions import Chats
+from flowpod.api.native.sessions import Sessions
 from flowpod.api.native.simple import Simple
 from flowpod.api.native.traces import Traces
-from flowpod.api.openai.chat import ChatCompletions, Models
+from flowpod.api.openai.chat import ChatCompletions, ModelList
 from flowpod.api.openai.responses import Responses
-from flowpod.api.promptflow.score import Feedback, Score, Swagger, health, version
+from flowpod.api.promptflow.score import Feedback, Health, Score, Swagger, Version
 from flowpod.background.queue import QueueLimits
 from flowpod.content.files import Files
 from flowpod.engine.package import Package
 from flowpod.engine.run import Limits
-from flowpod.errors import FlowpodError
 from flowpod.service import FlowService
 from flowpod.settings import Settings
 from flowpod.storage.database import Database
@@ -51,18 +51,18 @@ HISTORY_FILE = "chat_history.db"
 
 
 def service_name(settings: Settings, folder: Path) -> str:
-    """Return the service's name: the setting, or the flow folder's name made to fit table names."""
+    """Return the service's name: the setting, or the flow folder's name adapted to the rules of table names."""
     if settings.service_name is not None:
         return settings.service_name
     original = folder.resolve().name
     name = re.sub(r"[^a-z0-9_]+", "_", original.lower()).strip("_")
-    if not name:  # nothing of it fits, and two such folders must not share their tables
+    if not name:  # no valid character is left, and two such folders must not share their tables
         name = f"flow_{hashlib.sha256(original.encode()).hexdigest()[:8]}"
     return (name if re.match(r"[a-z]", name) else f"flow_{name}")[:40]
 
 
 def data_dir(settings: Settings, service: str, flow: Path) -> Path:
-    """Return the folder in which the service keeps its data: not inside the flow's own, unless it is set so."""
+    """Return the folder for the service's data: the setting, or a folder outside the flow's folder."""
     if settings.data_dir is not None:
         return settings.data_dir.absolute()
     here = Path.cwd()
@@ -84,7 +84,7 @@ def history_of(settings: Settings, data: Path) -> Dialect | None:
 def create_service(
     package: Package, settings: Settings, name: str, history: Dialect | None, tracing: Tracing
 ) -> FlowService:
-    """Return the service that runs the package, with its chat history and recorded runs in the database `history`.
+    """Return the service that runs the package; `history` is the database of its sessions and recorded runs.
 
     Raises InvalidRequest when the folder of a database file cannot be created.
     """
@@ -100,7 +100,7 @@ def create_service(
         )
     tracing.metrics.observe_abandoned_threads(lambda: package.resources.threads.abandoned)
     limits = Limits(settings.max_runs, settings.run_timeout_s, settings.max_output_chars)
-    # A flow's nodes import this name themselves: it is there once the process has installed `compat`, and not before.
+    # The import name that flows use; it exists only once the process has installed `compat`.
     from langstudio.types import File
 
     files = Files(File, settings.file_mounts, settings.allow_private_urls == "on")
@@ -111,7 +111,7 @@ def create_service(
 
 
 def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | None = None) -> list[Route]:
-    """Return every endpoint of the service; without `telemetry` there are no traces and no metrics to show."""
+    """Return the routes of all endpoints; without `telemetry`, traces and metrics are empty."""
     api = ApiSettings(
         settings.max_body_bytes,
         settings.heartbeat_s,
@@ -119,34 +119,39 @@ def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | N
         dashscope_app_ids=settings.dashscope_app_ids,
         dashscope_session_s=settings.dashscope_session_s,
     )
+    groups: list[EndpointGroup] = [
+        Responses(service, api),
+        Runs(service, api),
+        Sessions(service, api),
+        Traces(telemetry.recorder if telemetry else None),
+    ]
+    if settings.docs == "on":
+        groups.append(ApiDocs(service))
     return [
-        Route("/", Simple(service, api).answer, methods=["POST"]),
-        Route("/run", Complete(service, api).answer, methods=["POST"]),
-        Route("/v1/chat/completions", ChatCompletions(service, api).answer, methods=["POST"]),
-        *Responses(service, api).routes(),
-        Route("/v1/models", Models(service).answer, methods=["GET"]),
-        Route("/api/v1/apps/{app_id}/completion", Application(service, api).answer, methods=["POST"]),
-        *(Route(path, Generation(service, api, kind).answer, methods=["POST"]) for kind, path in GENERATION.items()),
-        Route("/score", Score(service, api).answer, methods=["POST"]),
-        Route("/feedback", Feedback(service, api).answer, methods=["POST"]),
-        Route("/swagger.json", Swagger(service).answer, methods=["GET"]),
-        Route("/health", health, methods=["GET"]),
-        Route("/version", version, methods=["GET"]),
-        *Runs(service, api).routes(),
-        *Chats(service, api).routes(),
-        *Traces(telemetry.recorder if telemetry else None).routes(),
-        Route("/metrics", MetricsPage(telemetry.snapshots.families if telemetry else list).answer, methods=["GET"]),
-        *(OpenApi(service).routes() if settings.docs == "on" else []),
-        Route("/healthz", healthz, methods=["GET"]),
-        Route("/readyz", Readyz(service).answer, methods=["GET"]),
+        post("/", Simple(service, api)),
+        post("/run", Complete(service, api)),
+        post("/v1/chat/completions", ChatCompletions(service, api)),
+        get("/v1/models", ModelList(service)),
+        post("/api/v1/apps/{app_id}/completion", Application(service, api)),
+        *(post(path, Generation(service, api, name)) for name, path in GENERATION_PATHS.items()),
+        post("/score", Score(service, api)),
+        post("/feedback", Feedback(service, api)),
+        get("/swagger.json", Swagger(service)),
+        get("/health", Health()),
+        get("/version", Version()),
+        get("/metrics", MetricsPage(telemetry.snapshots.families if telemetry else list)),
+        get("/healthz", Liveness()),
+        get("/readyz", Readiness(service)),
+        *(route for group in groups for route in group.routes()),
     ]
 
 
 def create_app(
     service: FlowService, settings: Settings, tokens: Sequence[str], telemetry: Telemetry | None = None
 ) -> ASGIApp:
-    """Return the application that serves `service` to callers with one of `tokens`, or to all when there are none."""
-    let_runs_end_streams()
+    """Return the application that serves `service`; callers need one of `tokens`, if there are any."""
+    keep_streams_on_shutdown()
+    errors = ErrorResponses({DASHSCOPE_PREFIX: dashscope_error})
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
@@ -154,19 +159,15 @@ def create_app(
         watch = create_task(watch_event_loop(service.metrics))
         yield
         watch.cancel()
-        # A server that drains has finished already; under any other one, runs end here.
+        # Our own server has finished the runs by now; under any other server, they are cancelled here.
         await service.finish(grace_s=0)
         await service.close()
 
     app = Starlette(
         routes=routes_of(service, settings, telemetry),
-        middleware=[Middleware(TokenAuth, tokens=tokens)],
-        exception_handlers={
-            FlowpodError: on_flowpod_error,
-            HTTPException: on_http_exception,
-            Exception: on_bug,
-        },
+        middleware=[Middleware(TokenAuth, tokens=tokens, errors=errors)],
+        exception_handlers=errors.handlers(),
         lifespan=lifespan,
     )
-    # Outside of Starlette, whose own outermost layer answers bugs: those answers have a request id too.
+    # These wrap Starlette, whose own outermost layer responds to bugs, so those responses have a request id too.
     return RequestHeaders(AccessLog(with_cors(app, settings.cors_origins), service.metrics), service)

@@ -1,4 +1,4 @@
-"""Several server processes on one socket, each replaced when it dies."""
+"""Worker processes that share one listening socket; a worker that ends is replaced."""
 
 import logging
 import signal
@@ -11,14 +11,14 @@ from collections.abc import Sequence
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1
-_SHORT_LIFE_S = 5.0
-_SHORT_LIVES = 5
+_QUICK_EXIT_S = 5.0
+_MAX_QUICK_EXITS = 5
 
 
 class Workers:
-    """Runs `count` times the same command with a listening socket as `--fd`, until a signal ends them all.
+    """Runs `count` copies of a command, with the listening socket as `--fd`, until a signal stops them.
 
-    A worker's standard input is a pipe from here: when this process dies, however it does, the workers see its end.
+    A worker's standard input is a pipe from this process: it closes when this process dies, so the workers notice.
     """
 
     def __init__(self, command: Sequence[str], listener: socket.socket, count: int) -> None:
@@ -27,22 +27,22 @@ class Workers:
         self._count = count
         self._processes: list[subprocess.Popen[bytes]] = []
         self._started: dict[int, float] = {}
-        self._short_lives = 0
+        self._quick_exits = 0
         self._signals: list[int] = []
 
     def run(self) -> int:
-        """Return the exit status once every worker has ended."""
+        """Run the workers until all have ended; return the exit status."""
         for sig in (signal.SIGTERM, signal.SIGINT):
-            # Only noted here: a handler that acted could meet a worker that is just being started.
+            # Handlers only record the signal: acting on it here could race with the start of a worker.
             signal.signal(sig, lambda number, _: self._signals.append(number))
         failed = False
         while not (self._signals or failed):
             if len(self._processes) < self._count:
                 self._start()
                 continue
-            failed = not self._take_leave_of_dead()
+            failed = not self._remove_ended()
             time.sleep(_POLL_S)
-        return self._end(failed)
+        return self._stop(failed)
 
     def _start(self) -> None:
         process = subprocess.Popen(  # noqa: S603 - our own command
@@ -52,20 +52,20 @@ class Workers:
         self._started[process.pid] = time.monotonic()
         logger.info("worker %d started", process.pid)
 
-    def _take_leave_of_dead(self) -> bool:
-        """Drop workers that have ended; return whether others may be started in their place."""
+    def _remove_ended(self) -> bool:
+        """Remove workers that have ended; return whether they may be replaced."""
         for process in [process for process in self._processes if process.poll() is not None]:
             self._processes.remove(process)
-            lived = time.monotonic() - self._started.pop(process.pid)
-            self._short_lives = self._short_lives + 1 if lived < _SHORT_LIFE_S else 0
-            logger.warning("worker %d ended with status %d after %.1f s", process.pid, process.returncode, lived)
-        if self._short_lives >= _SHORT_LIVES:
-            logger.error("%d workers in a row ended as soon as they had started; giving up", self._short_lives)
+            lifetime = time.monotonic() - self._started.pop(process.pid)
+            self._quick_exits = self._quick_exits + 1 if lifetime < _QUICK_EXIT_S else 0
+            logger.warning("worker %d ended with status %d after %.1f s", process.pid, process.returncode, lifetime)
+        if self._quick_exits >= _MAX_QUICK_EXITS:
+            logger.error("%d workers in a row ended within seconds of their start; giving up", self._quick_exits)
             return False
         return True
 
-    def _end(self, failed: bool) -> int:
-        """Pass signals on until every worker has ended."""
+    def _stop(self, failed: bool) -> int:
+        """Forward signals to the workers until all have ended; return the exit status."""
         sent = 0
         signals = self._signals or [signal.SIGTERM]
         while any(process.poll() is None for process in self._processes):
@@ -80,5 +80,5 @@ class Workers:
 
 
 def worker_command(arguments: Sequence[str]) -> list[str]:
-    """Return the command line of a worker that is told `arguments`."""
+    """Return the command line of a worker with these `arguments`."""
     return [sys.executable, "-m", "flowpod", *arguments]

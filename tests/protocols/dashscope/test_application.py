@@ -1,4 +1,4 @@
-"""DashScope's call of an application: what goes in, and what comes back."""
+"""DashScope's application call: requests, responses and streams."""
 
 import json
 import re
@@ -7,8 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-from flowpod.api.dashscope.errors import dashscope_error, status_of
-from flowpod.errors import TooManyRuns, Unavailable
 
 from tests.support.dashscope_flow import write_dashscope_flow
 from tests.support.flows import client_of, write_chat_flow, write_flow
@@ -22,13 +20,13 @@ FRAME = re.compile(r"id:(\d+)\nevent:result\n:HTTP_STATUS/200\ndata:(\{.*\})")
 
 
 def body(prompt: str | None = "hi", **more: Any) -> dict[str, Any]:
-    given = {} if prompt is None else {"prompt": prompt}
+    prompts = {} if prompt is None else {"prompt": prompt}
     parameters = more.pop("parameters", {})
-    return {"input": {**given, **more}, "parameters": parameters, "debug": {}}
+    return {"input": {**prompts, **more}, "parameters": parameters, "debug": {}}
 
 
 def frames(response: httpx.Response) -> list[dict[str, Any]]:
-    """Return the data of a stream's frames, whose every byte is checked."""
+    """Check every byte of a stream; return the data of its frames."""
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
     *parts, rest = response.text.split("\n\n")
@@ -43,17 +41,17 @@ def frames(response: httpx.Response) -> list[dict[str, Any]]:
 
 
 def tokens_of(usage: dict[str, Any]) -> int:
-    """Return the tokens of answers that a frame's usage has, of an application's or a model's."""
+    """Return the output tokens in the usage of an application's or a model's frame."""
     return sum(counts.get("output_tokens", 0) for counts in [usage, *usage.get("models", [])])
 
 
 def prompt_of(server: ModelServer) -> list[dict[str, Any]]:
-    """Return the messages that the model got last."""
+    """Return the messages of the last request to the model."""
     messages: list[dict[str, Any]] = server.calls[-1].body["messages"]
     return messages
 
 
-async def test_an_answer_in_one_piece(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_response_without_a_stream(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
         response = await client.post(PATH, json=body("Who are you?"), headers={"X-Request-Id": "r-1"})
         without_options = await client.post(PATH, json={"input": {"prompt": "Who are you?"}})
@@ -70,9 +68,7 @@ async def test_an_answer_in_one_piece(tmp_path: Path, model_server: ModelServer)
     assert without_options.json()["output"]["text"] == "You said: Who are you?"
 
 
-async def test_a_stream_is_cumulative_by_default_and_exact_to_the_byte(
-    tmp_path: Path, model_server: ModelServer
-) -> None:
+async def test_a_stream_is_cumulative_by_default(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
         response = await client.post(PATH, json=body(), headers={**SSE, "X-Request-Id": "r-1"})
     session_id = response.headers["chat-session-id"]
@@ -86,7 +82,7 @@ async def test_a_stream_is_cumulative_by_default_and_exact_to_the_byte(
     )
 
 
-async def test_a_stream_has_deltas_where_they_are_asked_for(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_an_incremental_stream_has_only_new_text(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
         request = body(parameters={"incremental_output": True})
         found = frames(await client.post(PATH, json=request, headers={"Accept": "text/event-stream"}))
@@ -95,7 +91,7 @@ async def test_a_stream_has_deltas_where_they_are_asked_for(tmp_path: Path, mode
     assert len({(frame["output"]["session_id"], frame["request_id"]) for frame in found}) == 1
 
 
-async def test_an_answer_that_does_not_stream_comes_in_one_frame(tmp_path: Path) -> None:
+async def test_an_output_that_does_not_stream_is_one_frame(tmp_path: Path) -> None:
     flow = write_flow(
         tmp_path,
         """
@@ -109,13 +105,13 @@ async def test_an_answer_that_does_not_stream_comes_in_one_frame(tmp_path: Path)
     )
     async with client_of(flow) as client:
         found = frames(await client.post(PATH, json=body(), headers=SSE))
-        whole = (await client.post(PATH, json=body())).json()
+        unstreamed = (await client.post(PATH, json=body())).json()
     assert [frame["output"]["text"] for frame in found] == ['{"said":"hi","as":"text"}'] * 2
-    assert whole["output"]["text"] == '{"said":"hi","as":"text"}'
-    assert whole["usage"] == {}
+    assert unstreamed["output"]["text"] == '{"said":"hi","as":"text"}'
+    assert unstreamed["usage"] == {}
 
 
-async def test_biz_params_are_inputs_of_their_types(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_biz_params_become_typed_inputs(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
         response = await client.post(PATH, json=body(biz_params={"city": "Hangzhou", "days": "3"}))
         wrong = await client.post(PATH, json=body(biz_params={"days": "many"}))
@@ -129,7 +125,7 @@ async def test_biz_params_are_inputs_of_their_types(tmp_path: Path, model_server
     assert "is the prompt; leave it out here" in twice.json()["message"]
 
 
-async def test_plugins_get_what_is_meant_for_them(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_plugins_get_their_params_and_tokens(tmp_path: Path, model_server: ModelServer) -> None:
     for code in ("your_plugin_code", "{your_plugin_code}"):
         biz = {"user_defined_params": {code: {"article_index": 2}}}
         async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
@@ -145,7 +141,7 @@ async def test_plugins_get_what_is_meant_for_them(tmp_path: Path, model_server: 
             assert "article=None allowed=False rag=None bases=None" in prompt_of(model_server)[0]["content"]
 
 
-async def test_rag_options_reach_the_nodes(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_nodes_get_the_rag_options(tmp_path: Path, model_server: ModelServer) -> None:
     options = {"pipeline_ids": ["base"], "metadata_filter": {"name": "Tom"}, "tags": "phone", "file_ids": ["doc"]}
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
         await client.post(PATH, json=body(parameters={"rag_options": options}))
@@ -153,23 +149,23 @@ async def test_rag_options_reach_the_nodes(tmp_path: Path, model_server: ModelSe
 
 
 async def test_images_and_files_are_inputs(tmp_path: Path, model_server: ModelServer) -> None:
-    given: dict[str, Any] = {"image_list": [PIXEL], "file_list": ["https://example.com/a.pdf"]}
+    files: dict[str, Any] = {"image_list": [PIXEL], "file_list": ["https://example.com/a.pdf"]}
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
-        response = await client.post(PATH, json=body(**given))
+        response = await client.post(PATH, json=body(**files))
         private = await client.post(PATH, json=body(file_list=["http://127.0.0.1/a.pdf"]))
     assert response.status_code == 200
     assert "picture=True report=https://example.com/a.pdf" in prompt_of(model_server)[0]["content"]
     assert (private.status_code, private.json()["code"]) == (400, "InvalidParameter")
 
 
-async def test_a_client_may_bring_its_own_conversation(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_client_can_send_its_own_history(tmp_path: Path, model_server: ModelServer) -> None:
     messages = [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": [{"text": "one"}]},
         {"role": "assistant", "content": "1"},
         {"role": "user", "content": [{"image": PIXEL}, {"text": "two"}]},
     ]
-    said = [("user", "one"), ("assistant", "1"), ("user", "two")]
+    history = [("user", "one"), ("assistant", "1"), ("user", "two")]
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
         for request in (
             body(None, messages=messages),
@@ -177,9 +173,9 @@ async def test_a_client_may_bring_its_own_conversation(tmp_path: Path, model_ser
             body("two", history=[{"user": "one", "bot": "1"}]),
         ):
             assert (await client.post(PATH, json=request)).status_code == 200
-            told, *others = prompt_of(model_server)
-            assert [(message["role"], message["content"]) for message in others] == said
-            assert told["content"].startswith("city=" if "history" in request["input"] else "Be kind.")
+            system, *others = prompt_of(model_server)
+            assert [(message["role"], message["content"]) for message in others] == history
+            assert system["content"].startswith("city=" if "history" in request["input"] else "Be kind.")
 
 
 async def test_parameters_of_the_model_are_passed_on(tmp_path: Path, model_server: ModelServer) -> None:
@@ -198,7 +194,7 @@ async def test_parameters_of_the_model_are_passed_on(tmp_path: Path, model_serve
         ({"input": {}}, "input.prompt: a prompt or messages are required"),
         ({"input": {"prompt": ""}}, "input.prompt: a prompt or messages are required"),
         ({"input": {"prompt": 1}}, "input.prompt: input should be a valid string"),
-        ({"input": {"prompt": "hi", "session_id": "short"}}, "input.session_id: it is none"),
+        ({"input": {"prompt": "hi", "session_id": "short"}}, "input.session_id: not a session id"),
         ({"input": {"prompt": "hi"}, "parameters": {"flow_stream_mode": "none"}}, "parameters.flow_stream_mode: "),
         ({"input": {"messages": [{"role": "assistant", "content": "hi"}]}}, "the last message must be the user's"),
         ({"input": {"messages": ["hi"]}}, "input.messages.0: "),
@@ -231,7 +227,7 @@ async def test_parameters_of_the_model_are_passed_on(tmp_path: Path, model_serve
     ],
 )
 @pytest.mark.parametrize("headers", [{}, SSE])
-async def test_a_request_that_is_not_valid_is_refused_in_dashscopes_shape(
+async def test_an_invalid_request_is_an_error_in_dashscopes_shape(
     tmp_path: Path, model_server: ModelServer, content: dict[str, Any], message: str, headers: dict[str, str]
 ) -> None:
     async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
@@ -245,7 +241,7 @@ async def test_a_request_that_is_not_valid_is_refused_in_dashscopes_shape(
     assert "T0KEN" not in response.text
 
 
-async def test_every_other_refusal_has_that_shape_too(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_every_other_error_has_dashscopes_shape(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_dashscope_flow(tmp_path / "flow", model_server.url)
     options = {"tokens": ("t",), "max_body_bytes": 2000, "dashscope_app_ids": "YOUR_APP_ID,other"}
     plain = write_flow(tmp_path / "plain", "nodes:\n- {name: n, type: template, template: x}\n")
@@ -276,34 +272,26 @@ async def test_every_other_refusal_has_that_shape_too(tmp_path: Path, model_serv
     assert all(response.json().keys() == {"code", "message", "request_id"} for response in found)
 
 
-def test_too_many_runs_and_a_service_that_ends() -> None:
-    found = [TooManyRuns("many").info, Unavailable("gone").info]
-    assert [(status_of(error), dashscope_error(error, "r")["code"]) for error in found] == [
-        (429, "Throttling"),
-        (503, "ServiceUnavailable"),
-    ]
-
-
 @pytest.mark.parametrize(
     ("model", "status", "code"), [("fail:500", 500, "InternalError"), ("hang", 504, "GatewayTimeout")]
 )
 async def test_a_run_that_fails(tmp_path: Path, model_server: ModelServer, model: str, status: int, code: str) -> None:
     flow = write_chat_flow(tmp_path, model_server.url, model, ", timeout_s: 0.3")
     async with client_of(flow) as client:
-        whole = await client.post(PATH, json=body())
+        unstreamed = await client.post(PATH, json=body())
         stream = await client.post(PATH, json=body(), headers={**SSE, "X-Request-Id": "r-1"})
-    assert (whole.status_code, whole.json()["code"]) == (status, code)
+    assert (unstreamed.status_code, unstreamed.json()["code"]) == (status, code)
     # DashScope's client repeats every other 5xx, and a flow that has run must not run again.
-    assert whole.headers["x-should-retry"] == "false"
+    assert unstreamed.headers["x-should-retry"] == "false"
     assert stream.status_code == 200
-    message = whole.json()["message"]
+    message = unstreamed.json()["message"]
     assert stream.text == (
         f"id:1\nevent:error\n:HTTP_STATUS/{status}\nstatus:{status}\n"
         f"data:{json.dumps({'code': code, 'message': message, 'request_id': 'r-1'}, separators=(',', ':'))}\n\n"
     )
 
 
-async def test_a_stream_that_breaks_off_ends_with_an_error(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_failing_stream_ends_with_an_error_frame(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url, "break-off")) as client:
         response = await client.post(PATH, json=body(), headers=SSE)
     first, error, rest = response.text.split("\n\n")
@@ -312,7 +300,7 @@ async def test_a_stream_that_breaks_off_ends_with_an_error(tmp_path: Path, model
     assert rest == ""
 
 
-async def test_usage_is_of_each_model_and_a_model_may_have_no_name(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_usage_is_reported_per_model(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_flow(
         tmp_path,
         """
@@ -331,31 +319,33 @@ async def test_usage_is_of_each_model_and_a_model_may_have_no_name(tmp_path: Pat
         },
     )
     async with client_of(flow) as client:
-        whole = (await client.post(PATH, json=body())).json()
+        unstreamed = (await client.post(PATH, json=body())).json()
         found = frames(await client.post(PATH, json=body(), headers=SSE))
         thoughts = frames(await client.post(PATH, json=body(parameters={"has_thoughts": True}), headers=SSE))
         generated = frames(await client.post(GENERATION, json=body(), headers=SSE))
     last = found[-1]
-    for shown in (found, thoughts, generated):
-        assert shown[-2]["usage"] != {}  # what is known so far: the first model has ended
-        assert [tokens_of(frame["usage"]) for frame in shown] == sorted(tokens_of(frame["usage"]) for frame in shown)
+    for streamed in (found, thoughts, generated):
+        assert streamed[-2]["usage"] != {}  # the first model has reported its token counts
+        assert [tokens_of(frame["usage"]) for frame in streamed] == sorted(
+            tokens_of(frame["usage"]) for frame in streamed
+        )
     assert tokens_of(thoughts[0]["usage"]) == 0 < tokens_of(thoughts[-2]["usage"]) <= tokens_of(thoughts[-1]["usage"])
-    assert whole["usage"] == {"models": [{"input_tokens": 33, "output_tokens": 21, "model_id": "stand-in"}]}
+    assert unstreamed["usage"] == {"models": [{"input_tokens": 33, "output_tokens": 21, "model_id": "stand-in"}]}
     assert last["usage"] == {"models": [{"input_tokens": 22, "output_tokens": 16, "model_id": "stand-in"}]}
 
 
 @pytest.mark.parametrize("incremental", [True, False])
 @pytest.mark.parametrize("has_thoughts", [True, False])
-async def test_what_goes_out_stays_in_proportion_to_a_long_text(
+async def test_a_cumulative_stream_is_proportional_to_a_long_text(
     tmp_path: Path, model_server: ModelServer, incremental: bool, has_thoughts: bool
 ) -> None:
-    whole = "".join(f"w{number} " for number in range(4000))
+    full_text = "".join(f"w{number} " for number in range(4000))
     content = body(parameters={"incremental_output": incremental, "has_thoughts": has_thoughts})
     async with client_of(write_chat_flow(tmp_path, model_server.url, "words:4000")) as client:
         response = await client.post(PATH, json=content, headers=SSE)
     found = frames(response)
     text = "".join(frame["output"]["text"] for frame in found) if incremental else found[-1]["output"]["text"]
-    assert text == whole
-    # Told whole at every word it would be 50 MB, or with the thoughts 100.
-    assert len(response.content) < (4_000_000 if incremental else 1_000 * len(whole))
+    assert text == full_text
+    # Repeating the text for every chunk would send 50 MB, or 100 MB with the thoughts.
+    assert len(response.content) < (4_000_000 if incremental else 1_000 * len(full_text))
     assert len(found) > 500

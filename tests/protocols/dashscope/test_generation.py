@@ -1,4 +1,4 @@
-"""The flow as a model of DashScope's: text generation, and multimodal generation."""
+"""DashScope's model calls: text generation and multimodal generation."""
 
 import json
 from pathlib import Path
@@ -21,14 +21,14 @@ def body(messages: Any = MESSAGES, **parameters: Any) -> dict[str, Any]:
     return {"model": "qwen-plus", "input": {"messages": messages}, "parameters": parameters}
 
 
-async def test_text_generation_in_one_piece(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_text_generation_without_a_stream(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
         message = await client.post(TEXT, json=body(result_format="message"), headers={"X-Request-Id": "r-1"})
-        told = prompt_of(model_server)
+        messages = prompt_of(model_server)
         text = await client.post(TEXT, json={"input": {"prompt": "hi"}})
     choice = {"finish_reason": "stop", "message": {"role": "assistant", "content": "You said: hi"}}
     assert message.json() == {"output": {"choices": [choice]}, "usage": USAGE, "request_id": "r-1"}
-    assert told == [{"role": "system", "content": "Be brief. Be kind."}, {"role": "user", "content": "hi"}]
+    assert messages == [{"role": "system", "content": "Be brief. Be kind."}, {"role": "user", "content": "hi"}]
     assert text.json()["output"] == {"text": "You said: hi", "finish_reason": "stop"}
 
 
@@ -50,16 +50,16 @@ async def test_streams(tmp_path: Path, model_server: ModelServer, incremental: b
     assert text[-1]["usage"] == USAGE
 
 
-async def test_a_models_reasoning_and_its_limit_are_told(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_reasoning_and_the_finish_reason_are_sent(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path / "a", model_server.url, "reasoning")) as client:
         content = body(result_format="message", incremental_output=True)
         streamed = frames(await client.post(TEXT, json=content, headers=SSE))
-        whole = (await client.post(TEXT, json=content)).json()
+        unstreamed = (await client.post(TEXT, json=content)).json()
     async with client_of(write_chat_flow(tmp_path / "b", model_server.url, "length")) as client:
         length = frames(await client.post(TEXT, json=body(), headers=SSE))
     messages = [frame["output"]["choices"][0]["message"] for frame in streamed]
     assert [message.get("reasoning_content", "") for message in messages] == ["let me ", "think", "", ""]
-    assert whole["output"]["choices"][0]["message"] == {
+    assert unstreamed["output"]["choices"][0]["message"] == {
         "role": "assistant",
         "content": "forty-two",
         "reasoning_content": "let me think",
@@ -67,7 +67,7 @@ async def test_a_models_reasoning_and_its_limit_are_told(tmp_path: Path, model_s
     assert length[-1]["output"] == {"text": "cut off", "finish_reason": "length"}
 
 
-async def test_images_inputs_and_a_conversation_reach_the_flow(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_the_flow_gets_images_inputs_and_history(tmp_path: Path, model_server: ModelServer) -> None:
     messages = [
         {"role": "user", "content": [{"text": "one"}]},
         {"role": "assistant", "content": [{"text": "1"}]},
@@ -81,8 +81,8 @@ async def test_images_inputs_and_a_conversation_reach_the_flow(tmp_path: Path, m
         twice = await client.post(MULTIMODAL, json=body(messages, inputs={"question": "x"}))
         sessions = (await client.get("/chat/sessions")).json()["data"]
     assert response.json()["output"]["choices"][0]["message"]["content"] == [{"text": "You said: two"}]
-    told, one, answered, two = model_server.calls[-1].body["messages"]
-    assert [told["content"], one["content"], answered["content"]] == ["They live in Ulm.", "one", "1"]
+    system, one, answer, two = model_server.calls[-1].body["messages"]
+    assert [system["content"], one["content"], answer["content"]] == ["They live in Ulm.", "one", "1"]
     assert two["content"] == [
         {"type": "text", "text": "two"},
         {"type": "image_url", "image_url": {"url": PIXEL, "detail": "auto"}},
@@ -92,7 +92,7 @@ async def test_images_inputs_and_a_conversation_reach_the_flow(tmp_path: Path, m
     assert [session["session_id"] for session in sessions] == [SESSION]
 
 
-async def test_errors_are_dashscopes(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_errors_have_dashscopes_shape(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url, "fail:500"), tokens=("t",)) as client:
         refused = await client.post(TEXT, json=body())
         token = {"Authorization": "Bearer t"}

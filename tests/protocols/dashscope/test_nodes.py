@@ -1,4 +1,4 @@
-"""What streams of DashScope's show of a flow's nodes."""
+"""The states of a flow's nodes in DashScope's streams."""
 
 import json
 from pathlib import Path
@@ -58,13 +58,13 @@ async def stream(flow: Path, headers: dict[str, str] | None = None, **parameters
 
 
 def nodes(output: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return what the thoughts of a frame tell: each node's name, status and result."""
-    told = [json.loads(thought["response"]) for thought in output["thoughts"]]
-    assert all(node["nodeExecTime"].endswith("ms") and node["nodeId"] == node["nodeName"] for node in told)
-    return [(node["nodeName"], node["nodeStatus"], node.get("nodeResult", "")) for node in told]
+    """Return the name, status and result of each node in the thoughts of a frame."""
+    thoughts = [json.loads(thought["response"]) for thought in output["thoughts"]]
+    assert all(node["nodeExecTime"].endswith("ms") and node["nodeId"] == node["nodeName"] for node in thoughts)
+    return [(node["nodeName"], node["nodeStatus"], node.get("nodeResult", "")) for node in thoughts]
 
 
-async def test_thoughts_come_only_where_they_are_asked_for(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_thoughts_are_sent_only_on_request(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write(tmp_path, model_server)
     for parameters in ({}, {"flow_stream_mode": "full_thoughts"}, {"has_thoughts": False}):
         assert all(
@@ -73,9 +73,7 @@ async def test_thoughts_come_only_where_they_are_asked_for(tmp_path: Path, model
 
 
 @pytest.mark.parametrize("mode", [None, "full_thoughts"])
-async def test_thoughts_hold_every_node_that_has_begun(
-    tmp_path: Path, model_server: ModelServer, mode: str | None
-) -> None:
+async def test_thoughts_have_every_started_node(tmp_path: Path, model_server: ModelServer, mode: str | None) -> None:
     more: dict[str, Any] = {} if mode is None else {"flow_stream_mode": mode}
     outputs = await stream(write(tmp_path, model_server), has_thoughts=True, **more)
     done = [("look", "success", "found hi"), ("draft", "success", '{"result":"You said: found hi"}')]
@@ -91,8 +89,8 @@ async def test_thoughts_of_an_incremental_stream_are_those_that_changed(
     tmp_path: Path, model_server: ModelServer
 ) -> None:
     outputs = await stream(write(tmp_path, model_server), has_thoughts=True, incremental_output=True)
-    told = [node for output in outputs for node in nodes(output)]
-    assert told == [
+    changes = [node for output in outputs for node in nodes(output)]
+    assert changes == [
         ("look", "executing", ""),
         ("look", "success", "found hi"),
         ("draft", "executing", ""),
@@ -105,13 +103,13 @@ async def test_thoughts_of_an_incremental_stream_are_those_that_changed(
     assert "".join(output["text"] for output in outputs) == "w0 w1 "
 
 
-async def test_a_models_reasoning_is_in_its_thought(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_thought_has_the_reasoning_of_its_model(tmp_path: Path, model_server: ModelServer) -> None:
     outputs = await stream(write(tmp_path, model_server, model="reasoning"), has_thoughts=True)
     assert nodes(outputs[-1])[-1][2] == '{"result":"forty-two","reasoningContent":"let me think"}'
     assert '{"result":"","reasoningContent":"let me "}' in [nodes(output)[-1][2] for output in outputs]
 
 
-async def test_a_models_reasoning_comes_in_pieces(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_reasoning_is_streamed_in_chunks(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write(tmp_path, model_server, model="reasoning")
     outputs = await stream(flow, has_thoughts=True, incremental_output=True)
     assert [node[2] for output in outputs for node in nodes(output)][-4:] == [
@@ -122,7 +120,7 @@ async def test_a_models_reasoning_comes_in_pieces(tmp_path: Path, model_server: 
     ]
 
 
-async def test_thoughts_in_one_piece(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_thoughts_without_a_stream(tmp_path: Path, model_server: ModelServer) -> None:
     content = {"input": {"prompt": "hi"}, "parameters": {"has_thoughts": True}}
     async with client_of(write(tmp_path, model_server)) as client:
         output = (await client.post(PATH, json=content)).json()["output"]
@@ -131,7 +129,7 @@ async def test_thoughts_in_one_piece(tmp_path: Path, model_server: ModelServer) 
 
 
 def messages(outputs: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """Return what the messages of a stream tell; its last frame, which has the whole text, is left out."""
+    """Return the contents of the messages of a stream, without its last frame, which has the whole text."""
     *others, last = outputs
     assert last.keys() == {"session_id", "finish_reason", "text"}
     assert last["finish_reason"] == "stop"

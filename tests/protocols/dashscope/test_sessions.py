@@ -1,4 +1,4 @@
-"""Sessions of DashScope's clients, and what is kept of what they send."""
+"""Sessions of DashScope's clients, and what is stored of their requests."""
 
 import logging
 import re
@@ -24,10 +24,10 @@ PATH = "/api/v1/apps/a/completion"
 
 
 async def ask(client: httpx.AsyncClient, prompt: str, session_id: str = "", **more: Any) -> tuple[str, str]:
-    """Return the text and the session of an answer."""
-    given = {"session_id": session_id} if session_id else {}
+    """Return the text and the session id of a response."""
+    session = {"session_id": session_id} if session_id else {}
     headers = more.pop("headers", {})
-    response = await client.post(PATH, json={"input": {"prompt": prompt, **given, **more}}, headers=headers)
+    response = await client.post(PATH, json={"input": {"prompt": prompt, **session, **more}}, headers=headers)
     assert response.status_code == 200, response.text
     output = response.json()["output"]
     assert response.headers["chat-session-id"] == output["session_id"]
@@ -35,7 +35,7 @@ async def ask(client: httpx.AsyncClient, prompt: str, session_id: str = "", **mo
 
 
 def age(data: Path, session_id: str) -> None:
-    """Let a stored session be unused by DashScope's clients for two hours."""
+    """Set the last DashScope request of a stored session to two hours ago."""
     used = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
     database = sqlite3.connect(data / "chat_history.db")
     with database:
@@ -51,7 +51,7 @@ def stored_in(data: Path) -> bytes:
     return b"".join(path.read_bytes() for path in data.glob("chat_history.db*"))
 
 
-async def test_a_session_goes_on_and_is_the_same_in_every_protocol(tmp_path: Path) -> None:
+async def test_a_session_continues_across_protocols(tmp_path: Path) -> None:
     async with client_of(write_talking_flow(tmp_path / "flow"), data=tmp_path) as client:
         first, session = await ask(client, "one")
         second = await ask(client, "two", session)
@@ -66,7 +66,7 @@ async def test_a_session_goes_on_and_is_the_same_in_every_protocol(tmp_path: Pat
     ]
 
 
-async def test_a_session_ends_after_an_hour_on_this_surface_only(tmp_path: Path) -> None:
+async def test_a_session_expires_after_an_hour_for_dashscope_only(tmp_path: Path) -> None:
     async with client_of(write_talking_flow(tmp_path / "flow"), data=tmp_path) as client:
         _, session = await ask(client, "one")
         age(tmp_path, session)
@@ -80,7 +80,7 @@ async def test_a_session_ends_after_an_hour_on_this_surface_only(tmp_path: Path)
     assert other.json() == {"answer": "after 1 turns: four "}
 
 
-async def test_only_requests_of_dashscopes_clients_keep_a_session_alive_here(tmp_path: Path) -> None:
+async def test_only_dashscope_requests_extend_a_dashscope_session(tmp_path: Path) -> None:
     async with client_of(write_talking_flow(tmp_path / "flow"), data=tmp_path) as client:
         _, session = await ask(client, "one")
         age(tmp_path, session)
@@ -88,14 +88,14 @@ async def test_only_requests_of_dashscopes_clients_keep_a_session_alive_here(tmp
         elsewhere = await client.post("/", json={"question": "two"}, headers=header)
         text, new = await ask(client, "three", session)
         _, other = await ask(client, "four", headers=header)
-        shown = (await client.get(f"/chat/sessions/{session}")).json()
+        session_body = (await client.get(f"/chat/sessions/{session}")).json()
     assert elsewhere.json() == {"answer": "after 1 turns: two "}
     assert text == "after 0 turns: three "
     assert len({session, new, other}) == 3
-    assert shown["variables"] == {}
+    assert session_body["variables"] == {}
 
 
-async def test_a_session_that_began_elsewhere_goes_on_here(tmp_path: Path) -> None:
+async def test_a_session_of_another_protocol_can_be_continued(tmp_path: Path) -> None:
     async with client_of(write_talking_flow(tmp_path / "flow"), data=tmp_path) as client:
         header = {"Chat-Session-Id": "e" * 32}
         await client.post("/", json={"question": "one"}, headers=header)
@@ -103,7 +103,7 @@ async def test_a_session_that_began_elsewhere_goes_on_here(tmp_path: Path) -> No
         assert await ask(client, "three", headers=header) == ("after 2 turns: three ", "e" * 32)
 
 
-async def test_a_request_that_fails_keeps_a_session_alive(tmp_path: Path) -> None:
+async def test_a_failed_run_extends_its_session(tmp_path: Path) -> None:
     flow = write_flow(tmp_path / "flow", PLUGIN, {"ask.py": ASK})
     async with client_of(flow, data=tmp_path) as client:
         content = {"input": {"prompt": "fail", "session_id": "d" * 32, "biz_params": BIZ}}
@@ -111,7 +111,7 @@ async def test_a_request_that_fails_keeps_a_session_alive(tmp_path: Path) -> Non
         age(tmp_path, "d" * 32)
 
 
-async def test_how_long_a_session_lasts_is_a_setting(tmp_path: Path) -> None:
+async def test_the_lifetime_of_a_session_is_a_setting(tmp_path: Path) -> None:
     flow = write_talking_flow(tmp_path / "flow")
     async with client_of(flow, data=tmp_path, dashscope_session_s=3 * 3600) as client:
         _, session = await ask(client, "one")
@@ -119,7 +119,7 @@ async def test_how_long_a_session_lasts_is_a_setting(tmp_path: Path) -> None:
         assert await ask(client, "two", session) == ("after 1 turns: two ", session)
 
 
-async def test_a_session_that_is_not_stored_begins(tmp_path: Path) -> None:
+async def test_an_unknown_session_id_starts_that_session(tmp_path: Path) -> None:
     async with client_of(write_talking_flow(tmp_path / "flow"), data=tmp_path) as client:
         assert await ask(client, "one", "f" * 32) == ("after 0 turns: one ", "f" * 32)
         assert await ask(client, "two", "f" * 32) == ("after 1 turns: two ", "f" * 32)
@@ -127,7 +127,7 @@ async def test_a_session_that_is_not_stored_begins(tmp_path: Path) -> None:
         assert await ask(client, "one", "f" * 32) == ("after 0 turns: one ", "f" * 32)
 
 
-async def test_a_conversation_of_the_clients_own_wins(tmp_path: Path) -> None:
+async def test_the_clients_own_history_replaces_the_stored_one(tmp_path: Path) -> None:
     async with client_of(write_talking_flow(tmp_path / "flow"), data=tmp_path) as client:
         _, session = await ask(client, "one")
         text, _ = await ask(client, "three", session, history=[{"user": "a", "bot": "1"}, {"user": "b", "bot": "2"}])
@@ -137,7 +137,7 @@ async def test_a_conversation_of_the_clients_own_wins(tmp_path: Path) -> None:
     assert [turn["inputs"]["question"] for turn in stored.json()["turns"]["data"]] == ["one", "three", "four"]
 
 
-async def test_somebody_elses_session_is_none(tmp_path: Path) -> None:
+async def test_another_users_session_is_not_found(tmp_path: Path) -> None:
     async with client_of(write_talking_flow(tmp_path / "flow"), data=tmp_path) as client:
         _, session = await ask(client, "one", headers={"Chat-User-Id": "ann"})
         content = {"input": {"prompt": "two", "session_id": session}}
@@ -146,7 +146,7 @@ async def test_somebody_elses_session_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("mariadbd")
-async def test_a_history_that_is_away_stops_stored_sessions_only(tmp_path: Path) -> None:
+async def test_an_unavailable_history_fails_stored_sessions_only(tmp_path: Path) -> None:
     flow = write_talking_flow(tmp_path / "flow")
     with running_mariadb(tmp_path) as server:
         async with client_of(flow, database=server.new_database("d"), history_write_timeout_s=0.1) as client:
@@ -195,7 +195,7 @@ def ask(question: str, params: dict, token: str):
 
 @pytest.mark.parametrize("question", ["hi", "fail"])
 @pytest.mark.parametrize("headers", [{}, {"X-DashScope-SSE": "enable"}])
-async def test_what_is_meant_for_plugins_is_nowhere_shown(
+async def test_plugin_tokens_are_redacted_everywhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, question: str, headers: dict[str, str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -218,7 +218,7 @@ async def test_what_is_meant_for_plugins_is_nowhere_shown(
         assert "S3CRET" not in where
 
 
-async def test_code_that_tells_of_a_token_tells_nobody(tmp_path: Path) -> None:
+async def test_a_token_in_an_exception_is_redacted(tmp_path: Path) -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     flow = write_flow(tmp_path / "flow", PLUGIN, {"ask.py": ASK})
@@ -239,7 +239,7 @@ async def test_code_that_tells_of_a_token_tells_nobody(tmp_path: Path) -> None:
         ("", "nodes[0].inputs.t"),
     ],
 )
-def test_only_code_gets_the_secrets_of_callers(tmp_path: Path, place: str, text: str) -> None:
+def test_only_python_nodes_get_the_callers_secrets(tmp_path: Path, place: str, text: str) -> None:
     value = "x" if place else "${sys.plugin_tokens.p.user_token}"
     dag = f'{place}\nnodes:\n- {{name: n, type: template, template: "{{{{ t }}}}", inputs: {{t: "{value}"}}}}\n'
     problems = [problem for problem in problems_of(write_flow(tmp_path, dag)) if problem.severity == "error"]
@@ -247,14 +247,14 @@ def test_only_code_gets_the_secrets_of_callers(tmp_path: Path, place: str, text:
     assert "is a secret of the caller's; only the inputs of python and custom_llm nodes" in problems[0].message
 
 
-def test_variables_that_do_not_exist_are_named(tmp_path: Path) -> None:
+def test_unknown_sys_variables_are_reported(tmp_path: Path) -> None:
     dag = 'nodes:\n- {name: n, type: template, template: "{{ t }}", inputs: {t: "${sys.plugins.p}"}}\n'
     (problem,) = problems_of(write_flow(tmp_path, dag))
     assert "there is no such variable; sys has session_id" in problem.message
     assert problem.message.endswith("rag_options, plugin_params, plugin_tokens")
 
 
-async def test_the_flows_answer_may_depend_on_retrieval_options_anywhere(tmp_path: Path) -> None:
+async def test_rag_options_can_be_used_in_every_node(tmp_path: Path) -> None:
     dag = """
     inputs:
       question: {type: string, is_chat_input: true}
@@ -272,7 +272,7 @@ async def test_the_flows_answer_may_depend_on_retrieval_options_anywhere(tmp_pat
     assert response.json()["output"]["text"] == '{"tags":["phone"],"deep":null,"as":"phone"}'
 
 
-async def test_two_servers_of_one_flow_share_what_they_keep(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_two_servers_of_one_flow_share_their_sessions(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_dashscope_flow(tmp_path / "flow", model_server.url)
     async with client_of(flow, data=tmp_path) as client:
         _, session = await ask(client, "one")

@@ -1,4 +1,4 @@
-"""What a browser asks before a page of another origin may call, and may read the answer."""
+"""CORS: the preflight request, and what a page of another origin can read."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ BODY = {"messages": [{"role": "user", "content": "hi"}]}
 @pytest.mark.parametrize(
     ("origins", "allowed"), [(ORIGIN, ORIGIN), (f"https://other.example, {ORIGIN}", ORIGIN), ("*", "*")]
 )
-async def test_a_preflight_is_answered_without_a_token(
+async def test_a_preflight_request_needs_no_token(
     tmp_path: Path, model_server: ModelServer, origins: str, allowed: str
 ) -> None:
     flow = write_chat_flow(tmp_path, model_server.url)
@@ -37,7 +37,7 @@ async def test_a_preflight_is_answered_without_a_token(
 
 
 @pytest.mark.parametrize(("token", "status"), [("secret", 200), ("wrong", 401)])
-async def test_an_answer_and_an_error_can_be_read(
+async def test_responses_and_errors_can_be_read_across_origins(
     tmp_path: Path, model_server: ModelServer, token: str, status: int
 ) -> None:
     flow = write_chat_flow(tmp_path, model_server.url)
@@ -51,7 +51,7 @@ async def test_an_answer_and_an_error_can_be_read(
 
 
 @pytest.mark.parametrize("origins", ["", "https://other.example", f"{ORIGIN}:8443"])
-async def test_other_origins_are_not_let_in(tmp_path: Path, model_server: ModelServer, origins: str) -> None:
+async def test_other_origins_are_not_allowed(tmp_path: Path, model_server: ModelServer, origins: str) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url), cors_origins=origins) as client:
         preflight = await client.options("/v1/chat/completions", headers=PREFLIGHT)
         response = await client.post("/v1/chat/completions", json=BODY, headers={"Origin": ORIGIN})

@@ -1,4 +1,4 @@
-"""Valid JSON that nobody means well with: whatever it holds, it is served or refused, and never meets a bug."""
+"""Hostile but valid JSON bodies are served or rejected, and never cause an internal error."""
 
 import json
 from pathlib import Path
@@ -95,7 +95,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("path", BODIES)
-async def test_no_value_meets_a_bug(tmp_path: Path, path: str) -> None:
+async def test_no_value_causes_an_internal_error(tmp_path: Path, path: str) -> None:
     names = ["q", "chat_history", *(f"in_{kind}" for kind in KINDS), "", "__proto__"]
     bodies = [BODIES[path] % (json.dumps(name), value) for name in names for value in VALUES]
     bodies += [place.replace("%s", value) for place in PLACES[path] for value in VALUES]
@@ -107,7 +107,7 @@ async def test_no_value_meets_a_bug(tmp_path: Path, path: str) -> None:
             assert response.status_code in (200, 400), f"{response.text[:200]} {body[:200]}"
 
 
-async def test_no_value_of_a_session_variable_meets_a_bug_or_spoils_the_session(tmp_path: Path) -> None:
+async def test_no_session_variable_causes_an_internal_error_or_breaks_its_session(tmp_path: Path) -> None:
     path = f"/chat/sessions/{SESSION}/variables"
     async with client_of(write_flow(tmp_path / "flow", FLOW, {"p.jinja2": ""}), data=tmp_path) as client:
         for value in ["0", *VALUES]:

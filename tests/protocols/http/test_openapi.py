@@ -1,4 +1,4 @@
-"""The description of the service, and the page that shows it."""
+"""The OpenAPI document of the service, and Swagger UI."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +67,7 @@ def texts(node: Any) -> Iterator[str]:
             yield from texts(item)
 
 
-async def test_every_endpoint_is_described_and_nothing_else(tmp_path: Path) -> None:
+async def test_the_document_describes_exactly_the_endpoints(tmp_path: Path) -> None:
     document = await document_of(tmp_path, data=tmp_path)
     described = {
         (path, method.upper()) for path, item in document["paths"].items() for method in item if method != "parameters"
@@ -79,7 +79,7 @@ async def test_every_endpoint_is_described_and_nothing_else(tmp_path: Path) -> N
     assert described - served == set()
 
 
-async def test_every_reference_leads_somewhere_and_everything_is_filled_in(tmp_path: Path) -> None:
+async def test_references_resolve_and_placeholders_are_replaced(tmp_path: Path) -> None:
     document = await document_of(tmp_path, data=tmp_path)
     for reference in references(document):
         found = document
@@ -114,7 +114,7 @@ async def test_every_example_works(tmp_path: Path, dag: str) -> None:
     assert tried == (9 if dag == DAG else 4)
 
 
-async def test_what_a_flow_does_not_have_is_not_described(tmp_path: Path) -> None:
+async def test_endpoints_that_the_flow_does_not_have_are_not_described(tmp_path: Path) -> None:
     plain = await document_of(tmp_path / "plain", PLAIN, data=tmp_path)
     off = await document_of(tmp_path / "off")
     assert not [path for path in plain["paths"] if path.startswith(("/v1/", "/chat/"))]
@@ -122,7 +122,7 @@ async def test_what_a_flow_does_not_have_is_not_described(tmp_path: Path) -> Non
     assert "/v1/chat/completions" in off["paths"]
 
 
-async def test_the_description_and_its_page_are_open_and_hold_no_secret(tmp_path: Path) -> None:
+async def test_the_docs_need_no_token_and_contain_no_secret(tmp_path: Path) -> None:
     async with client_of(write_flow(tmp_path / "flow", DAG), tokens=("token-1",)) as client:
         document = await client.get("/openapi.json")
         page = await client.get("/docs")
@@ -136,6 +136,6 @@ async def test_the_description_and_its_page_are_open_and_hold_no_secret(tmp_path
         assert secret not in document.text + page.text
 
 
-async def test_a_setting_closes_them(tmp_path: Path) -> None:
+async def test_a_setting_turns_the_docs_off(tmp_path: Path) -> None:
     async with client_of(write_flow(tmp_path / "flow", DAG), docs="off") as client:
         assert [(await client.get(path)).status_code for path in ("/openapi.json", "/docs")] == [404, 404]

@@ -1,13 +1,13 @@
 import pytest
-from flowpod.api.http.pagination import page, position_of
+from flowpod.api.http.pagination import decode_cursor, page
 from flowpod.errors import InvalidRequest
 
 
-def test_a_cursor_brings_its_position_back() -> None:
+def test_a_cursor_decodes_to_its_position() -> None:
     cursor = page([], ("2026-01-01T00:00:00", 7))["next_cursor"]
 
-    assert position_of(cursor, str, int) == ("2026-01-01T00:00:00", 7)
-    assert position_of("", str, int) is None
+    assert decode_cursor(cursor, str, int) == ("2026-01-01T00:00:00", 7)
+    assert decode_cursor("", str, int) is None
     assert page(["one"], None) == {"data": ["one"], "next_cursor": None}
 
 
@@ -15,6 +15,6 @@ def test_a_cursor_brings_its_position_back() -> None:
     "cursor",
     ["x", "!", "é", "bnVsbA", "WzFd", "WyJhIiwgdHJ1ZV0", "WyJhIiwgMSwgMl0", "WyJhIiwgMTg0NDY3NDQwNzM3MDk1NTE2MTVd"],
 )
-def test_a_cursor_that_no_page_has_named_is_refused(cursor: str) -> None:
+def test_an_invalid_cursor_is_rejected(cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="cursor"):
-        position_of(cursor, str, int)
+        decode_cursor(cursor, str, int)

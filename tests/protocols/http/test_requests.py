@@ -1,4 +1,4 @@
-"""What holds for every request: tokens, ids, limits, and errors in one shape."""
+"""Behaviour common to all requests: tokens, ids, limits and the error shape."""
 
 import re
 from pathlib import Path
@@ -38,9 +38,7 @@ def flow_in(folder: Path) -> Path:
         ("Basic one", 401),
     ],
 )
-async def test_one_of_several_tokens_lets_a_request_pass(
-    tmp_path: Path, authorization: str | None, status: int
-) -> None:
+async def test_each_of_several_tokens_is_accepted(tmp_path: Path, authorization: str | None, status: int) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     async with client_of(flow_in(tmp_path), tokens=("one", "two")) as client:
         response = await client.post("/", json={}, headers=headers)
@@ -51,7 +49,7 @@ async def test_one_of_several_tokens_lets_a_request_pass(
         assert "x-request-id" in response.headers
 
 
-async def test_a_token_of_odd_bytes_is_refused_and_not_a_bug(tmp_path: Path) -> None:
+async def test_a_token_that_is_not_ascii_is_rejected(tmp_path: Path) -> None:
     async with client_of(flow_in(tmp_path), tokens=("one",)) as client:
         response = await client.post(
             "/", json={}, headers=[(b"Authorization", "Bearer \u00e9\u00ff".encode("latin-1"))]
@@ -70,7 +68,7 @@ async def test_health_needs_no_token(tmp_path: Path) -> None:
     ("given", "kept"),
     [("abc-123", True), ("with space", True), ("x" * 128, True), ("x" * 129, False), ("t\u00e9", False), ("", False)],
 )
-async def test_a_request_id_is_taken_or_made(tmp_path: Path, given: str, kept: bool) -> None:
+async def test_a_request_id_is_kept_or_generated(tmp_path: Path, given: str, kept: bool) -> None:
     async with client_of(flow_in(tmp_path)) as client:
         response = await client.post("/", json={}, headers=[(b"X-Request-Id", given.encode())])
     assert (response.headers["x-request-id"] == given) is kept
@@ -79,7 +77,7 @@ async def test_a_request_id_is_taken_or_made(tmp_path: Path, given: str, kept: b
 
 @pytest.mark.parametrize("path", ["/", "/run"])
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
-async def test_every_answer_names_its_session(tmp_path: Path, path: str, accept: str) -> None:
+async def test_every_response_has_its_session_id(tmp_path: Path, path: str, accept: str) -> None:
     async with client_of(flow_in(tmp_path)) as client:
         assigned = await client.post(path, json={}, headers={"Accept": accept})
         given = await client.post(path, json={}, headers={"Accept": accept, "Chat-Session-Id": SESSION})
@@ -90,7 +88,7 @@ async def test_every_answer_names_its_session(tmp_path: Path, path: str, accept:
 
 
 @pytest.mark.parametrize("session", ["short", "x" * 256, "x" * 31 + "!", "x" * 31 + " x"])
-async def test_a_session_id_must_keep_its_rule(tmp_path: Path, session: str) -> None:
+async def test_an_invalid_session_id_is_rejected(tmp_path: Path, session: str) -> None:
     async with client_of(flow_in(tmp_path)) as client:
         response = await client.post("/", json={}, headers={"Chat-Session-Id": session})
     assert response.status_code == 400
@@ -132,13 +130,13 @@ async def test_a_bad_body_is_400_and_names_the_field(
 
 
 async def test_a_body_over_the_limit_is_413(tmp_path: Path) -> None:
-    async def pieces() -> object:
+    async def chunks() -> object:
         for _ in range(10):
             yield b" " * 50
 
     async with client_of(flow_in(tmp_path), max_body_bytes=100) as client:
         declared = await client.post("/", content=b" " * 101)
-        undeclared = await client.post("/", content=pieces())  # type: ignore[arg-type]
+        undeclared = await client.post("/", content=chunks())  # type: ignore[arg-type]
         fits = await client.post("/", json={"text": "ok"})
     assert (declared.status_code, undeclared.status_code, fits.status_code) == (413, 413, 200)
     assert declared.json()["error"]["code"] == "body_too_large"
@@ -153,7 +151,7 @@ async def test_a_body_over_the_limit_is_413(tmp_path: Path) -> None:
         ("DELETE", "/healthz", 405, "method_not_allowed"),
     ],
 )
-async def test_unknown_paths_and_methods_have_the_same_shape(
+async def test_unknown_paths_and_methods_have_the_same_error_shape(
     tmp_path: Path, method: str, path: str, status: int, code: str
 ) -> None:
     async with client_of(flow_in(tmp_path)) as client:
@@ -163,7 +161,7 @@ async def test_unknown_paths_and_methods_have_the_same_shape(
     assert "x-request-id" in response.headers
 
 
-async def test_too_many_runs_is_429_and_the_closing_service_503(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_too_many_runs_are_429_and_a_closing_service_is_503(tmp_path: Path, model_server: ModelServer) -> None:
     from flowpod.engine.request import RunRequest
     from flowpod.serving.app import create_app
     from flowpod.settings import Settings
@@ -188,7 +186,7 @@ async def test_too_many_runs_is_429_and_the_closing_service_503(tmp_path: Path, 
     assert closing.headers["connection"] == "close"
 
 
-async def test_an_output_that_json_cannot_hold_is_shown_as_its_repr(tmp_path: Path) -> None:
+async def test_an_output_that_is_not_json_becomes_its_repr(tmp_path: Path) -> None:
     flow = write_flow(
         tmp_path,
         """

@@ -1,4 +1,4 @@
-"""The stored conversations as clients of `/chat` see them."""
+"""The endpoints of stored sessions under `/chat`."""
 
 import json
 from collections.abc import AsyncIterator
@@ -57,7 +57,7 @@ async def ids(client: httpx.AsyncClient, query: str = "", headers: dict[str, str
     return [item["session_id"].rstrip("-") for item in response.json()["data"]]
 
 
-async def test_a_session_is_shown_with_its_variables_and_turns(tmp_path: Path) -> None:
+async def test_a_session_has_its_variables_and_turns(tmp_path: Path) -> None:
     async with chatting(tmp_path) as client:
         await ask(client, "a", "What is\n the time?", "ann")
         await ask(client, "a", "And now?")
@@ -91,7 +91,7 @@ async def test_a_session_is_shown_with_its_variables_and_turns(tmp_path: Path) -
     ]
 
 
-async def test_pages_of_sessions_follow_each_other(tmp_path: Path) -> None:
+async def test_sessions_are_listed_in_pages(tmp_path: Path) -> None:
     async with chatting(tmp_path) as client:
         for number in range(5):
             await ask(client, f"s{number}", "hi", "ann" if number % 2 else None)
@@ -108,7 +108,7 @@ async def test_pages_of_sessions_follow_each_other(tmp_path: Path) -> None:
         assert await ids(client, "?user=nobody") == []
 
 
-async def test_pages_of_turns_follow_each_other(tmp_path: Path) -> None:
+async def test_turns_are_listed_in_pages(tmp_path: Path) -> None:
     async with chatting(tmp_path) as client:
         for number in range(5):
             await ask(client, "a", f"q{number}")
@@ -121,7 +121,7 @@ async def test_pages_of_turns_follow_each_other(tmp_path: Path) -> None:
     assert third["next_cursor"] is None
 
 
-async def test_an_export_is_a_line_of_json_for_each_turn(tmp_path: Path) -> None:
+async def test_an_export_has_one_line_of_json_per_turn(tmp_path: Path) -> None:
     async with chatting(tmp_path) as client:
         for number in range(3):
             await ask(client, "a", f"q{number}")
@@ -151,7 +151,7 @@ async def test_variables_are_read_and_set(tmp_path: Path) -> None:
     assert nowhere.status_code == 404
 
 
-async def test_deleting_says_what_is_gone(tmp_path: Path) -> None:
+async def test_a_deletion_returns_what_was_deleted(tmp_path: Path) -> None:
     def deleted(sessions: int, turns: int) -> dict[str, Any]:
         return {"deleted": {"sessions": sessions, "turns": turns}}
 
@@ -173,9 +173,7 @@ async def test_deleting_says_what_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 @pytest.mark.parametrize("session", ["a", "other", "x y/%00"])
-async def test_a_session_that_is_not_there_or_somebody_elses_is_not_found(
-    tmp_path: Path, method: str, session: str
-) -> None:
+async def test_an_unknown_session_or_another_users_is_not_found(tmp_path: Path, method: str, session: str) -> None:
     async with chatting(tmp_path) as client:
         await ask(client, "a", "hi", "ann")
         response = await client.request(method, f"/chat/sessions/{session_id(session)}", headers=as_user("bob"))
@@ -201,24 +199,24 @@ async def test_a_session_that_is_not_there_or_somebody_elses_is_not_found(
         ("DELETE /chat/sessions?user=bob", "user"),
     ],
 )
-async def test_a_wrong_query_is_named(tmp_path: Path, request_line: str, param: str) -> None:
+async def test_an_invalid_query_parameter_is_named(tmp_path: Path, request_line: str, param: str) -> None:
     method, path = request_line.split(" ", 1)
     async with chatting(tmp_path) as client:
         response = await client.request(method, path, headers=as_user("ann"))
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
-async def test_the_archive_is_behind_the_token(tmp_path: Path) -> None:
+async def test_stored_sessions_need_the_token(tmp_path: Path) -> None:
     async with chatting(tmp_path, tokens=("t",)) as client:
         assert (await client.get("/chat/sessions")).status_code == 401
 
 
-async def test_a_flow_without_a_history_says_why(tmp_path: Path) -> None:
+async def test_a_flow_without_a_history_gives_the_reason(tmp_path: Path) -> None:
     plain = "inputs: {x: {type: string}}\nnodes:\n- {name: n, type: template, template: hi}\noutputs: {o: {reference: '${n.output}'}}"
     async with client_of(write_flow(tmp_path / "plain", plain), data=tmp_path) as client:
         standard = await client.get("/chat/sessions")
     async with client_of(write_flow(tmp_path / "flow", DAG)) as client:
         off = await client.get("/chat/sessions")
     assert (standard.status_code, off.status_code) == (404, 404)
-    assert "it holds no conversations" in standard.text
+    assert "it has no chat input" in standard.text
     assert "FLOWPOD_HISTORY is off" in off.text

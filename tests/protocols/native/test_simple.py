@@ -5,7 +5,7 @@ from tests.support.flows import client_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 
-async def test_json_answer_holds_the_outputs_alone(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_json_response_has_only_the_outputs(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
         response = await client.post("/", json={"question": "hi"})
     assert response.status_code == 200
@@ -24,7 +24,7 @@ async def test_stream_has_an_empty_first_and_last_frame(tmp_path: Path, model_se
     )
 
 
-async def test_other_outputs_come_whole_in_one_frame(tmp_path: Path) -> None:
+async def test_an_output_that_does_not_stream_is_one_frame(tmp_path: Path) -> None:
     flow = write_flow(
         tmp_path,
         """
@@ -61,7 +61,7 @@ async def test_other_outputs_come_whole_in_one_frame(tmp_path: Path) -> None:
     assert single.json() == {"text": "ab", "number": 2}
 
 
-async def test_a_failure_in_a_stream_is_an_error_frame_and_the_end(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_failing_stream_ends_with_an_error_frame(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url, "error-in-stream")) as client:
         response = await client.post("/", json={"question": "hi"}, headers={"Accept": "text/event-stream"})
     assert response.status_code == 200
@@ -82,7 +82,7 @@ async def test_a_failure_without_a_stream_is_424(tmp_path: Path, model_server: M
     assert "refused with 503" in response.json()["error"]["message"]
 
 
-async def test_reasoning_makes_no_frame(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_reasoning_is_not_sent(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url, "reasoning")) as client:
         response = await client.post("/", json={"question": "hi"}, headers={"Accept": "text/event-stream"})
     assert response.text.count("event: Message") == 3

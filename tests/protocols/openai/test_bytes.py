@@ -1,4 +1,4 @@
-"""The bytes of chat completions, held to what clients choke on.
+"""The bytes of chat completions, checked for what breaks clients.
 
 Each check names what goes wrong without it, measured with openai's clients, the AI SDK (Chatbox, Cherry Studio) and
 LangChain.
@@ -94,9 +94,7 @@ async def test_a_stream_that_fails(tmp_path: Path, model_server: ModelServer, mo
 
 
 @pytest.mark.parametrize("model", ["echo", "reasoning", "length"])
-async def test_a_message_in_one_piece_has_a_role_and_text(
-    tmp_path: Path, model_server: ModelServer, model: str
-) -> None:
+async def test_a_completion_has_a_role_and_text(tmp_path: Path, model_server: ModelServer, model: str) -> None:
     body = {"messages": [{"role": "user", "content": "hi"}]}
     async with client_of(write_chat_flow(tmp_path, model_server.url, model)) as client:
         message = (await client.post(PATH, json=body)).json()["choices"][0]["message"]
@@ -113,7 +111,7 @@ async def test_a_message_in_one_piece_has_a_role_and_text(
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_refusal_has_a_status_that_nobody_repeats_and_openais_shape(
+async def test_an_error_has_a_status_that_clients_do_not_retry_and_openais_shape(
     tmp_path: Path, model_server: ModelServer, headers: dict[str, str], body: dict[str, Any], status: int, stream: bool
 ) -> None:
     content = {"messages": [{"role": "user", "content": "hi"}], "stream": stream, **body}

@@ -53,7 +53,7 @@ async def test_a_stream_is_a_list_of_constant_chunks(tmp_path: Path, model_serve
     ("options", "with_usage"),
     [({"include_usage": True}, True), ({"include_usage": False}, False), ({}, False), (None, False)],
 )
-async def test_usage_comes_only_when_it_is_asked_for(
+async def test_usage_is_sent_only_on_request(
     tmp_path: Path, model_server: ModelServer, options: dict[str, bool] | None, with_usage: bool
 ) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
@@ -67,7 +67,7 @@ async def test_usage_comes_only_when_it_is_asked_for(
         assert parts[-1]["usage"] == {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
 
-async def test_a_completion_in_one_piece(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_completion_without_a_stream(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
         response = await client.post(PATH, json=ask("hi"))
     content = response.json()
@@ -89,27 +89,27 @@ async def test_a_completion_in_one_piece(tmp_path: Path, model_server: ModelServ
     }
 
 
-async def test_reasoning_and_finish_reason_are_passed_on(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_reasoning_and_finish_reason_are_sent(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path / "a", model_server.url, "reasoning")) as client:
         reasoning = chunks(await client.post(PATH, json=ask("hi", stream=True)))
     async with client_of(write_chat_flow(tmp_path / "b", model_server.url, "length")) as client:
         length = chunks(await client.post(PATH, json=ask("hi", stream=True)))
     async with client_of(write_chat_flow(tmp_path / "c", model_server.url, "reasoning")) as client:
-        whole = (await client.post(PATH, json=ask("hi"))).json()
+        unstreamed = (await client.post(PATH, json=ask("hi"))).json()
     assert [part["choices"][0]["delta"] for part in reasoning[1:4]] == [
         {"reasoning_content": "let me "},
         {"reasoning_content": "think"},
         {"content": "forty-two"},
     ]
     assert length[-2]["choices"][0]["finish_reason"] == "length"
-    assert whole["choices"][0]["message"] == {
+    assert unstreamed["choices"][0]["message"] == {
         "role": "assistant",
         "content": "forty-two",
         "reasoning_content": "let me think",
     }
 
 
-async def test_an_error_in_a_stream_comes_in_band(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_an_error_in_a_stream_is_an_event(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url, "break-off")) as client:
         *_, text, error, done = chunks(await client.post(PATH, json=ask("hi", stream=True)))
     assert text["choices"][0]["delta"] == {"content": "only ha"}
@@ -125,7 +125,7 @@ async def test_a_failed_run_without_a_stream_is_424(tmp_path: Path, model_server
     assert response.json()["error"]["type"] == "node_error"
 
 
-async def test_system_messages_reach_the_flow_as_instructions_alone(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_system_messages_become_instructions_only(tmp_path: Path, model_server: ModelServer) -> None:
     messages = [
         {"role": "system", "content": "Speak Latin."},
         {"role": "developer", "content": [{"type": "text", "text": "And softly."}]},
@@ -174,7 +174,7 @@ async def test_models_are_the_service_and_default(tmp_path: Path, model_server: 
     assert all(model["object"] == "model" and isinstance(model["created"], int) for model in content["data"])
 
 
-async def test_a_flow_without_a_chat_input_says_why_there_is_no_v1(tmp_path: Path) -> None:
+async def test_a_flow_without_a_chat_input_has_no_openai_api(tmp_path: Path) -> None:
     flow = write_flow(
         tmp_path,
         """
@@ -195,7 +195,7 @@ async def test_a_flow_without_a_chat_input_says_why_there_is_no_v1(tmp_path: Pat
         assert "is_chat_input" in response.json()["error"]["message"]
 
 
-async def test_the_model_is_the_services_name_where_no_model_feeds_the_answer(tmp_path: Path) -> None:
+async def test_the_model_name_defaults_to_the_service_name(tmp_path: Path) -> None:
     flow = write_flow(
         tmp_path,
         """

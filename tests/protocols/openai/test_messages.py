@@ -1,4 +1,4 @@
-"""Messages of chat completions become inputs of a flow: questions, history, images, and inputs by name."""
+"""Messages of chat completions become inputs of a flow: the prompt, the history, images, and inputs by name."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from flowpod.api.openai.messages import ChatRoles, Message, is_side_request, read_conversation
+from flowpod.api.openai.messages import ChatFields, Message, is_side_request, read_conversation
 from flowpod.errors import InvalidRequest
 
 from tests.support.flows import client_of, write_flow
@@ -18,7 +18,7 @@ PATH = "/v1/chat/completions"
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n-pixels").decode()
 DATA_URL = f"data:image/png;base64,{PNG}"
 REMOTE = "https://example.com/a.jpg"
-ROLES = ChatRoles("q", "a", "history")
+FIELDS = ChatFields("q", "a", "history")
 
 
 def user(content: Any) -> Message:
@@ -33,31 +33,31 @@ def system(content: str) -> Message:
     return Message.model_validate({"role": "system", "content": content})
 
 
-def pair(question: str, answer: str) -> dict[str, dict[str, str]]:
-    return {"inputs": {"q": question}, "outputs": {"a": answer}}
+def turn(prompt: str, answer: str) -> dict[str, dict[str, str]]:
+    return {"inputs": {"q": prompt}, "outputs": {"a": answer}}
 
 
 @pytest.mark.parametrize(
-    ("messages", "question", "pairs", "user_turns"),
+    ("messages", "prompt", "history", "user_turns"),
     [
         ([user("one")], "one", [], 1),
-        ([user("one"), assistant("1"), user("two")], "two", [pair("one", "1")], 2),
-        ([user("one"), user("more"), assistant("1"), user("two")], "two", [pair("one\nmore", "1")], 2),
-        ([user("one"), assistant("1"), assistant("b"), user("two")], "two", [pair("one", "1\nb")], 2),
+        ([user("one"), assistant("1"), user("two")], "two", [turn("one", "1")], 2),
+        ([user("one"), user("more"), assistant("1"), user("two")], "two", [turn("one\nmore", "1")], 2),
+        ([user("one"), assistant("1"), assistant("b"), user("two")], "two", [turn("one", "1\nb")], 2),
         ([user("one"), user("two")], "one\ntwo", [], 1),
-        ([assistant("hello"), user("one")], "one", [pair("", "hello")], 1),
+        ([assistant("hello"), user("one")], "one", [turn("", "hello")], 1),
         ([user([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}])], "a", [], 1),
         ([Message.model_validate({"role": "tool", "content": "t"}), user("one")], "one", [], 1),
         ([user("one"), system("be brief")], "one", [], 1),
-        ([user("one"), assistant("1"), system("sum it up")], "sum it up", [pair("one", "1")], 2),
+        ([user("one"), assistant("1"), system("sum it up")], "sum it up", [turn("one", "1")], 2),
     ],
 )
-def test_messages_become_a_question_and_pairs(
-    messages: list[Message], question: str, pairs: list[Any], user_turns: int
+def test_messages_become_a_prompt_and_history(
+    messages: list[Message], prompt: str, history: list[Any], user_turns: int
 ) -> None:
     conversation = read_conversation(messages)
-    assert ROLES.inputs(conversation.question) == {"q": question}
-    assert (ROLES.pairs(conversation), conversation.user_turns) == (pairs, user_turns)
+    assert FIELDS.inputs(conversation.prompt) == {"q": prompt}
+    assert (FIELDS.history_turns(conversation), conversation.user_turns) == (history, user_turns)
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_messages_become_a_question_and_pairs(
         ([system("a"), user("one"), assistant("1"), system("sum it up")], "a"),
     ],
 )
-def test_system_messages_are_instructions_but_for_one_that_asks(messages: list[Message], instructions: str) -> None:
+def test_system_messages_are_instructions_unless_one_is_the_prompt(messages: list[Message], instructions: str) -> None:
     assert read_conversation(messages).instructions == instructions
 
 
 @pytest.mark.parametrize("messages", [[user("one"), assistant("1")], [system("a"), system("b")]])
-def test_a_last_message_that_is_not_the_users_is_refused(messages: list[Message]) -> None:
+def test_a_last_message_that_is_not_the_users_is_rejected(messages: list[Message]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_conversation(messages)
     assert caught.value.param == "messages.1.role"
@@ -90,8 +90,8 @@ def test_a_last_message_that_is_not_the_users_is_refused(messages: list[Message]
         None,
     ],
 )
-def test_parts_that_say_nothing_are_passed_over(part: Any) -> None:
-    assert ROLES.inputs(user([{"type": "text", "text": "a"}, part]).content)["q"].strip() == "a"
+def test_invalid_and_unknown_parts_are_ignored(part: Any) -> None:
+    assert FIELDS.inputs(user([{"type": "text", "text": "a"}, part]).content)["q"].strip() == "a"
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,12 @@ def test_parts_that_say_nothing_are_passed_over(part: Any) -> None:
         ({"url": REMOTE}, {"data:image/*;url": REMOTE}),
     ],
 )
-def test_images_are_written_as_promptflow_writes_them(url: Any, image: dict[str, str]) -> None:
+def test_images_get_the_format_of_promptflow(url: Any, image: dict[str, str]) -> None:
     parts = user(["ignored", {"type": "image_url", "image_url": url}, {"type": "text", "text": "what?"}]).content
-    assert ChatRoles("q", "a", takes_parts=True).inputs(parts) == {"q": [image, "what?"]}
-    assert ChatRoles("q", "a", images="all").inputs(parts) == {"q": "what?", "all": [image]}
-    assert ChatRoles("q", "a", each_image=("first", "second")).inputs(parts) == {"q": "what?", "first": image}
-    assert ROLES.inputs(parts) == {"q": "what?"}
+    assert ChatFields("q", "a", takes_parts=True).inputs(parts) == {"q": [image, "what?"]}
+    assert ChatFields("q", "a", images="all").inputs(parts) == {"q": "what?", "all": [image]}
+    assert ChatFields("q", "a", single_images=("first", "second")).inputs(parts) == {"q": "what?", "first": image}
+    assert FIELDS.inputs(parts) == {"q": "what?"}
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_images_are_written_as_promptflow_writes_them(url: Any, image: dict[str,
         ([user("Please generate a title")], False),
     ],
 )
-def test_requests_of_a_chat_client_for_itself_are_known(messages: list[Message], expected: bool) -> None:
+def test_side_requests_of_chat_clients_are_recognised(messages: list[Message], expected: bool) -> None:
     assert is_side_request(messages) is expected
 
 
@@ -170,7 +170,7 @@ async def sent_to_the_model(
     more: str = "",
     chat_type: str = "string",
 ) -> tuple[httpx.Response, Any]:
-    """Ask a flow with further `inputs`; return the response, and what the model was sent after the first lines."""
+    """Call a flow with further `inputs`; return the response, and the model's prompt without its first lines."""
     tag = str(uuid.uuid4())
     flow = write_flow(
         tmp_path,
@@ -186,7 +186,7 @@ async def sent_to_the_model(
     return response, body["messages"][-1]["content"]
 
 
-def asked(*parts: Any) -> dict[str, Any]:
+def user_message(*parts: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": list(parts)}]}
 
 
@@ -209,13 +209,13 @@ ALL = "  pictures: {type: list, is_chat_images: true}"
         ("", "", "string", []),
     ],
 )
-async def test_images_reach_the_model_by_the_flows_inputs(
+async def test_images_become_inputs_of_the_flow(
     tmp_path: Path, model_server: ModelServer, inputs: str, more: str, chat_type: str, urls: list[str]
 ) -> None:
     response, content = await sent_to_the_model(
         tmp_path,
         model_server,
-        asked(TEXT, image(DATA_URL), image(REMOTE)),
+        user_message(TEXT, image(DATA_URL), image(REMOTE)),
         inputs=inputs,
         more=more,
         chat_type=chat_type,
@@ -226,7 +226,7 @@ async def test_images_reach_the_model_by_the_flows_inputs(
     assert "what?" in json.dumps(content)
 
 
-async def test_images_of_earlier_turns_are_in_the_history(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_images_of_past_turns_are_in_the_history(tmp_path: Path, model_server: ModelServer) -> None:
     messages = [
         {"role": "user", "content": [TEXT, image(DATA_URL)]},
         {"role": "assistant", "content": "a cat"},
@@ -238,10 +238,8 @@ async def test_images_of_earlier_turns_are_in_the_history(tmp_path: Path, model_
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/a.png", "data:image/png;base64,%%%", "a.png", "data:text/plain,a"])
-async def test_an_image_that_a_request_may_not_name_is_refused_where_it_is_looked_at(
-    tmp_path: Path, model_server: ModelServer, url: str
-) -> None:
-    body = asked(TEXT, image(url))
+async def test_a_forbidden_image_url_is_rejected(tmp_path: Path, model_server: ModelServer, url: str) -> None:
+    body = user_message(TEXT, image(url))
     response, _ = await sent_to_the_model(
         tmp_path / "looks", model_server, body, inputs=ONE, more='picture: "${inputs.picture}"'
     )
@@ -250,8 +248,8 @@ async def test_an_image_that_a_request_may_not_name_is_refused_where_it_is_looke
     assert response.status_code == 200
 
 
-async def test_further_inputs_come_by_name(tmp_path: Path, model_server: ModelServer) -> None:
-    body = {**asked(TEXT, image(REMOTE)), "inputs": {"city": "Rome", "picture": DATA_URL}}
+async def test_further_inputs_are_passed_by_name(tmp_path: Path, model_server: ModelServer) -> None:
+    body = {**user_message(TEXT, image(REMOTE)), "inputs": {"city": "Rome", "picture": DATA_URL}}
     response, content = await sent_to_the_model(
         tmp_path,
         model_server,

@@ -1,4 +1,4 @@
-"""Sessions and users on OpenAI's API, by Flowpod's headers and by those of chat clients."""
+"""Sessions and users of OpenAI's API, named by Flowpod's headers or by those of chat clients."""
 
 import uuid
 from pathlib import Path
@@ -44,7 +44,7 @@ def sent(server: ModelServer, question: str) -> list[str]:
         ({"X-OpenWebUI-Chat-Id": "a b " * 10 + "c"}, {"openwebui_sessions": "on"}, None, 0),
     ],
 )
-async def test_a_session_is_named_and_kept(
+async def test_session_headers_decide_what_is_stored(
     tmp_path: Path,
     model_server: ModelServer,
     headers: dict[str, str],
@@ -70,7 +70,7 @@ async def test_a_session_is_named_and_kept(
     ],
 )
 @pytest.mark.parametrize("name", ["Chat-Session-Id", "X-OpenWebUI-Chat-Id"])
-async def test_a_title_does_not_get_into_the_history(
+async def test_a_side_request_is_not_part_of_the_history(
     tmp_path: Path, model_server: ModelServer, text: str, name: str
 ) -> None:
     flow, headers = write_chat_flow(tmp_path / "flow", model_server.url), {name: CHAT}
@@ -97,7 +97,7 @@ async def test_a_title_does_not_get_into_the_history(
         ({"Chat-User-Id": "cid", "X-OpenWebUI-User-Id": "bob"}, {"user": "ann"}, "cid"),
     ],
 )
-async def test_the_user_is_who_the_client_says(
+async def test_the_user_id_comes_from_the_client(
     tmp_path: Path, headers: dict[str, str], body: dict[str, Any], user: str
 ) -> None:
     flow = write_flow(
@@ -117,7 +117,7 @@ async def test_the_user_is_who_the_client_says(
     assert response.json()["choices"][0]["message"]["content"] == f"{user} {CHAT}"
 
 
-async def test_a_chats_id_is_on_its_traces(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_the_chat_id_is_on_the_traces(tmp_path: Path, model_server: ModelServer) -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     flow = write_chat_flow(tmp_path, model_server.url)

@@ -1,4 +1,4 @@
-"""How runs of promptflow's `/score` fail."""
+"""Failures of runs on promptflow's `/score`."""
 
 import asyncio
 from pathlib import Path
@@ -54,7 +54,7 @@ async def test_a_failure_after_the_first_byte_is_in_the_stream(tmp_path: Path) -
     assert last == {"error": {"code": "UserError", "message": "Execution failure in 'echo': (ValueError) no more"}}
 
 
-async def test_a_run_that_takes_too_long_is_the_users_error(tmp_path: Path) -> None:
+async def test_a_run_that_times_out_is_a_user_error(tmp_path: Path) -> None:
     code = "async def echo(text):\n    import asyncio\n    await asyncio.sleep(60)\n"
     async with client_of(echo_flow(tmp_path, code), run_timeout_s=0.1) as client:
         response = await client.post("/score", json={"text": "hi"})
@@ -63,10 +63,10 @@ async def test_a_run_that_takes_too_long_is_the_users_error(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("headers", [{}, STREAM])
-async def test_a_run_that_the_service_ends_is_424(
+async def test_a_run_that_the_service_cancels_is_424(
     tmp_path: Path, model_server: ModelServer, headers: dict[str, str]
 ) -> None:
-    """promptflow has 500 for what is not the user's doing; clients repeat that, and the flow has run."""
+    """promptflow responds with 500, but clients retry a 500 and the flow has run."""
     flow, question = write_chat_flow(tmp_path, model_server.url, "hang"), new("ended")
     async with service_of(flow) as service, caller_of(service) as client:
         asking = asyncio.create_task(client.post("/score", json={"question": question}, headers=headers))
@@ -79,7 +79,7 @@ async def test_a_run_that_the_service_ends_is_424(
     assert error_of(response) == {"code": "SystemError", "message": expected}
 
 
-async def test_a_caller_that_leaves_before_the_first_byte_ends_the_run(
+async def test_a_client_that_disconnects_before_the_first_byte_cancels_the_run(
     tmp_path: Path, model_server: ModelServer
 ) -> None:
     question = new("left")
@@ -106,7 +106,7 @@ async def test_a_caller_that_leaves_before_the_first_byte_ends_the_run(
 
 
 @pytest.mark.parametrize("headers", [{}, STREAM])
-async def test_a_request_that_the_server_drops_ends_its_run(
+async def test_a_request_that_the_server_drops_cancels_its_run(
     tmp_path: Path, model_server: ModelServer, headers: dict[str, str]
 ) -> None:
     flow, question = write_chat_flow(tmp_path, model_server.url, "hang"), new("dropped")

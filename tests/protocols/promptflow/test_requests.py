@@ -1,4 +1,4 @@
-"""promptflow's serving: what its clients send, and the endpoints beside `/score`."""
+"""promptflow's serving: request bodies, and the endpoints other than `/score`."""
 
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from tests.support.score import ECHO, STREAM, TOOL, caller_of, echo_flow, error_
         (b'{"text": "hi"}', "Required input fields ['history'] are missing"),
         (b'{"text": "hi", "history": "x"}', "input 'history': expected a list"),
         (b"[1]", "the body must be a JSON object, not a list"),
-        (b"hi", "the body is not JSON, and only a flow with one input takes text; this one has text, n, history"),
-        (b"", "the body is not JSON, and only a flow with one input takes text; this one has text, n, history"),
+        (
+            b"hi",
+            "the body is not JSON, and only a flow with a single input accepts text; this one has text, n, history",
+        ),
+        (b"", "the body is not JSON, and only a flow with a single input accepts text; this one has text, n, history"),
     ],
 )
 async def test_a_bad_body_is_400_in_promptflows_shape(tmp_path: Path, content: bytes, message: str) -> None:
@@ -46,9 +49,7 @@ async def test_a_bad_body_is_400_in_promptflows_shape(tmp_path: Path, content: b
         (b"17", 400, None),
     ],
 )
-async def test_text_is_the_input_of_a_flow_that_has_one(
-    tmp_path: Path, content: bytes, status: int, expected: Any
-) -> None:
+async def test_text_is_the_value_of_a_single_input(tmp_path: Path, content: bytes, status: int, expected: Any) -> None:
     async with client_of(echo_flow(tmp_path)) as client:
         response = await client.post("/score", content=content)
     assert response.status_code == status
@@ -83,8 +84,8 @@ async def test_a_chat_history_without_default_is_required(tmp_path: Path, model_
     assert sent_for(model_server, question) == ["before", "then", question]
 
 
-async def test_an_assigned_session_can_be_gone_on_with(tmp_path: Path, model_server: ModelServer) -> None:
-    """A caller that names its session has the stored history, also where the flow requires one."""
+async def test_an_assigned_session_can_be_continued(tmp_path: Path, model_server: ModelServer) -> None:
+    """A caller that names its session gets the stored history, even if the flow requires a history."""
     one, two = new("one"), new("two")
     async with client_of(chat_without_default(tmp_path / "flow", model_server.url), data=tmp_path) as client:
         first = await client.post("/score", json={"question": one, "chat_history": []}, headers=STREAM)
@@ -104,7 +105,7 @@ async def test_an_assigned_session_can_be_gone_on_with(tmp_path: Path, model_ser
         ({"x-request-id": "\u00e9", "x-ms-client-request-id": "c"}, "c", "c"),
     ],
 )
-async def test_both_request_ids_are_given_back(
+async def test_both_request_ids_are_returned(
     tmp_path: Path, given: dict[str, str], own: str, client: str | None
 ) -> None:
     async with client_of(echo_flow(tmp_path)) as caller:
@@ -114,7 +115,7 @@ async def test_both_request_ids_are_given_back(
     assert response.headers.get("x-ms-client-request-id") == client
 
 
-async def test_limits_have_promptflows_shape(tmp_path: Path) -> None:
+async def test_limits_have_promptflows_error_shape(tmp_path: Path) -> None:
     async with client_of(echo_flow(tmp_path), max_body_bytes=10) as client:
         score = await client.post("/score", json={"text": "x" * 20})
         feedback = await client.post("/feedback", content=b"x" * 20)

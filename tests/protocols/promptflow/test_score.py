@@ -1,4 +1,4 @@
-"""promptflow's `/score`: what its clients accept, and what they get."""
+"""promptflow's `/score`: content negotiation, JSON responses and streams."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from tests.support.model_server import ModelServer
 from tests.support.score import EITHER, STREAM, TOOL, echo_flow, error_of, frames
 
 
-async def test_json_answer_holds_the_outputs_alone(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_json_response_has_only_the_outputs(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
         response = await client.post("/score", json={"question": "hi", "chat_history": []})
     assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
@@ -30,7 +30,7 @@ async def test_stream_is_data_only_with_an_empty_first_and_last_delta(
 
 
 async def test_outputs_that_do_not_stream_come_first_in_one_event(tmp_path: Path) -> None:
-    """Although one of them needs the whole stream, and that is longer than what waits for a reader at most."""
+    """Even if one of them depends on the whole stream, and the stream is longer than the event queue."""
     flow = write_flow(
         tmp_path,
         """
@@ -57,7 +57,7 @@ async def test_outputs_that_do_not_stream_come_first_in_one_event(tmp_path: Path
     assert single.text == f'{{"late":"{"A" * 600}","talk":"{"a" * 600}","given":"hi"}}'
 
 
-async def test_a_stream_is_not_held_back_without_end(tmp_path: Path) -> None:
+async def test_the_events_held_before_a_stream_are_bounded(tmp_path: Path) -> None:
     flow = write_flow(
         tmp_path,
         """
@@ -94,7 +94,7 @@ async def test_a_stream_is_not_held_back_without_end(tmp_path: Path) -> None:
         ("text/html", 406, "application/json"),
     ],
 )
-async def test_accept_decides_the_form(
+async def test_accept_selects_the_format(
     tmp_path: Path, model_server: ModelServer, accept: str | None, status: int, kind: str
 ) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
@@ -105,7 +105,7 @@ async def test_accept_decides_the_form(
         error = error_of(response)
         assert error["code"] == "UserError"
         assert error["message"] == (
-            f"the answer can be given as text/event-stream or application/json, but Accept is {accept}"
+            f"the response can be text/event-stream or application/json, but Accept is {accept}"
         )
 
 
@@ -116,7 +116,7 @@ def test_several_accept_headers_are_one_list() -> None:
 
 
 @pytest.mark.parametrize(("headers", "status"), [(STREAM, 406), (EITHER, 200), ({}, 200)])
-async def test_a_flow_without_a_streaming_output_has_json_alone(
+async def test_a_flow_without_a_streaming_output_has_only_json(
     tmp_path: Path, headers: dict[str, str], status: int
 ) -> None:
     ran = tmp_path / "ran"
@@ -126,7 +126,7 @@ async def test_a_flow_without_a_streaming_output_has_json_alone(
     assert response.status_code == status
     assert ran.exists() is (status == 200)
     if status == 406:
-        expected = "the answer can be given as application/json, but Accept is text/event-stream"
+        expected = "the response can be application/json, but Accept is text/event-stream"
         assert error_of(response) == {"code": "UserError", "message": expected}
     else:
         assert response.json() == {"out": "hi"}
@@ -139,9 +139,9 @@ async def test_a_model_that_another_node_reads_does_not_stream(tmp_path: Path, m
     write_flow(flow, dag, {"echo.py": TOOL + "def echo(text: str) -> str:\n    return text\n"})
     async with client_of(flow) as client:
         refused = await client.post("/score", json={"question": "hi"}, headers=STREAM)
-        whole = await client.post("/score", json={"question": "hi"}, headers=EITHER)
+        unstreamed = await client.post("/score", json={"question": "hi"}, headers=EITHER)
     assert refused.status_code == 406
-    assert whole.text == '{"answer":"You said: hi"}'
+    assert unstreamed.text == '{"answer":"You said: hi"}'
 
 
 def two_streams(folder: Path, condition: str = "") -> Path:
@@ -180,7 +180,7 @@ async def test_two_streaming_outputs_are_400_for_a_stream_and_joined_in_json(
     assert joined.json() == {"quiet": "hm", "loud": "HM"}
 
 
-async def test_of_two_streaming_outputs_a_condition_may_leave_one(
+async def test_a_condition_can_leave_one_of_two_streaming_outputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flow = two_streams(tmp_path / "flow", 'activate: {when: "${inputs.loud}", is: %s}')
@@ -205,7 +205,7 @@ SOMETIMES = "def echo(text):\n    return iter(text) if text == text.lower() else
         (STREAM, "AB", 406, None),
     ],
 )
-async def test_a_function_that_returns_a_generator_streams_when_it_does(
+async def test_a_function_streams_if_it_returns_a_generator(
     tmp_path: Path, headers: dict[str, str], text: str, status: int, expected: Any
 ) -> None:
     async with client_of(echo_flow(tmp_path, SOMETIMES)) as client:
@@ -230,7 +230,7 @@ async def test_a_function_that_returns_a_generator_streams_when_it_does(
         ("def f(text) -> None: return None", {}),
     ],
 )
-async def test_what_can_stream_is_known_when_the_flow_is_loaded(
+async def test_streaming_outputs_are_known_when_the_flow_is_loaded(
     tmp_path: Path, code: str, expected: dict[str, bool]
 ) -> None:
     async with service_of(echo_flow(tmp_path, code)) as service:

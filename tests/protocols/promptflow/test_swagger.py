@@ -12,7 +12,7 @@ async def swagger_of(flow: Path) -> dict[str, Any]:
     return dict(response.json())
 
 
-async def test_chat_fields_are_named_by_vendor_keys(tmp_path: Path) -> None:
+async def test_extension_keys_name_the_chat_fields(tmp_path: Path) -> None:
     document = await swagger_of(write_chat_flow(tmp_path, "http://127.0.0.1:9/v1"))
     assert document["openapi"] == "3.0.0"
     assert document["info"] == {

@@ -1,7 +1,7 @@
-"""DashScope's call of an application, `POST /api/v1/apps/{app_id}/completion`, for flows that hold conversations.
+"""DashScope's application call, `POST /api/v1/apps/{app_id}/completion`, for flows with a chat input.
 
-What its clients make of the bytes was measured with dashscope's Python package 2.0.2: `Application.call`, and the newer
-client's `apps.completions`.
+The behaviour was verified against dashscope's Python package 2.0.2: `Application.call`, and `apps.completions` of the
+newer client.
 """
 
 import uuid
@@ -15,22 +15,23 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flowpod.api.dashscope.answer import Answer, StreamMode
+from flowpod.api.dashscope.application_encoder import ApplicationEncoder, StreamMode
+from flowpod.api.dashscope.errors import status_of
 from flowpod.api.dashscope.messages import (
     DashScopeMessage,
-    PastTurn,
-    asked,
-    inputs_of,
-    said,
+    HistoryTurn,
+    conversation_inputs,
+    further_inputs,
+    history_messages,
+    prompt_message,
     wants_stream,
     with_images,
-    without_question,
 )
-from flowpod.api.dashscope.reply import replied
 from flowpod.api.http.api_settings import ApiSettings
+from flowpod.api.http.encoder import respond
 from flowpod.api.http.requests import Caller, is_session_id, read_caller, read_model, read_object
 from flowpod.api.openai.chat import no_chat_flow
-from flowpod.api.openai.messages import ChatRoles, Conversation, read_conversation
+from flowpod.api.openai.messages import ChatFields, Conversation, read_conversation
 from flowpod.engine.request import RunRequest
 from flowpod.errors import InvalidRequest, NotFound, Unavailable
 from flowpod.jsonable import MAX_DEPTH, is_too_deep
@@ -38,22 +39,21 @@ from flowpod.nodes import KINDS
 from flowpod.service import FlowService
 
 _FILES = ("File", "file")
-_MOST_VALUES = 200
+_MAX_VALUES = 200
 _USED_AT = "dashscope.used_at"
-"""The mark on a session of its last request here: those by other protocols keep it alive elsewhere only."""
+"""The session mark with the time of its last DashScope request; other protocols do not extend a DashScope session."""
 
 
-def _not_deep(value: Any) -> Any:
+def _check_depth(value: Any) -> Any:
     if is_too_deep(value):
-        text = f"Expected at most {MAX_DEPTH} lists and objects inside each other"
-        raise PydanticCustomError("depth", text)
+        raise PydanticCustomError("depth", f"Expected at most {MAX_DEPTH} levels of lists and objects")
     return value
 
 
-def _not_many(value: dict[str, Any]) -> dict[str, Any]:
-    # Each is looked for in whatever the run says.
-    if _count(value) > _MOST_VALUES:
-        raise PydanticCustomError("count", f"Expected at most {_MOST_VALUES} texts and numbers for plugins")
+def _check_count(value: dict[str, Any]) -> dict[str, Any]:
+    # Every text of the run is searched for each of these values, to redact it.
+    if _count(value) > _MAX_VALUES:
+        raise PydanticCustomError("count", f"Expected at most {_MAX_VALUES} texts and numbers for plugins")
     return value
 
 
@@ -64,11 +64,11 @@ def _count(value: Any) -> int:
 
 
 Url = Annotated[str, Field(min_length=1)]
-ByPlugin = Annotated[dict[str, dict[str, Any]], AfterValidator(_not_deep), AfterValidator(_not_many)]
+ByPlugin = Annotated[dict[str, dict[str, Any]], AfterValidator(_check_depth), AfterValidator(_check_count)]
 
 
 class BizParams(BaseModel):
-    """The caller's own values: inputs of the flow by name, and what is meant for plugins, by their code."""
+    """The caller's own values: inputs of the flow by name, and values for plugins by plugin code."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -81,47 +81,47 @@ class BizParams(BaseModel):
         return self.model_extra or {}
 
 
-class Input(BaseModel):
-    """What is asked. Keys that are not here are accepted and passed over, as everywhere in the body."""
+class CallInput(BaseModel):
+    """The `input` of a call. Keys that are not listed here are ignored, as everywhere in the body."""
 
     model_config = ConfigDict(frozen=True)
 
     prompt: str | None = None
     messages: tuple[DashScopeMessage, ...] | None = None
-    history: tuple[PastTurn, ...] | None = None
+    history: tuple[HistoryTurn, ...] | None = None
     session_id: str | None = None
     biz_params: BizParams | None = None
     image_list: tuple[Url, ...] | None = None
     file_list: tuple[Url, ...] | None = None
 
     @property
-    def brings_history(self) -> bool:
-        """Whether the client keeps the conversation itself, so that none that is stored is added."""
+    def sends_history(self) -> bool:
+        """Whether the client keeps the history itself, so that the stored one is not used."""
         return bool(self.messages or self.history)
 
     def conversation(self) -> Conversation:
-        """Return the question and what came before it; raises InvalidRequest, with the place, when nothing is asked."""
+        """Return the prompt and the history; raises InvalidRequest, which names the key, if there is no prompt."""
         if not (self.prompt or self.messages or self.image_list):
             raise InvalidRequest("input.prompt: a prompt or messages are required", param="input.prompt")
-        messages = [*(self.messages or said(self.history or ()))]
+        messages = [*(self.messages or history_messages(self.history or ()))]
         if self.prompt or not messages:
-            messages.append(asked(self.prompt or ""))
-        found = with_images(read_conversation(messages, "input.messages"), self.image_list or ())
-        if not any(found.question):
-            place = f"input.messages.{len(messages) - 1}.content"
-            raise InvalidRequest(f"{place}: it has neither a text nor an image", param=place)
-        return found
+            messages.append(prompt_message(self.prompt or ""))
+        conversation = with_images(read_conversation(messages, "input.messages"), self.image_list or ())
+        if not any(conversation.prompt):
+            param = f"input.messages.{len(messages) - 1}.content"
+            raise InvalidRequest(f"{param}: it has neither a text nor an image", param=param)
+        return conversation
 
 
-class Parameters(BaseModel):
-    """How it is answered."""
+class CallParameters(BaseModel):
+    """The `parameters` of a call."""
 
     model_config = ConfigDict(frozen=True)
 
     incremental_output: bool | None = None
     has_thoughts: bool | None = None
     flow_stream_mode: StreamMode | None = None
-    rag_options: Annotated[dict[str, Any], AfterValidator(_not_deep)] | None = None
+    rag_options: Annotated[dict[str, Any], AfterValidator(_check_depth)] | None = None
     temperature: FiniteFloat | None = None
     top_p: FiniteFloat | None = None
     max_tokens: int | None = None
@@ -130,46 +130,46 @@ class Parameters(BaseModel):
     @property
     def overrides(self) -> dict[str, Any]:
         """The parameters for the flow's models."""
-        given = {name: getattr(self, name) for name in ("temperature", "top_p", "max_tokens", "seed")}
-        given["max_completion_tokens"] = self.max_tokens  # the same limit by its newer name
-        return {name: value for name, value in given.items() if value is not None}
+        parameters = {name: getattr(self, name) for name in ("temperature", "top_p", "max_tokens", "seed")}
+        parameters["max_completion_tokens"] = self.max_tokens  # the newer name of the same limit
+        return {name: value for name, value in parameters.items() if value is not None}
 
 
-class AppBody(BaseModel):
-    """The request's body."""
+class ApplicationBody(BaseModel):
+    """The request body."""
 
     model_config = ConfigDict(frozen=True)
 
-    input: Input
-    parameters: Parameters | None = None
+    input: CallInput
+    parameters: CallParameters | None = None
 
 
 class Application:
-    """The endpoint."""
+    """`POST /api/v1/apps/{app_id}/completion`."""
 
     def __init__(self, service: FlowService, settings: ApiSettings) -> None:
         self._service = service
         self._settings = settings
-        self._roles = ChatRoles.of(service)
+        self._fields = ChatFields.of(service)
         self._files = [name for name, declared in service.flow.inputs.items() if declared.type in _FILES]
         self._node_types = {name: KINDS[node.type].dashscope_type for name, node in service.flow.nodes.items()}
 
-    async def answer(self, request: Request) -> Response:
-        """Answer with a stream of frames or with one object."""
+    async def handle(self, request: Request) -> Response:
+        """Respond with a stream of frames or with one object."""
         app_id = request.path_params["app_id"]
         if self._settings.dashscope_app_ids and app_id not in self._settings.dashscope_app_ids:
             raise NotFound(f"there is no application {app_id!r} here (FLOWPOD_DASHSCOPE_APP_IDS)", param="app_id")
-        if self._roles is None:
+        if self._fields is None:
             raise no_chat_flow()
         caller = read_caller(request)
-        body = read_model(AppBody, await read_object(request, self._settings.max_body_bytes))
-        parameters = body.parameters or Parameters()
+        body = read_model(ApplicationBody, await read_object(request, self._settings.max_body_bytes))
+        parameters = body.parameters or CallParameters()
         streaming = wants_stream(request)
         caller = await self._in_session(caller, body.input.session_id)
         request.state.session_id = caller.session_id
-        run = await self._service.start(self._run_request(self._roles, body.input, parameters, caller, streaming))
-        answer = Answer(
-            output=self._roles.answer,
+        run = await self._service.start(self._run_request(self._fields, body.input, parameters, caller, streaming))
+        encoder = ApplicationEncoder(
+            output=self._fields.chat_output,
             session_id=caller.session_id,
             request_id=request.state.request_id,
             node_types=self._node_types,
@@ -177,46 +177,49 @@ class Application:
             mode=parameters.flow_stream_mode or "full_thoughts",
             has_thoughts=bool(parameters.has_thoughts),
             incremental=bool(parameters.incremental_output),
-            # The newer client declares a text, and refuses the boolean that DashScope itself sends.
+            # The newer client declares a string, and rejects the boolean that DashScope itself sends.
             flags_as_text=request.headers.get("x-dashscope-sdk-client", "").endswith("/app2"),
         )
-        return await replied(run, request, answer, streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
+        heartbeat_s = self._settings.heartbeat_s
+        return await respond(
+            run, request, encoder, streaming=streaming, heartbeat_s=heartbeat_s, failure_status=status_of
+        )
 
-    async def _in_session(self, caller: Caller, given: str | None) -> Caller:
-        """Return the caller in the session `given`, else in the header's, or in a new one if that has ended.
+    async def _in_session(self, caller: Caller, session_id: str | None) -> Caller:
+        """Return the caller in the session of the body, else of the header; in a new one if that has expired.
 
-        One that is not stored begins, as everywhere: its first turn may not have been stored yet.
+        A session id that is not stored is accepted, as by all protocols: its first turn may not have been stored yet.
         """
-        given = given or ("" if caller.assigned else caller.session_id)
-        if not given:
+        session_id = session_id or ("" if caller.assigned else caller.session_id)
+        if not session_id:
             return replace(caller, session_id=uuid.uuid4().hex)
-        if not is_session_id(given):
-            message = "input.session_id: it is none that this service gave out"
+        if not is_session_id(session_id):
+            message = "input.session_id: not a session id of this service"
             raise InvalidRequest(message, param="input.session_id", code="invalid_session_id")
-        if await self._has_ended(given):
+        if await self._has_expired(session_id):
             return replace(caller, session_id=uuid.uuid4().hex, assigned=True)
-        return replace(caller, session_id=given, assigned=False)
+        return replace(caller, session_id=session_id, assigned=False)
 
-    async def _has_ended(self, session_id: str) -> bool:
+    async def _has_expired(self, session_id: str) -> bool:
         if self._service.history is None:
             return False
         try:
             used_at = (await self._service.history.archive.read_variables(session_id)).get(_USED_AT)
-        except Unavailable:  # the run will tell whether it can do without the history
+        except Unavailable:  # starting the run raises it again if the run needs the history
             return False
-        lasts = timedelta(seconds=self._settings.dashscope_session_s)
-        return used_at is not None and datetime.now(UTC) - datetime.fromisoformat(used_at) > lasts
+        lifetime = timedelta(seconds=self._settings.dashscope_session_s)
+        return used_at is not None and datetime.now(UTC) - datetime.fromisoformat(used_at) > lifetime
 
     def _run_request(
-        self, roles: ChatRoles, given: Input, parameters: Parameters, caller: Caller, streaming: bool
+        self, fields: ChatFields, call: CallInput, parameters: CallParameters, caller: Caller, streaming: bool
     ) -> RunRequest:
-        conversation = given.conversation()
-        biz = given.biz_params or BizParams()
-        inputs = inputs_of(roles, conversation, brings_history=given.brings_history)
-        inputs |= self._file_inputs(given.file_list or ())
+        conversation = call.conversation()
+        biz = call.biz_params or BizParams()
+        inputs = conversation_inputs(fields, conversation, sends_history=call.sends_history)
+        inputs |= self._file_inputs(call.file_list or ())
         return replace(
             caller.request(
-                {**inputs, **without_question(roles, biz.inputs, "input.biz_params")},
+                {**inputs, **further_inputs(fields, biz.inputs, "input.biz_params")},
                 protocol="dashscope",
                 streaming=streaming,
                 instructions=conversation.instructions,
@@ -233,6 +236,6 @@ class Application:
     def _file_inputs(self, urls: Sequence[str]) -> dict[str, Any]:
         """Return an input of type File for each URL, in the file's order; raises InvalidRequest for too many URLs."""
         if len(urls) > len(self._files):
-            place = f"input.file_list.{len(self._files)}"
-            raise InvalidRequest(f"{place}: the flow has {len(self._files)} inputs of type File", param=place)
+            param = f"input.file_list.{len(self._files)}"
+            raise InvalidRequest(f"{param}: the flow has {len(self._files)} inputs of type File", param=param)
         return {name: {"source_uri": url} for name, url in zip(self._files, urls, strict=False)}

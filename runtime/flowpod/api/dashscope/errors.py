@@ -1,12 +1,12 @@
-"""DashScope's errors: one flat object, whose code says what went wrong (Model Studio, "Error messages")."""
+"""DashScope's errors: a flat object with a code, a message and the request id (Model Studio, "Error messages")."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from flowpod.errors import ErrorInfo, ErrorType
 
-PATHS = "/api/v1/"
-"""What the paths of DashScope's clients begin with."""
+PATH_PREFIX = "/api/v1/"
+"""The prefix of the paths that DashScope's clients call."""
 
 _CODES: Mapping[ErrorType, tuple[str, int]] = {
     "invalid_request_error": ("InvalidParameter", 400),
@@ -20,9 +20,6 @@ _CODES: Mapping[ErrorType, tuple[str, int]] = {
 }
 _TIMED_OUT = ("model_timeout", "node_timeout", "run_timeout")
 
-NO_REPEAT = {"x-should-retry": "false"}
-"""The header of a failed run: DashScope's client repeats its 5xx otherwise, and the flow has run."""
-
 
 def dashscope_error(error: ErrorInfo, request_id: str) -> dict[str, Any]:
     """Return `{"code", "message", "request_id"}`."""
@@ -30,7 +27,7 @@ def dashscope_error(error: ErrorInfo, request_id: str) -> dict[str, Any]:
 
 
 def status_of(error: ErrorInfo) -> int:
-    """Return the HTTP status of an error, which inside a stream stands beside it."""
+    """Return the HTTP status of an error; in a stream, the error frame has it."""
     return _code_of(error)[1]
 
 

@@ -1,4 +1,4 @@
-"""DashScope's calls of models, for which the flow stands: `Generation.call` and `MultiModalConversation.call`."""
+"""DashScope's model calls, answered by the flow: `Generation.call` and `MultiModalConversation.call`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,84 +8,88 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flowpod.api.dashscope.application import Input, Parameters
-from flowpod.api.dashscope.frames import Frames, Growing
-from flowpod.api.dashscope.messages import inputs_of, wants_stream, without_question
-from flowpod.api.dashscope.reply import replied
+from flowpod.api.dashscope.application import CallInput, CallParameters
+from flowpod.api.dashscope.errors import dashscope_error, status_of
+from flowpod.api.dashscope.frames import CumulativeText, FrameWriter
+from flowpod.api.dashscope.messages import conversation_inputs, further_inputs, wants_stream
 from flowpod.api.http.api_settings import ApiSettings
+from flowpod.api.http.encoder import respond
 from flowpod.api.http.outcome import Outcome
 from flowpod.api.http.requests import Caller, read_caller, read_model, read_object
 from flowpod.api.openai.chat import no_chat_flow
-from flowpod.api.openai.messages import ChatRoles
+from flowpod.api.openai.messages import ChatFields
 from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunTerminated
 from flowpod.engine.request import RunRequest
 from flowpod.jsonable import as_text
 from flowpod.service import FlowService
 
-Kind = Literal["text", "multimodal"]
+GenerationType = Literal["text", "multimodal"]
 
-PATHS: Mapping[Kind, str] = {
+GENERATION_PATHS: Mapping[GenerationType, str] = {
     "text": "/api/v1/services/aigc/text-generation/generation",
     "multimodal": "/api/v1/services/aigc/multimodal-generation/generation",
 }
 _FINISH_REASONS = ("stop", "length")
 _COUNTS = ("prompt_tokens", "completion_tokens")
-Models = Mapping[str, Mapping[str, int]]
-"""What each model has counted, by its name."""
+ModelUsage = Mapping[str, Mapping[str, int]]
+"""The token counts of each model by its name."""
 
 
-class GenerationParameters(Parameters):
-    """How it is answered: a text, or with `result_format: message` a message. `inputs` are further ones by name."""
+class GenerationParameters(CallParameters):
+    """The `parameters` of a call: `result_format: message` returns a message; `inputs` are further inputs by name."""
 
     result_format: Literal["text", "message"] | None = None
     inputs: dict[str, Any] | None = None
 
 
 class GenerationBody(BaseModel):
-    """The request's body. Any model name is taken, and whatever is not here is accepted and passed over."""
+    """The request body. Any model name is accepted; keys that are not listed here are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
-    input: Input
+    input: CallInput
     parameters: GenerationParameters | None = None
 
 
 class Generation:
-    """The endpoint of text generation, or of multimodal generation, whose messages are lists of parts."""
+    """Text generation, or multimodal generation, in which the content of a message is a list of parts."""
 
-    def __init__(self, service: FlowService, settings: ApiSettings, kind: Kind) -> None:
+    def __init__(self, service: FlowService, settings: ApiSettings, generation_type: GenerationType) -> None:
         self._service = service
         self._settings = settings
-        self._roles = ChatRoles.of(service)
-        self._kind = kind
+        self._fields = ChatFields.of(service)
+        self._type = generation_type
 
-    async def answer(self, request: Request) -> Response:
-        """Answer with a stream of frames or with one object."""
-        if self._roles is None:
+    async def handle(self, request: Request) -> Response:
+        """Respond with a stream of frames or with one object."""
+        if self._fields is None:
             raise no_chat_flow()
         caller = read_caller(request)
         body = read_model(GenerationBody, await read_object(request, self._settings.max_body_bytes))
         parameters = body.parameters or GenerationParameters()
         streaming = wants_stream(request)
-        run = await self._service.start(_run_request(self._roles, body.input, parameters, caller, streaming))
-        reply = GenerationAnswer(
-            self._roles.answer,
+        run = await self._service.start(_run_request(self._fields, body.input, parameters, caller, streaming))
+        encoder = GenerationEncoder(
+            self._fields.chat_output,
             request.state.request_id,
-            form="parts" if self._kind == "multimodal" else parameters.result_format or "text",
+            form="parts" if self._type == "multimodal" else parameters.result_format or "text",
             incremental=bool(parameters.incremental_output),
         )
-        return await replied(run, request, reply, streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
+        heartbeat_s = self._settings.heartbeat_s
+        return await respond(
+            run, request, encoder, streaming=streaming, heartbeat_s=heartbeat_s, failure_status=status_of
+        )
 
 
 def _run_request(
-    roles: ChatRoles, given: Input, parameters: GenerationParameters, caller: Caller, streaming: bool
+    fields: ChatFields, call: CallInput, parameters: GenerationParameters, caller: Caller, streaming: bool
 ) -> RunRequest:
-    conversation = given.conversation()
-    # A model remembers nothing: the client's own history counts, or that of a session which it names by the header.
-    brings_history = caller.assigned or conversation.user_turns > 1
-    inputs = inputs_of(roles, conversation, brings_history=brings_history)
+    conversation = call.conversation()
+    # A model has no memory: the client's own history is used, or that of a session which the header names.
+    sends_history = caller.assigned or conversation.user_turns > 1
+    inputs = conversation_inputs(fields, conversation, sends_history=sends_history)
     return caller.request(
-        {**inputs, **without_question(roles, parameters.inputs or {}, "parameters.inputs")},
+        {**inputs, **further_inputs(fields, parameters.inputs or {}, "parameters.inputs")},
         protocol="dashscope",
         streaming=streaming,
         keep_assigned=False,
@@ -95,49 +99,54 @@ def _run_request(
 
 
 @dataclass(slots=True)
-class GenerationAnswer:
-    """One answer: its constant facts, and how events become frames or a body.
+class GenerationEncoder:
+    """Encodes a run as the result of a model call.
 
     `output` is the flow's chat output. `form`: a text, a message with a text, or a message with a list of parts.
+    Frames repeat the text so far, or with `incremental` have only new text.
     """
 
     output: str
     request_id: str
     form: Literal["text", "message", "parts"]
     incremental: bool
-    _text: Growing = field(default_factory=Growing)
-    _reasoning: Growing = field(default_factory=Growing)
-    _models: Models = field(default_factory=dict)
-    _frames: Frames = field(init=False)
+    _text: CumulativeText = field(default_factory=CumulativeText)
+    _reasoning: CumulativeText = field(default_factory=CumulativeText)
+    _models: ModelUsage = field(default_factory=dict)
+    _frames: FrameWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        self._frames = Frames(self.request_id)
+        self._frames = FrameWriter(self.request_id)
 
     def encode(self, event: Event) -> bytes:
-        """Return the frame of an event, or nothing."""
+        """Return the frame of an event, or b""."""
         if isinstance(event, NodeUpdated):
             self._models = event.models or {}
         match event:
             case RunOutput(output=self.output, has_delta=True):
-                return self._piece(as_text(event.delta), event.reasoning)
+                return self._chunk_frame(as_text(event.delta), event.reasoning)
             case RunTerminated(error=error) if error is not None:
                 return self._frames.error(error)
             case RunTerminated():
-                text, reasoning = ("", "") if self.incremental else (self._text.whole(), self._reasoning.whole())
-                return self._frames.result(self._output(text, reasoning, _finish_reason(event)), _usage(event.models))
+                text, reasoning = ("", "") if self.incremental else (self._text.send(), self._reasoning.send())
+                return self._frames.result(
+                    self._output(text, reasoning, _finish_reason(event)), _total_usage(event.models)
+                )
             case _:
                 return b""
 
     def body(self, outcome: Outcome) -> dict[str, Any]:
-        """Return the whole answer."""
+        """Return the result, or the error of a run that failed."""
+        if outcome.terminated.error is not None:
+            return dashscope_error(outcome.terminated.error, self.request_id)
         text, reasoning = as_text(outcome.outputs.get(self.output)), outcome.reasoning.get(self.output, "")
         return {
             "output": self._output(text, reasoning, _finish_reason(outcome.terminated)),
-            "usage": _usage(outcome.terminated.models),
+            "usage": _total_usage(outcome.terminated.models),
             "request_id": self.request_id,
         }
 
-    def _piece(self, text: str, reasoning: str) -> bytes:
+    def _chunk_frame(self, text: str, reasoning: str) -> bytes:
         if not (text or reasoning):
             return b""
         if not self.incremental:
@@ -145,8 +154,8 @@ class GenerationAnswer:
             self._reasoning.add(reasoning)
             if not (self._text.is_due if text else self._reasoning.is_due):
                 return b""
-            text, reasoning = self._text.whole(), self._reasoning.whole()
-        return self._frames.result(self._output(text, reasoning, "null"), _usage(self._models))
+            text, reasoning = self._text.send(), self._reasoning.send()
+        return self._frames.result(self._output(text, reasoning, "null"), _total_usage(self._models))
 
     def _output(self, text: str, reasoning: str, finish_reason: str) -> dict[str, Any]:
         if self.form == "text":
@@ -162,9 +171,13 @@ def _finish_reason(event: RunTerminated) -> str:
     return event.finish_reason if event.finish_reason in _FINISH_REASONS else "stop"
 
 
-def _usage(models: Models) -> dict[str, int]:
-    """Return the tokens of all models together, {} where none has counted."""
+def _total_usage(models: ModelUsage) -> dict[str, int]:
+    """Return the token counts of all models together; {} if no model has reported any."""
     if not models:
         return {}
-    asked, answered = (sum(counts[name] for counts in models.values()) for name in _COUNTS)
-    return {"total_tokens": asked + answered, "output_tokens": answered, "input_tokens": asked}
+    prompt_tokens, completion_tokens = (sum(counts[name] for counts in models.values()) for name in _COUNTS)
+    return {
+        "total_tokens": prompt_tokens + completion_tokens,
+        "output_tokens": completion_tokens,
+        "input_tokens": prompt_tokens,
+    }

@@ -1,4 +1,4 @@
-"""Conversations as DashScope's clients send them, made those of OpenAI's messages."""
+"""DashScope's messages, read as OpenAI's, and the inputs of the flow that they fill."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,43 +8,42 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
-from flowpod.api.openai.messages import ChatRoles, Conversation, Message, Part, part_of
+from flowpod.api.openai.messages import ChatFields, ContentPart, Conversation, Message, content_part
 from flowpod.errors import InvalidRequest
 
 
-def _listed(content: Any) -> Any:
+def _as_list(content: Any) -> Any:
     if content is None:
         return []
     return [{"text": content}] if isinstance(content, str) else content
 
 
-def _part(part: Any) -> Part:
-    """Return what `{"text": ...}` or `{"image": url}` is, or a part of OpenAI's."""
+def _read_part(part: Any) -> ContentPart:
+    """Return the content of `{"text": ...}`, of `{"image": url}`, or of one of OpenAI's content parts."""
     if isinstance(part, dict):
-        given = [name for name in ("text", "image") if name in part]
-        known = part if "type" in part else None
-        if given == ["text"] and isinstance(part["text"], str):
-            known = {"type": "text", "text": part["text"]}
-        elif given == ["image"] and isinstance(part["image"], str):
-            known = image_part(part["image"])
-        if known is not None and (found := part_of(known)) is not None:
-            return found
+        keys = [name for name in ("text", "image") if name in part]
+        openai_part = part if "type" in part else None
+        if keys == ["text"] and isinstance(part["text"], str):
+            openai_part = {"type": "text", "text": part["text"]}
+        elif keys == ["image"] and isinstance(part["image"], str):
+            openai_part = _image_part(part["image"])
+        if openai_part is not None and (content := content_part(openai_part)) is not None:
+            return content
     raise PydanticCustomError("part", 'Expected {"text": "..."} or {"image": "..."}')
 
 
-def image_part(url: Any) -> dict[str, Any]:
-    """Return OpenAI's part for the image at `url`."""
+def _image_part(url: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
 class DashScopeMessage(Message):
-    """A message whose content is a text, or a list of texts and images, and nothing that would be passed over."""
+    """A message whose content is a string or a list of texts and images; other parts are an error."""
 
-    content: Annotated[tuple[Annotated[Any, AfterValidator(_part)], ...], BeforeValidator(_listed)] = ()
+    content: Annotated[tuple[Annotated[Any, AfterValidator(_read_part)], ...], BeforeValidator(_as_list)] = ()
 
 
-class PastTurn(BaseModel):
-    """A question with its answer, in the older form of a history."""
+class HistoryTurn(BaseModel):
+    """A turn of `input.history`, the older format of a client's own history."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,41 +51,40 @@ class PastTurn(BaseModel):
     bot: str = ""
 
 
-def said(history: Sequence[PastTurn]) -> list[Message]:
-    """Return past turns as messages."""
+def history_messages(history: Sequence[HistoryTurn]) -> list[Message]:
+    """Return the turns of a history as messages."""
     texts = [text for turn in history for text in (("user", turn.user), ("assistant", turn.bot))]
     return [Message.model_validate({"role": role, "content": text}) for role, text in texts]
 
 
-def asked(prompt: str, images: Sequence[str] = ()) -> Message:
-    """Return a prompt, with images, as the user's message."""
-    parts = [{"type": "text", "text": prompt}, *(image_part(url) for url in images)]
-    return Message.model_validate({"role": "user", "content": parts if images else prompt})
+def prompt_message(prompt: str) -> Message:
+    """Return a prompt as the user's message."""
+    return Message.model_validate({"role": "user", "content": prompt})
 
 
-def with_images(conversation: Conversation, images: Sequence[str]) -> Conversation:
-    """Return the conversation with further images in its question."""
-    further = asked("", images).content[1:]
-    return replace(conversation, question=conversation.question + further)
+def with_images(conversation: Conversation, urls: Sequence[str]) -> Conversation:
+    """Return the conversation with further images in its prompt."""
+    images = Message.model_validate({"role": "user", "content": [_image_part(url) for url in urls]})
+    return replace(conversation, prompt=conversation.prompt + images.content)
 
 
-def inputs_of(roles: ChatRoles, conversation: Conversation, *, brings_history: bool) -> dict[str, Any]:
-    """Return the flow's inputs that a conversation fills; what came before the question with `brings_history`."""
-    inputs = roles.inputs(conversation.question)
-    if brings_history and roles.history is not None:
-        inputs[roles.history] = roles.pairs(conversation)
+def conversation_inputs(fields: ChatFields, conversation: Conversation, *, sends_history: bool) -> dict[str, Any]:
+    """Return the flow's inputs for a conversation, including its history if the client `sends_history`."""
+    inputs = fields.inputs(conversation.prompt)
+    if sends_history and fields.chat_history is not None:
+        inputs[fields.chat_history] = fields.history_turns(conversation)
     return inputs
 
 
-def without_question(roles: ChatRoles, inputs: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return the further inputs that stand at `key`; raises InvalidRequest when the question is among them."""
-    if roles.question in inputs:
-        param = f"{key}.{roles.question}"
+def further_inputs(fields: ChatFields, inputs: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the inputs that the body has at `key`; raises InvalidRequest if the chat input is among them."""
+    if fields.chat_input in inputs:
+        param = f"{key}.{fields.chat_input}"
         raise InvalidRequest(f"{param}: the flow's chat input is the prompt; leave it out here", param=param)
     return inputs
 
 
 def wants_stream(request: Request) -> bool:
-    """Return whether a client asks for events, by DashScope's header or by the usual one."""
-    asks = request.headers.get("x-dashscope-sse", "").lower() == "enable"
-    return asks or "text/event-stream" in request.headers.get("accept", "").lower()
+    """Return whether the client asks for a stream, by DashScope's header or by `Accept`."""
+    enabled = request.headers.get("x-dashscope-sse", "").lower() == "enable"
+    return enabled or "text/event-stream" in request.headers.get("accept", "").lower()

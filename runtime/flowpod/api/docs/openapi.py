@@ -1,4 +1,4 @@
-"""`GET /openapi.json` describes every endpoint, with the flow's own inputs; at `/docs` Swagger UI shows it."""
+"""`GET /openapi.json`: the OpenAPI document of all endpoints and the flow's inputs. `GET /docs`: Swagger UI."""
 
 import html
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from flowpod import __version__
-from flowpod.api.docs.schemas import described, example_of, inputs_schema, outputs_schema
+from flowpod.api.docs.schemas import example_inputs, inputs_schema, outputs_schema, type_schema
 from flowpod.api.http.errors import JsonResponse
 from flowpod.api.http.middleware import DOCS, OPENAPI
 from flowpod.service import FlowService
@@ -35,34 +35,34 @@ _PAGE = """<!doctype html>
 """
 
 
-class OpenApi:
-    """The endpoints. Both are open to anybody, and hold nothing that is secret."""
+class ApiDocs:
+    """The endpoints of the documentation. They need no token and contain no secrets."""
 
     def __init__(self, service: FlowService) -> None:
         self._service = service
 
     def routes(self) -> list[Route]:
-        """Return the endpoints' paths."""
+        """Return the routes of the endpoints."""
         return [
-            Route(OPENAPI, self.document, methods=["GET"]),
-            Route(DOCS, self.page, methods=["GET"]),
-            Route(f"{DOCS}/{{name}}", self.asset, methods=["GET"]),
+            Route(OPENAPI, self.openapi_json, methods=["GET"]),
+            Route(DOCS, self.swagger_ui, methods=["GET"]),
+            Route(f"{DOCS}/{{name}}", self.swagger_ui_file, methods=["GET"]),
         ]
 
-    async def document(self, request: Request) -> Response:  # noqa: ARG002
-        """Answer with the description."""
+    async def openapi_json(self, request: Request) -> Response:  # noqa: ARG002
+        """Respond with the OpenAPI document."""
         return JsonResponse(self._document)
 
-    async def page(self, request: Request) -> Response:  # noqa: ARG002
-        """Answer with Swagger UI's page."""
+    async def swagger_ui(self, request: Request) -> Response:  # noqa: ARG002
+        """Respond with the page of Swagger UI."""
         return HTMLResponse(_PAGE.format(title=html.escape(self._service.name)))
 
-    async def asset(self, request: Request) -> Response:
-        """Answer with a file of Swagger UI's, which come with this package's dependencies."""
+    async def swagger_ui_file(self, request: Request) -> Response:
+        """Respond with a file of Swagger UI from the package swagger_ui_bundle."""
         name = request.path_params["name"]
         if name not in _ASSETS:
             return Response(status_code=404)
-        # The package is only looked for when it is needed: importing it takes the start longer.
+        # Imported on first use, because it would slow down the start.
         from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 
         return FileResponse(Path(swagger_ui_path) / name, headers={"Cache-Control": "max-age=86400"})
@@ -73,46 +73,47 @@ class OpenApi:
 
 
 def openapi_document(service: FlowService) -> dict[str, Any]:
-    """Return the OpenAPI 3.0 document of a service: the file beside this one, with the flow's own parts filled in."""
+    """Return the OpenAPI 3.0 document of a service: openapi.yaml with its placeholders replaced for the flow."""
     flow = service.flow
     inputs = inputs_schema(service, history_is_required=False)
     score = inputs_schema(service, history_is_required=True)
-    variables = {name: described(one.type, "") | {"nullable": True} for name, one in flow.variables.items()}
+    variables = {name: type_schema(declared.type, "") | {"nullable": True} for name, declared in flow.variables.items()}
     text = (files("flowpod.api.docs") / "openapi.yaml").read_text(encoding="utf-8")
-    # libyaml's loader where PyYAML was built with it: the other one would hold the event loop up six times as long.
+    # libyaml's loader if PyYAML has it: the pure Python one would block the event loop six times as long.
     content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe loaders
-    document: dict[str, Any] = _filled(
+    document: dict[str, Any] = _replaced(
         content,
         {
             "<title>": flow.display_name or service.name,
             "<version>": __version__,
             "<description>": flow.description,
-            "<inputs>": example_of(inputs, service),
-            "<score>": example_of(score, service),
-            "<chat>": _chat_example(example_of(inputs, service), flow.chat_input),
-            "<application>": _application_example(example_of(inputs, service), flow.chat_input),
-            "<generation>": _generation_example(example_of(inputs, service), flow.chat_input),
-            "<response>": _response_example(example_of(inputs, service), flow.chat_input),
+            "<inputs>": example_inputs(inputs, service),
+            "<score>": example_inputs(score, service),
+            "<chat>": _chat_example(example_inputs(inputs, service), flow.chat_input),
+            "<application>": _application_example(example_inputs(inputs, service), flow.chat_input),
+            "<generation>": _generation_example(example_inputs(inputs, service), flow.chat_input),
+            "<response>": _response_example(example_inputs(inputs, service), flow.chat_input),
             "<inputs schema>": inputs,
             "<outputs schema>": outputs_schema(service, for_evaluation=True),
             "<variables schema>": {"type": "object", "properties": variables},
         },
     )
-    absent = [] if flow.is_chat else ["/v1/", "/api/v1/"]
-    absent += [] if service.history is not None else ["/chat/"]
-    document["paths"] = {path: item for path, item in document["paths"].items() if not path.startswith(tuple(absent))}
+    unavailable = [] if flow.is_chat else ["/v1/", "/api/v1/"]
+    unavailable += [] if service.history is not None else ["/chat/"]
+    paths = document["paths"].items()
+    document["paths"] = {path: item for path, item in paths if not path.startswith(tuple(unavailable))}
     return document
 
 
 def _chat_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
-    question = inputs.pop(chat_input or "", "Hello")
-    body = {"model": "default", "messages": [{"role": "user", "content": question}]}
+    prompt = inputs.pop(chat_input or "", "Hello")
+    body = {"model": "default", "messages": [{"role": "user", "content": prompt}]}
     return body | ({"inputs": inputs} if inputs else {})
 
 
 def _application_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
-    question = inputs.pop(chat_input or "", "Hello")
-    return {"input": {"prompt": question, **({"biz_params": inputs} if inputs else {})}}
+    prompt = inputs.pop(chat_input or "", "Hello")
+    return {"input": {"prompt": prompt, **({"biz_params": inputs} if inputs else {})}}
 
 
 def _generation_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
@@ -122,13 +123,13 @@ def _generation_example(inputs: dict[str, Any], chat_input: str | None) -> dict[
 
 
 def _response_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
-    question = inputs.pop(chat_input or "", "Hello")
-    return {"model": "default", "input": question} | ({"inputs": inputs} if inputs else {})
+    prompt = inputs.pop(chat_input or "", "Hello")
+    return {"model": "default", "input": prompt} | ({"inputs": inputs} if inputs else {})
 
 
-def _filled(node: Any, values: Mapping[str, Any]) -> Any:
+def _replaced(node: Any, values: Mapping[str, Any]) -> Any:
     if isinstance(node, dict):
-        return {key: _filled(item, values) for key, item in node.items()}
+        return {key: _replaced(item, values) for key, item in node.items()}
     if isinstance(node, list):
-        return [_filled(item, values) for item in node]
+        return [_replaced(item, values) for item in node]
     return values.get(node, node) if isinstance(node, str) else node

@@ -1,4 +1,4 @@
-"""The types of a flow's inputs and outputs as OpenAPI's schemas, and values that they take."""
+"""JSON schemas of a flow's inputs and outputs, and example values for them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ _FILE: Mapping[str, Any] = {
     },
     "required": ["source_uri"],
 }
-# promptflow, core/_serving/swagger.py; the types that it leaves out are text on the wire.
+# From promptflow, core/_serving/swagger.py; types that are missing here are strings on the wire.
 _TYPES: Mapping[str, Mapping[str, Any]] = {
     "int": {"type": "integer"},
     "double": {"type": "number"},
@@ -37,41 +37,41 @@ _EXAMPLES: Mapping[str, Any] = {
 }
 
 
-def described(kind: str, description: str) -> dict[str, Any]:
-    """Return the schema of a value of type `kind`."""
-    return {**_TYPES.get(kind, _TEXT), **({"description": description} if description else {})}
+def type_schema(name: str, description: str) -> dict[str, Any]:
+    """Return the schema of a value of the type `name`."""
+    return {**_TYPES.get(name, _TEXT), **({"description": description} if description else {})}
 
 
 def inputs_schema(service: FlowService, *, history_is_required: bool) -> dict[str, Any]:
-    """Return the schema of a body with the flow's inputs, and their defaults but for those of secrets.
+    """Return the schema of the flow's inputs as an object; it has their defaults, except those of secrets.
 
-    `history_is_required`: a chat history without a default must be sent.
+    `history_is_required`: a chat history without a default is a required key.
     """
     flow = service.flow
-    properties = {name: described(one.type, one.description) for name, one in flow.inputs.items()}
-    for name, one in flow.inputs.items():
-        if one.has_default and one.type != "secret":
-            properties[name]["default"] = one.default
+    properties = {name: type_schema(declared.type, declared.description) for name, declared in flow.inputs.items()}
+    for name, declared in flow.inputs.items():
+        if declared.has_default and declared.type != "secret":
+            properties[name]["default"] = declared.default
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     required = [
         name
-        for name, one in flow.inputs.items()
-        if not one.has_default and (history_is_required or name != flow.chat_history)
+        for name, declared in flow.inputs.items()
+        if not declared.has_default and (history_is_required or name != flow.chat_history)
     ]
     return schema | ({"required": required} if required else {})
 
 
 def outputs_schema(service: FlowService, *, for_evaluation: bool) -> dict[str, Any]:
-    """Return the schema of the flow's outputs, with those that are only for evaluation or without them."""
+    """Return the schema of the flow's outputs, with or without those that are only `for_evaluation`."""
     outputs = {
-        name: described(one.type, one.description)
-        for name, one in service.flow.outputs.items()
-        if for_evaluation or not one.evaluation_only
+        name: type_schema(declared.type, declared.description)
+        for name, declared in service.flow.outputs.items()
+        if for_evaluation or not declared.evaluation_only
     }
     return {"type": "object", "properties": outputs}
 
 
-def example_of(schema: Mapping[str, Any], service: FlowService) -> dict[str, Any]:
-    """Return a body that an inputs' schema takes: every input that is required."""
+def example_inputs(schema: Mapping[str, Any], service: FlowService) -> dict[str, Any]:
+    """Return example values for the required inputs of an inputs schema."""
     inputs = service.flow.inputs
     return {name: _EXAMPLES.get(inputs[name].type, "Hello") for name in schema.get("required", ())}

@@ -1,4 +1,4 @@
-"""The access log: one line a request, when it is over. Probes of the service's health leave none."""
+"""The access log: one line per finished request, except health probes."""
 
 import logging
 import time
@@ -16,64 +16,64 @@ logger = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """Logs each request, and counts the streams in progress."""
+    """Logs each request and counts the streams in progress."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection as ASGI has it."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http" or path_of(scope) in PROBES:
             await self._app(scope, receive, send)
             return
-        answer = _Answer(self._metrics)
+        record = _ResponseRecord(self._metrics)
 
-        async def noted(message: Message) -> None:
+        async def observed_send(message: Message) -> None:
             await send(message)
-            answer.note(message)
+            record.observe(message)
 
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, observed_send)
         finally:
-            answer.log(scope["method"], path_of(scope))
+            record.log(scope["method"], path_of(scope))
 
 
-class _Answer:
-    """What became of one request."""
+class _ResponseRecord:
+    """What the access log records of one response."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._streams = ExitStack()
-        self._begun = time.perf_counter()
+        self._started = time.perf_counter()
         self._first_byte: float | None = None
         self._status = 0
-        self._whole = False
+        self._complete = False
 
-    def note(self, message: Message) -> None:
-        """Take what was sent."""
+    def observe(self, message: Message) -> None:
+        """Record a message that was sent to the client."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             if Headers(raw=message.get("headers", [])).get("content-type", "").startswith("text/event-stream"):
                 self._streams.enter_context(self._metrics.stream())
         elif message["type"] == "http.response.body":
             if self._first_byte is None and message.get("body"):
-                self._first_byte = time.perf_counter() - self._begun
-            self._whole = not message.get("more_body", False)
+                self._first_byte = time.perf_counter() - self._started
+            self._complete = not message.get("more_body", False)
 
     def log(self, method: str, path: str) -> None:
-        """Log the line."""
+        """Write the log line of the request."""
         self._streams.close()
-        seconds = time.perf_counter() - self._begun
+        seconds = time.perf_counter() - self._started
         first = "" if self._first_byte is None else f", first byte after {self._first_byte:.3f} s"
-        left = "" if self._whole else ", the client left"
+        left = "" if self._complete else ", the client left"
         fields = {
             "method": method,
             "path": path,
             "status": self._status,
             "duration": round(seconds, 6),
             "first_byte": None if self._first_byte is None else round(self._first_byte, 6),
-            "whole": self._whole,
+            "whole": self._complete,
         }
         text = "%s %s %d in %.3f s%s%s"
         logger.info(text, method, path, self._status, seconds, first, left, extra={FIELDS: fields})

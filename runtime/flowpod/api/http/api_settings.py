@@ -1,4 +1,4 @@
-"""What the protocols need of the settings."""
+"""The settings that the protocols need."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """Limits of requests, in bytes, and of silence on a stream, in seconds.
+    """Limits and options of the protocols.
 
-    `openwebui_sessions`: turns are stored under the chat's id that Open WebUI sends. `dashscope_app_ids` are the
-    applications that DashScope's clients may name, all when there are none; their sessions end after
-    `dashscope_session_s` seconds without a request.
+    `max_body_bytes` limits a request body. A stream that is silent for `heartbeat_s` seconds gets a comment.
+    `openwebui_sessions`: store turns under the chat id that Open WebUI sends. `dashscope_app_ids`: the application ids
+    that DashScope clients may use; empty allows any. `dashscope_session_s`: seconds without a request after which a
+    DashScope session expires.
     """
 
     max_body_bytes: int = 10 * 1024 * 1024

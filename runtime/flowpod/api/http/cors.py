@@ -1,4 +1,4 @@
-"""Calls from the pages of other origins, which a browser lets through only where the server says so."""
+"""CORS: which web pages of other origins may call the API."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from flowpod.api.http.middleware import REQUEST_ID_HEADER, SESSION_ID
 
 
 def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """Return `app`, open to the pages of `origins`; "*" is every page.
+    """Return `app` with CORS for pages of `origins`; "*" allows every page.
 
-    It stands outside of what asks for a token: a browser sends none with the preflight. Whatever headers a page wants
-    to send are allowed, and it may read the session's and the request's id.
+    This must wrap the token check, because a preflight request carries no token. Pages may send any header and read the
+    session id and request id of a response.
     """
     if not origins:
         return app

@@ -1,17 +1,14 @@
-"""Errors as HTTP responses: one shape, and a retryable status only where nothing ran."""
+"""Errors as HTTP responses: one shape per protocol, and a retryable status only if nothing ran."""
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Scope
+from starlette.types import ExceptionHandler, Scope
 
-from flowpod.api.dashscope.errors import PATHS as DASHSCOPE_PATHS
-from flowpod.api.dashscope.errors import dashscope_error
 from flowpod.errors import (
     BodyTooLarge,
     ErrorInfo,
@@ -25,10 +22,13 @@ from flowpod.errors import (
 )
 from flowpod.jsonable import dumps
 
-logger = logging.getLogger(__name__)
-
 RUN_FAILED = 424
-"""The status of a JSON answer whose run failed: clients repeat 5xx, 408, 409 and 429, and the flow has run."""
+"""The status of a JSON response whose run failed. Clients retry 5xx, 408, 409 and 429, but the flow has run."""
+DO_NOT_RETRY = {"x-should-retry": "false"}
+"""The header by which clients of OpenAI and DashScope do not retry a response that they would retry by its status."""
+
+ErrorRenderer = Callable[[ErrorInfo, str], dict[str, Any]]
+"""Returns a protocol's JSON body for an error and the id of the request."""
 
 _STATUS: dict[type[FlowpodError], int] = {
     InvalidRequest: 400,
@@ -42,13 +42,13 @@ _STATUS: dict[type[FlowpodError], int] = {
 _HEADERS = {
     401: {"WWW-Authenticate": "Bearer"},
     429: {"Retry-After": "1"},
-    500: {"x-should-retry": "false"},
+    500: DO_NOT_RETRY,
     503: {"Retry-After": "2"},
 }
 
 
 class JsonResponse(Response):
-    """A JSON answer, of whatever values a flow made."""
+    """A JSON response; the content may hold any values that a flow returned."""
 
     media_type = "application/json"
 
@@ -63,45 +63,63 @@ def error_body(error: ErrorInfo) -> dict[str, Any]:
 
 
 def path_of(scope: Scope) -> str:
-    """Return the path without the prefix under which a proxy serves us, which the server puts in front of it."""
+    """Return the request's path without the root path, the prefix under which a proxy serves us."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
-def body_for(scope: Scope, error: ErrorInfo) -> dict[str, Any]:
-    """Return the body of an error in the shape that the clients of the request's path know."""
-    if path_of(scope).startswith(DASHSCOPE_PATHS):
-        return dashscope_error(error, scope["state"]["request_id"])
-    return error_body(error)
-
-
 def error_response(error: FlowpodError, body: Mapping[str, Any] | None = None) -> JsonResponse:
-    """Return the response for an error that was met before a run began; `body` for a protocol with its own shape."""
+    """Return the response for an error that occurred before a run started; `body` overrides the default shape."""
     status = _STATUS[type(error)]
     return JsonResponse(body or error_body(error.info), status, _HEADERS.get(status))
 
 
-async def on_flowpod_error(request: Request, error: Exception) -> Response:
-    """Answer an error of ours."""
-    assert isinstance(error, FlowpodError)
-    return error_response(error, body_for(request.scope, error.info))
+class ErrorResponses:
+    """Renders errors in the shape that the clients of a path expect.
 
+    `renderers` maps a path prefix to the renderer of its protocol; all other paths use `error_body`.
+    """
 
-async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Answer what Starlette refuses: unknown paths and wrong methods."""
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        info = ErrorInfo(f"there is nothing at {request.url.path}", "not_found_error", None, "unknown_path")
-    elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        message = f"{request.url.path} does not take {request.method}; use {allowed}"
-        info = ErrorInfo(message, "invalid_request_error", None, "method_not_allowed")
-    else:
-        info = ErrorInfo(error.detail, "invalid_request_error", None, "bad_request")
-    return JsonResponse(body_for(request.scope, info), error.status_code, error.headers)
+    def __init__(self, renderers: Mapping[str, ErrorRenderer]) -> None:
+        self._renderers = renderers
 
+    def handlers(self) -> Mapping[type[Exception], ExceptionHandler]:
+        """Return Starlette's exception handlers."""
+        return {
+            FlowpodError: self._on_flowpod_error,
+            HTTPException: self._on_http_exception,
+            Exception: self._on_bug,
+        }
 
-async def on_bug(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    """Answer a bug of ours that was met before a run began; the server logs it."""
-    message = "internal error; the log has the details under this request's X-Request-Id"
-    info = ErrorInfo(message, "internal_error", None, "internal_error")
-    return JsonResponse(body_for(request.scope, info), 500, _HEADERS[500])
+    def response(self, scope: Scope, error: FlowpodError) -> JsonResponse:
+        """Return the response for an error that occurred before a run started."""
+        return error_response(error, self._body(scope, error.info))
+
+    def _body(self, scope: Scope, error: ErrorInfo) -> dict[str, Any]:
+        path = path_of(scope)
+        for prefix, render in self._renderers.items():
+            if path.startswith(prefix):
+                return render(error, scope["state"]["request_id"])
+        return error_body(error)
+
+    async def _on_flowpod_error(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, FlowpodError)
+        return self.response(request.scope, error)
+
+    async def _on_http_exception(self, request: Request, error: Exception) -> Response:
+        """Respond to what Starlette rejects: unknown paths and methods."""
+        assert isinstance(error, HTTPException)
+        if error.status_code == 404:
+            info = ErrorInfo(f"there is nothing at {request.url.path}", "not_found_error", None, "unknown_path")
+        elif error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            message = f"{request.url.path} does not support {request.method}; use {allowed}"
+            info = ErrorInfo(message, "invalid_request_error", None, "method_not_allowed")
+        else:
+            info = ErrorInfo(error.detail, "invalid_request_error", None, "bad_request")
+        return JsonResponse(self._body(request.scope, info), error.status_code, error.headers)
+
+    async def _on_bug(self, request: Request, error: Exception) -> Response:  # noqa: ARG002
+        """Respond to a bug of ours that occurred before a run started; the server logs it."""
+        message = "internal error; the log has the details under this request's X-Request-Id"
+        info = ErrorInfo(message, "internal_error", None, "internal_error")
+        return JsonResponse(self._body(request.scope, info), 500, _HEADERS[500])

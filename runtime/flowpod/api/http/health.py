@@ -1,4 +1,4 @@
-"""`/healthz`: the process answers. `/readyz`: the service should get requests."""
+"""`/healthz`: the process is alive. `/readyz`: the service can receive requests."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -7,21 +7,25 @@ from flowpod.api.http.errors import JsonResponse
 from flowpod.service import FlowService
 
 
-async def healthz(request: Request) -> Response:  # noqa: ARG001
-    """Answer as long as the process can."""
-    return JsonResponse({"status": "ok"})
+class Liveness:
+    """`GET /healthz`."""
+
+    async def handle(self, request: Request) -> Response:  # noqa: ARG002
+        """Respond as long as the process can."""
+        return JsonResponse({"status": "ok"})
 
 
-class Readyz:
-    """The readiness endpoint."""
+class Readiness:
+    """`GET /readyz`."""
 
     def __init__(self, service: FlowService) -> None:
         self._service = service
 
-    async def answer(self, request: Request) -> Response:  # noqa: ARG002
-        """Answer 200, or 503 with the reason."""
+    async def handle(self, request: Request) -> Response:  # noqa: ARG002
+        """Respond with 200, or with 503 and the reason."""
         if reason := self._service.not_ready:
             return JsonResponse({"status": "not ready", "reason": reason}, 503, {"Retry-After": "2"})
-        # A loss after the start is only told: all instances have it, and all of them out of service helps nobody.
+        # A database lost after start-up does not make the service unready: every instance has lost it, and taking all
+        # of them out of the load balancer would help nobody.
         lost = {"history": "out of reach"} if self._service.history_lost else {}
         return JsonResponse({"status": "ready", **lost})

@@ -1,4 +1,4 @@
-"""`GET /metrics`: what all workers counted, as Prometheus reads it."""
+"""`GET /metrics`: the metrics of all workers in Prometheus's text format."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ class MetricsPage:
     def __init__(self, families: Callable[[], Sequence[Family]]) -> None:
         self._families = families
 
-    async def answer(self, request: Request) -> Response:  # noqa: ARG002
-        """Answer with the sum over the workers."""
+    async def handle(self, request: Request) -> Response:  # noqa: ARG002
+        """Respond with the sums over all workers."""
         text = await asyncio.to_thread(lambda: prometheus_text(self._families()))
         return Response(text, media_type=CONTENT_TYPE)

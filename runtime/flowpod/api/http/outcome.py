@@ -1,4 +1,4 @@
-"""An answer in one piece: the same events as a stream's, folded."""
+"""The outcome of a run: its events folded into the state of its nodes and outputs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -13,10 +13,11 @@ from flowpod.engine.events import Event, NodeUpdated, Readable, RunOutput, RunTe
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run came to: each node's last state, each output's value as far as it got, and the end.
+    """The state of a run after the events so far.
 
-    `streamed` are the outputs that came as streams, `begun` those of them that have text or thoughts already. The
-    value of a stream is put together when it is finished, when the run is, and by `settle`.
+    `nodes` has each node's latest event, `outputs` each output's value, as far as it is known. `streamed` are the
+    outputs that streamed, `begun` those of them that have text or reasoning, `finished` all outputs that are final.
+    The chunks of a stream are joined when the stream or the run ends, or by `settle`.
     """
 
     nodes: dict[str, NodeUpdated] = field(default_factory=dict)
@@ -26,10 +27,10 @@ class Outcome:
     begun: set[str] = field(default_factory=set)
     finished: set[str] = field(default_factory=set)
     end: RunTerminated | None = None
-    _deltas: dict[str, list[str]] = field(default_factory=dict)
+    _chunks: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
-        """Take in the next event."""
+        """Apply the next event."""
         match event:
             case NodeUpdated():
                 self.nodes[event.node] = event
@@ -40,16 +41,16 @@ class Outcome:
                 self.settle()
 
     def settle(self) -> None:
-        """Put together what has come of the streams that are not finished."""
+        """Join the chunks of streams that have not finished."""
         for name in self.streamed - self.finished:
-            self._put_together(name)
+            self._join_chunks(name)
 
     def _add_output(self, event: RunOutput) -> None:
         name = event.output
         if event.is_stream:
             self.streamed.add(name)
             self.outputs.setdefault(name, "")
-            self._deltas.setdefault(name, []).append(event.delta)
+            self._chunks.setdefault(name, []).append(event.delta)
             if event.delta or event.reasoning:
                 self.begun.add(name)
             self.reasoning[name] = self.reasoning.get(name, "") + event.reasoning
@@ -58,27 +59,27 @@ class Outcome:
         if event.status == "Finished":
             self.finished.add(name)
             if event.is_stream:
-                self._put_together(name)
+                self._join_chunks(name)
 
-    def _put_together(self, name: str) -> None:
-        self.outputs[name] = "".join(self._deltas[name])
+    def _join_chunks(self, name: str) -> None:
+        self.outputs[name] = "".join(self._chunks[name])
 
     @property
     def terminated(self) -> RunTerminated:
-        """The run's end; there is always one."""
+        """The run's last event; the run must have ended."""
         assert self.end is not None
         return self.end
 
 
 async def fold(run: Readable, request: Request) -> Outcome:
-    """Read a run to its end. A client that leaves cancels the run."""
+    """Read a run to its end. If the client disconnects, the run is cancelled."""
     outcome = Outcome()
     await read(run, request, outcome.add)
     return outcome
 
 
 async def read(run: Readable, request: Request, add: Callable[[Event], object]) -> None:
-    """Give each of a run's events to `add`. A client that leaves cancels the run."""
+    """Pass each event of a run to `add`. If the client disconnects, the run is cancelled."""
     try:
         async with _reading(run, request) as batches:
             async for batch in batches:
@@ -88,11 +89,11 @@ async def read(run: Readable, request: Request, add: Callable[[Event], object]) 
         run.leave()
 
 
-async def look_ahead(run: Readable, request: Request, seen: Callable[[Outcome], bool]) -> Outcome:
-    """Read a run until `seen` holds, or to its end, and put back what was read, for whoever answers.
+async def look_ahead(run: Readable, request: Request, is_enough: Callable[[Outcome], bool]) -> Outcome:
+    """Read a run until `is_enough`, or to its end, and put the events back for the response.
 
-    This lets the status of a stream depend on how its run began; what is held meanwhile is bounded by how long a node's
-    stream may get. A client that leaves cancels the run.
+    This lets the status of a stream depend on how the run began. The events held meanwhile are bounded by the maximum
+    length of a node's stream. If the client disconnects, the run is cancelled.
     """
     outcome = Outcome()
     events: list[Event] = []
@@ -102,7 +103,7 @@ async def look_ahead(run: Readable, request: Request, seen: Callable[[Outcome], 
                 events += batch
                 for event in batch:
                     outcome.add(event)
-                if seen(outcome):
+                if is_enough(outcome):
                     break
     except BaseException:
         run.leave()
@@ -113,7 +114,7 @@ async def look_ahead(run: Readable, request: Request, seen: Callable[[Outcome], 
 
 @asynccontextmanager
 async def _reading(run: Readable, request: Request) -> AsyncIterator[AsyncIterator[list[Event]]]:
-    watch = asyncio.create_task(_cancel_when_gone(run, request))
+    watch = asyncio.create_task(_cancel_on_disconnect(run, request))
     try:
         async with aclosing(run.events.batches()) as batches:
             yield batches
@@ -121,7 +122,7 @@ async def _reading(run: Readable, request: Request) -> AsyncIterator[AsyncIterat
         watch.cancel()
 
 
-async def _cancel_when_gone(run: Readable, request: Request) -> None:
+async def _cancel_on_disconnect(run: Readable, request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     run.cancel("the client left")

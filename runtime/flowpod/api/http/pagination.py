@@ -1,4 +1,4 @@
-"""Cursor pages: a listing is read page by page, each of which names where the next one begins."""
+"""Cursor pagination: each page of a list names the cursor of the next one."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
@@ -9,34 +9,34 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flowpod.errors import InvalidRequest
 
-_LARGEST = 2**63 - 1  # what databases count up to
+_MAX_INTEGER = 2**63 - 1  # the largest integer of a database column
 
 
 class Query(BaseModel):
-    """The query of an endpoint, which takes no other parameters than its fields."""
+    """Base of an endpoint's query parameters; unknown parameters are rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PageQuery(Query):
-    """The query of a listing: how many items, and the `next_cursor` of the page before."""
+    """Query parameters of a list: the page size, and the `next_cursor` of the previous page."""
 
-    limit: int = Field(20, ge=1, le=100, description="How many items the page may have.")
-    cursor: str = Field("", description="The `next_cursor` of the page before; without it the first page.")
+    limit: int = Field(20, ge=1, le=100, description="The maximum number of items on the page.")
+    cursor: str = Field("", description="The `next_cursor` of the previous page; leave it out for the first page.")
 
 
 def page(items: Sequence[Any], next_position: Sequence[str | int] | None) -> dict[str, Any]:
-    """Return a page as it is answered; `next_position` is where the next one begins, None after the last."""
+    """Return the JSON body of a page; `next_position` is where the next page starts, None on the last page."""
     cursor = (
         None if next_position is None else urlsafe_b64encode(orjson.dumps(list(next_position))).decode().rstrip("=")
     )
     return {"data": list(items), "next_cursor": cursor}
 
 
-def position_of(cursor: str, *kinds: type[str] | type[int]) -> tuple[Any, ...] | None:
-    """Return the position that a cursor stands for, a value of each of `kinds`; None for no cursor.
+def decode_cursor(cursor: str, *types: type[str] | type[int]) -> tuple[Any, ...] | None:
+    """Return the position that a cursor encodes, one value of each of `types`; None for an empty cursor.
 
-    Raises InvalidRequest for a cursor that no page has named.
+    Raises InvalidRequest for a malformed cursor.
     """
     if not cursor:
         return None
@@ -46,9 +46,10 @@ def position_of(cursor: str, *kinds: type[str] | type[int]) -> tuple[Any, ...] |
         position = None
     if (
         not isinstance(position, list)
-        or len(position) != len(kinds)
-        or not all(type(value) is kind for value, kind in zip(position, kinds, strict=True))
-        or not all(abs(value) <= _LARGEST for value in position if isinstance(value, int))
+        or len(position) != len(types)
+        or not all(type(value) is expected for value, expected in zip(position, types, strict=True))
+        or not all(abs(value) <= _MAX_INTEGER for value in position if isinstance(value, int))
     ):
-        raise InvalidRequest("the cursor is none that a page has named", param="cursor", code="invalid_cursor")
+        message = "invalid cursor: use the next_cursor of the previous page"
+        raise InvalidRequest(message, param="cursor", code="invalid_cursor")
     return tuple(position)

@@ -1,4 +1,4 @@
-"""Reading a request: its body within the limit, its headers by their rules."""
+"""Reading a request: its headers, its query and its body, each validated."""
 
 import re
 import uuid
@@ -19,15 +19,16 @@ HISTORY_ROUNDS = "Chat-History-Rounds"
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_:-]{32,255}")
 _USER_ID_LENGTH = 255
-_ROUNDS_DIGITS = 9  # what Python reads quickly, and more than anybody needs
+_ROUNDS_DIGITS = 9  # longer numbers are slow to parse, and far beyond MAX_ROUNDS
 Body = TypeVar("Body", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a request's headers say: the session (`assigned` when it named none), the user, and its trace.
+    """Who sent a request, according to its headers.
 
-    `history_rounds` is how many past turns it wants, None where the flow says so.
+    `assigned`: the request named no session, so `session_id` is a new one. `headers` has the trace context.
+    `history_rounds` is the number of turns of chat history that the request asks for; None leaves it to the flow.
     """
 
     session_id: str
@@ -47,7 +48,7 @@ class Caller:
         instructions: str = "",
         overrides: Mapping[str, Any] | None = None,
     ) -> RunRequest:
-        """Return what this caller asks of the service."""
+        """Return the request that starts a run for this caller."""
         return RunRequest(
             inputs=inputs,
             session_id=self.session_id,
@@ -65,29 +66,29 @@ class Caller:
 
 
 def read_caller(request: Request) -> Caller:
-    """Return who calls, and see to it that the response names the session.
+    """Read the caller from the request's headers and set the session id on the response.
 
-    Raises InvalidRequest for an id that breaks its rule.
+    Raises InvalidRequest for an invalid session id, user id or number of rounds.
     """
-    given = request.headers.get(SESSION_ID)
-    if given is not None and not _SESSION_ID.fullmatch(given):
+    named = request.headers.get(SESSION_ID)
+    if named is not None and not _SESSION_ID.fullmatch(named):
         message = f"{SESSION_ID} must have 32 to 255 letters, digits, underscores, hyphens or colons"
         raise InvalidRequest(message, param=SESSION_ID, code="invalid_session_id")
     user_id = read_user_id(request)
-    session_id = given or str(uuid.uuid4())
+    session_id = named or str(uuid.uuid4())
     request.state.session_id = session_id
     trace_context = {name: request.headers[name] for name in ("traceparent", "tracestate") if name in request.headers}
     rounds = _history_rounds(request)
-    return Caller(session_id, given is None, user_id, request.state.request_id, trace_context, rounds)
+    return Caller(session_id, named is None, user_id, request.state.request_id, trace_context, rounds)
 
 
 def read_user_id(request: Request) -> str | None:
-    """Return the user that the request names; raises InvalidRequest for an id that breaks its rule."""
-    # MySQL takes no notice of spaces at the end, so nobody else does.
+    """Return the user id in the request's headers, if any; raises InvalidRequest for an invalid one."""
+    # MySQL ignores trailing spaces in comparisons, so they are removed for every database.
     user_id = request.headers.get(USER_ID, "").strip() or None
     if user_id is not None:
         try:
-            user_id = user_id.encode("latin-1").decode()  # headers are bytes; names of users are UTF-8
+            user_id = user_id.encode("latin-1").decode()  # Starlette decodes headers as Latin-1; user ids are UTF-8
         except UnicodeDecodeError:
             raise InvalidRequest(f"{USER_ID} is not UTF-8", param=USER_ID, code="invalid_user_id") from None
         if len(user_id) > _USER_ID_LENGTH:
@@ -97,81 +98,81 @@ def read_user_id(request: Request) -> str | None:
 
 
 def _history_rounds(request: Request) -> int | None:
-    given = request.headers.get(HISTORY_ROUNDS)
-    if given is None:
+    value = request.headers.get(HISTORY_ROUNDS)
+    if value is None:
         return None
-    if not (given.isdecimal() and len(given) <= _ROUNDS_DIGITS and int(given) <= MAX_ROUNDS):
+    if not (value.isdecimal() and len(value) <= _ROUNDS_DIGITS and int(value) <= MAX_ROUNDS):
         message = f"{HISTORY_ROUNDS} must be a number from 0 to {MAX_ROUNDS}"
         raise InvalidRequest(message, param=HISTORY_ROUNDS, code="invalid_history_rounds")
-    return int(given)
+    return int(value)
 
 
 def is_session_id(text: str) -> bool:
-    """Return whether `text` may name a session."""
+    """Return whether `text` is a valid session id."""
     return _SESSION_ID.fullmatch(text) is not None
 
 
 def is_user_id(value: Any) -> bool:
-    """Return whether a value that a client gives may name a user."""
+    """Return whether `value` is a valid user id."""
     return isinstance(value, str) and 0 < len(value) <= _USER_ID_LENGTH and value == value.strip()
 
 
 async def read_bytes(request: Request, limit: int) -> bytes:
-    """Return the body; raises BodyTooLarge when it has more than `limit` bytes."""
-    message = f"the body is over the limit of {limit} bytes (FLOWPOD_MAX_BODY_BYTES)"
+    """Return the body; raises BodyTooLarge if it has more than `limit` bytes."""
+    message = f"the body exceeds the limit of {limit} bytes (FLOWPOD_MAX_BODY_BYTES)"
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(message)
     body = bytearray()
     try:
-        async for piece in request.stream():
-            body += piece
+        async for chunk in request.stream():
+            body += chunk
             if len(body) > limit:
                 raise BodyTooLarge(message)
     except ClientDisconnect:
-        raise InvalidRequest("the client left before it had sent the body", code="incomplete_body") from None
+        raise InvalidRequest("the client disconnected before it sent the whole body", code="incomplete_body") from None
     return bytes(body)
 
 
 async def read_object(request: Request, limit: int) -> dict[str, Any]:
     """Return the body, a JSON object of at most `limit` bytes.
 
-    Raises BodyTooLarge, or InvalidRequest that says what the body is instead.
+    Raises BodyTooLarge, or InvalidRequest if the body is not a JSON object.
     """
     body = await read_bytes(request, limit)
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        what = f"not valid JSON: {error}" if body else "empty; it must be a JSON object"
-        raise InvalidRequest(f"the body is {what}", code="invalid_json") from None
+        problem = f"not valid JSON: {error}" if body else "empty; it must be a JSON object"
+        raise InvalidRequest(f"the body is {problem}", code="invalid_json") from None
     return as_object(content)
 
 
 def as_object(content: Any) -> dict[str, Any]:
-    """Return what the body's JSON holds; raises InvalidRequest when it is no object."""
+    """Return `content`, the parsed body, if it is a JSON object; raises InvalidRequest otherwise."""
     if not isinstance(content, dict):
-        raise InvalidRequest(f"the body must be a JSON object, not {_name_of(content)}", code="invalid_json")
+        raise InvalidRequest(f"the body must be a JSON object, not {_json_type(content)}", code="invalid_json")
     return content
 
 
-def read_model(kind: type[Body], content: dict[str, Any]) -> Body:
-    """Return the body as `kind`; raises InvalidRequest that names the first field that is wrong."""
+def read_model(model: type[Body], content: dict[str, Any]) -> Body:
+    """Validate a body as `model`; raises InvalidRequest that names the first invalid field."""
     try:
-        return kind.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         detail = error.errors()[0]
         field = ".".join(str(part) for part in detail["loc"])
-        known = {"missing": "is required", "model_type": "input should be an object"}  # no word of our own classes
-        what = known.get(detail["type"]) or detail["msg"][0].lower() + detail["msg"][1:]
-        raise InvalidRequest(f"{field}: {what}", param=field) from None
+        messages = {"missing": "is required", "model_type": "input should be an object"}  # pydantic names our classes
+        problem = messages.get(detail["type"]) or detail["msg"][0].lower() + detail["msg"][1:]
+        raise InvalidRequest(f"{field}: {problem}", param=field) from None
 
 
-def read_query(kind: type[Body], request: Request) -> Body:
-    """Return the query as `kind`; raises InvalidRequest that names the first parameter that is wrong."""
-    return read_model(kind, dict(request.query_params))
+def read_query(model: type[Body], request: Request) -> Body:
+    """Validate the query as `model`; raises InvalidRequest that names the first invalid parameter."""
+    return read_model(model, dict(request.query_params))
 
 
-def _name_of(value: Any) -> str:
+def _json_type(value: Any) -> str:
     names = {
         list: "a list",
         str: "a string",

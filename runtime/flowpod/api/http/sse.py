@@ -1,4 +1,4 @@
-"""Server-sent events: a run's events go out as bytes. The only module that knows sse-starlette."""
+"""Server-sent events: streams frames to the client. The only module that uses sse-starlette."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -7,26 +7,24 @@ from sse_starlette.sse import AppStatus
 
 from flowpod.engine.events import Event, Readable
 
-Encode = Callable[[Event], bytes]
-
 _HEADERS = {"Cache-Control": "no-cache, no-transform"}
 
 
-def let_runs_end_streams() -> None:
-    """Keep sse-starlette from cutting streams at SIGTERM: a stream ends because its run ended."""
+def keep_streams_on_shutdown() -> None:
+    """Keep sse-starlette from cutting streams at SIGTERM: a stream ends only when its run ends."""
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # the library has no types here
 
 
-def event_stream(run: Readable, encode: Encode, heartbeat_s: float) -> EventSourceResponse:
-    """Return the response that streams a run; its headers go out at once.
+def event_stream(run: Readable, encode: Callable[[Event], bytes], heartbeat_s: float) -> EventSourceResponse:
+    """Return the response that streams a run; its headers are sent at once.
 
-    A stream that is silent for `heartbeat_s` seconds gets a comment. A reader that leaves cancels the run.
+    A stream that is silent for `heartbeat_s` seconds gets a comment. If the client disconnects, the run is cancelled.
     """
     return stream_of(_frames(run, encode), heartbeat_s)
 
 
 def stream_of(frames: AsyncIterator[bytes], heartbeat_s: float) -> EventSourceResponse:
-    """Return the response that streams ready frames, with a comment when it is silent for `heartbeat_s` seconds."""
+    """Return the response that streams encoded frames, with a comment after `heartbeat_s` seconds of silence."""
     return EventSourceResponse(
         frames,
         headers=_HEADERS,
@@ -36,10 +34,10 @@ def stream_of(frames: AsyncIterator[bytes], heartbeat_s: float) -> EventSourceRe
     )
 
 
-async def _frames(run: Readable, encode: Encode) -> AsyncIterator[bytes]:
+async def _frames(run: Readable, encode: Callable[[Event], bytes]) -> AsyncIterator[bytes]:
     try:
         async for batch in run.events.batches():
-            # All that waits goes out in one piece: each piece costs a system call here and one at the reader.
+            # All waiting events are sent as one chunk: each chunk costs a system call here and one at the client.
             if data := b"".join(map(encode, batch)):
                 yield data
     finally:

@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flowpod.api.http.api_settings import ApiSettings
-from flowpod.api.http.errors import RUN_FAILED, JsonResponse, error_body
-from flowpod.api.http.outcome import Outcome, fold
+from flowpod.api.http.encoder import respond
+from flowpod.api.http.errors import JsonResponse, error_body
+from flowpod.api.http.outcome import Outcome
 from flowpod.api.http.requests import Caller, read_caller, read_model, read_object
-from flowpod.api.http.sse import event_stream
 from flowpod.api.native.background import ACCEPTED, IDEMPOTENCY_KEY, RUN, asked_by, read_key, run_queue_of
 from flowpod.background.queue import Recording
 from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
@@ -49,7 +49,7 @@ class Complete:
         self._service = service
         self._settings = settings
 
-    async def answer(self, request: Request) -> Response:
+    async def handle(self, request: Request) -> Response:
         """Answer with an event stream or with one JSON body."""
         caller = read_caller(request)
         content = await read_object(request, self._settings.max_body_bytes)
@@ -62,10 +62,7 @@ class Complete:
         streaming = _wants_stream(request) if body.stream is None else body.stream
         run = await self._service.start(caller.request(body.inputs or {}, protocol="complete", streaming=streaming))
         encoder = Encoder(body.response_config or ResponseConfig())
-        if streaming:
-            return event_stream(run, encoder.encode, self._settings.heartbeat_s)
-        outcome = await fold(run, request)
-        return JsonResponse(encoder.body(run.id, outcome), RUN_FAILED if outcome.terminated.error else 200)
+        return await respond(run, request, encoder, streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
 
     async def _submit(self, caller: Caller, body: RunBody, key: str | None, asked: bytes) -> Response:
         if body.stream:
@@ -113,13 +110,13 @@ class Encoder:
         }
         return b"data: " + dumps(head | facts) + b"\n\n"
 
-    def body(self, run_id: str, outcome: Outcome) -> dict[str, Any]:
+    def body(self, outcome: Outcome) -> dict[str, Any]:
         """Return the same facts as one object; a failure is also under `error`, where every JSON answer has it."""
         end = outcome.terminated
         error = {} if end.error is None else error_body(end.error)
         return {
             **error,
-            "run_id": run_id,
+            "run_id": end.run_id,
             "timestamp": timestamp(end.timestamp),
             **_end(end),
             **self.parts(outcome),

@@ -1,48 +1,53 @@
-"""Simple mode, `POST /`: the flow's inputs as the body, its outputs as the answer (LangStudio, "Simple mode")."""
+"""Simple mode, `POST /`: the body has the flow's inputs, the response its outputs (LangStudio, "Simple mode")."""
+
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from flowpod.api.http.api_settings import ApiSettings
-from flowpod.api.http.errors import RUN_FAILED, JsonResponse, error_body
-from flowpod.api.http.outcome import fold
+from flowpod.api.http.encoder import respond
+from flowpod.api.http.errors import error_body
+from flowpod.api.http.outcome import Outcome
 from flowpod.api.http.requests import read_caller, read_object
-from flowpod.api.http.sse import event_stream
 from flowpod.engine.events import Event, RunOutput, RunTerminated
 from flowpod.jsonable import dumps
 from flowpod.service import FlowService
 
 
 class Simple:
-    """The endpoint."""
+    """`POST /`."""
 
     def __init__(self, service: FlowService, settings: ApiSettings) -> None:
         self._service = service
         self._settings = settings
 
-    async def answer(self, request: Request) -> Response:
-        """Answer with JSON or, where `Accept` names it, with an event stream."""
+    async def handle(self, request: Request) -> Response:
+        """Respond with JSON, or with an event stream if `Accept` names one."""
         caller = read_caller(request)
         inputs = await read_object(request, self._settings.max_body_bytes)
         streaming = "text/event-stream" in request.headers.get("accept", "").lower()
         run = await self._service.start(caller.request(inputs, protocol="simple", streaming=streaming))
-        if streaming:
-            return event_stream(run, encode, self._settings.heartbeat_s)
-        outcome = await fold(run, request)
-        if outcome.terminated.error is not None:
-            return JsonResponse(error_body(outcome.terminated.error), RUN_FAILED)
-        return JsonResponse(outcome.outputs)
+        return await respond(run, request, SimpleEncoder(), streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
 
 
-def encode(event: Event) -> bytes:
-    """Return the frame of an event, or nothing.
+class SimpleEncoder:
+    """Encodes a run as its outputs."""
 
-    An output that is streamed has one empty frame first and one last; others have one frame with their value.
-    """
-    match event:
-        case RunOutput(has_delta=True) if not event.reasoning or event.delta:
-            return b"event: Message\ndata: " + dumps({event.output: event.delta}) + b"\n\n"
-        case RunTerminated(error=error) if error is not None:
-            return b"event: Error\ndata: " + dumps(error_body(error)) + b"\n\n"
-        case _:
-            return b""
+    def encode(self, event: Event) -> bytes:
+        """Return the frame of an event, or b"".
+
+        A streamed output starts and ends with an empty frame; any other output has one frame with its value.
+        """
+        match event:
+            case RunOutput(has_delta=True) if not event.reasoning or event.delta:
+                return b"event: Message\ndata: " + dumps({event.output: event.delta}) + b"\n\n"
+            case RunTerminated(error=error) if error is not None:
+                return b"event: Error\ndata: " + dumps(error_body(error)) + b"\n\n"
+            case _:
+                return b""
+
+    def body(self, outcome: Outcome) -> dict[str, Any]:
+        """Return the outputs, or the error of a run that failed."""
+        error = outcome.terminated.error
+        return outcome.outputs if error is None else error_body(error)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from flowpod.api.http.errors import JsonResponse
-from flowpod.api.http.pagination import PageQuery, page, position_of
+from flowpod.api.http.pagination import PageQuery, decode_cursor, page
 from flowpod.api.http.requests import read_query
 from flowpod.errors import NotFound, Unavailable
 from flowpod.telemetry.recorder import TraceRecorder
@@ -58,7 +58,7 @@ class Traces:
     async def listing(self, request: Request) -> Response:
         """Answer a page of runs, the newest first."""
         query = read_query(TracesQuery, request)
-        position = position_of(query.cursor, int)
+        position = decode_cursor(query.cursor, int)
         filters = Filters(query.session, query.user, query.status, query.min_duration, query.max_duration, query.text)
         before = None if position is None else position[0]
         found = await self._read(lambda recorder: recorder.store.newest(filters, query.limit + 1, before))

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, `POST /v1/chat/completions` and `GET /v1/models`, for flows that hold conversations."""
+"""OpenAI's chat completions, `POST /v1/chat/completions` and `GET /v1/models`, for flows with a chat input."""
 
 import time
 from dataclasses import dataclass, field, replace
@@ -9,12 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flowpod.api.http.api_settings import ApiSettings
-from flowpod.api.http.errors import RUN_FAILED, JsonResponse, error_body
-from flowpod.api.http.outcome import Outcome, fold
+from flowpod.api.http.encoder import respond
+from flowpod.api.http.errors import JsonResponse, error_body
+from flowpod.api.http.outcome import Outcome
 from flowpod.api.http.requests import Caller, read_model, read_object
-from flowpod.api.http.sse import event_stream
 from flowpod.api.openai.client_headers import read_chat_caller, with_user
-from flowpod.api.openai.messages import ChatRoles, Message, is_side_request, read_conversation
+from flowpod.api.openai.messages import ChatFields, Message, is_side_request, read_conversation
 from flowpod.engine.events import Event, RunOutput, RunStarted, RunTerminated
 from flowpod.engine.request import RunRequest
 from flowpod.errors import InvalidRequest, NotFound
@@ -26,7 +26,7 @@ _DONE = b"data: [DONE]\n\n"
 
 
 class StreamOptions(BaseModel):
-    """What a stream has besides the answer."""
+    """Options of a stream."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,9 +34,9 @@ class StreamOptions(BaseModel):
 
 
 class ChatBody(BaseModel):
-    """The request's body. Any model name is taken, and whatever is not here is accepted and passed over.
+    """The request body. Any model name is accepted; keys that are not listed here are ignored.
 
-    `inputs` are further inputs of the flow by name, as `extra_body` of OpenAI's clients sends them.
+    `inputs` are further inputs of the flow by name; OpenAI's clients send them in `extra_body`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,60 +54,56 @@ class ChatBody(BaseModel):
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """The parameters for the flow's models; OpenAI's two names of one limit both have its value."""
+        """The parameters for the flow's models; both of OpenAI's names for the token limit have the same value."""
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        given: dict[str, Any] = {
+        parameters: dict[str, Any] = {
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_tokens": limit,
             "max_completion_tokens": limit,
             "seed": self.seed,
         }
-        return {name: value for name, value in given.items() if value is not None}
+        return {name: value for name, value in parameters.items() if value is not None}
 
 
 class ChatCompletions:
-    """The endpoint."""
+    """`POST /v1/chat/completions`."""
 
     def __init__(self, service: FlowService, settings: ApiSettings) -> None:
         self._service = service
         self._settings = settings
-        self._roles = ChatRoles.of(service)
+        self._fields = ChatFields.of(service)
 
-    async def answer(self, request: Request) -> Response:
-        """Answer with a stream of chunks or with one completion."""
-        if self._roles is None:
+    async def handle(self, request: Request) -> Response:
+        """Respond with a stream of chunks or with one completion."""
+        if self._fields is None:
             raise no_chat_flow()
         caller = read_chat_caller(request, keep_chats=self._settings.openwebui_sessions)
         body = read_model(ChatBody, await read_object(request, self._settings.max_body_bytes))
         caller = with_user(caller, body.user)
         streaming = bool(body.stream)
-        run = await self._service.start(_run_request(self._roles, body, caller, streaming))
-        completion = Completion(
+        run = await self._service.start(_run_request(self._fields, body, caller, streaming))
+        encoder = ChatEncoder(
             model=self._service.model,
-            output=self._roles.answer,
+            output=self._fields.chat_output,
             id=f"chatcmpl-{run.id.replace('-', '')}",
             include_usage=body.stream_options is not None and body.stream_options.include_usage is True,
         )
-        if streaming:
-            return event_stream(run, completion.encode, self._settings.heartbeat_s)
-        outcome = await fold(run, request)
-        if outcome.terminated.error is not None:
-            return JsonResponse(error_body(outcome.terminated.error), RUN_FAILED)
-        return JsonResponse(completion.body(outcome))
+        return await respond(run, request, encoder, streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
 
 
-def _run_request(roles: ChatRoles, body: ChatBody, caller: Caller, streaming: bool) -> RunRequest:
+def _run_request(fields: ChatFields, body: ChatBody, caller: Caller, streaming: bool) -> RunRequest:
     if is_side_request(body.messages):
-        caller = replace(caller, assigned=True)  # it is no turn of the conversation, and does not go on with it
+        caller = replace(caller, assigned=True)  # a side request is not a turn of the chat and gets no stored history
     conversation = read_conversation(body.messages)
-    inputs = roles.inputs(conversation.question)
-    # One question alone continues the stored session; a client that sends more brings the history itself.
-    if roles.history is not None and (conversation.user_turns > 1 or caller.assigned) and conversation.earlier:
-        inputs[roles.history] = roles.pairs(conversation)
+    inputs = fields.inputs(conversation.prompt)
+    # A single prompt continues the stored session; a client that sends more messages keeps the history itself.
+    sends_history = conversation.user_turns > 1 or caller.assigned
+    if fields.chat_history is not None and sends_history and conversation.history:
+        inputs[fields.chat_history] = fields.history_turns(conversation)
     further = body.inputs or {}
-    if roles.question in further:
-        param = f"inputs.{roles.question}"
+    if fields.chat_input in further:
+        param = f"inputs.{fields.chat_input}"
         raise InvalidRequest(f"{param}: the flow's chat input is the last message; leave it out here", param=param)
     return caller.request(
         {**inputs, **further},
@@ -119,15 +115,15 @@ def _run_request(roles: ChatRoles, body: ChatBody, caller: Caller, streaming: bo
     )
 
 
-class Models:
-    """`GET /v1/models`: the flow, under its service's name."""
+class ModelList:
+    """`GET /v1/models`: the flow as a model, under the name of its service."""
 
     def __init__(self, service: FlowService) -> None:
         self._service = service
         self._created = int(time.time())
 
-    async def answer(self, request: Request) -> Response:  # noqa: ARG002
-        """List the models."""
+    async def handle(self, request: Request) -> Response:  # noqa: ARG002
+        """Respond with the list of models."""
         if not self._service.flow.is_chat:
             raise no_chat_flow()
         names = dict.fromkeys((self._service.name, "default"))
@@ -136,17 +132,17 @@ class Models:
 
 
 def no_chat_flow() -> NotFound:
-    """Return the error for a flow that holds no conversations."""
+    """Return the error for a flow without a chat input."""
     message = (
-        "this flow holds no conversations: none of its inputs says is_chat_input: true, so there is no "
-        "OpenAI-compatible API; use POST / or POST /run"
+        "this flow has no chat input: none of its inputs has is_chat_input: true, so it has no OpenAI-compatible API; "
+        "use POST / or POST /run"
     )
     return NotFound(message, code="not_a_chat_flow")
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
-    """One answer: its constant facts, and how events become chunks or a body."""
+class ChatEncoder:
+    """Encodes a run as a chat completion; `output` is the flow's chat output."""
 
     model: str
     output: str
@@ -155,7 +151,7 @@ class Completion:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def encode(self, event: Event) -> bytes:
-        """Return the chunks of an event, or nothing."""
+        """Return the chunks of an event, or b""."""
         match event:
             case RunStarted():
                 return self._chunk({"role": "assistant", "content": ""})
@@ -167,7 +163,7 @@ class Completion:
                     delta["content"] = text
                 return self._chunk(delta) if delta else b""
             case RunTerminated(error=error) if error is not None:
-                return b"data: " + dumps(error_body(error)) + b"\n\n" + _DONE
+                return _data_line(error_body(error)) + _DONE
             case RunTerminated():
                 last = self._chunk({"content": ""}, _finish_reason(event))
                 return last + (self._usage_chunk(event) if self.include_usage else b"") + _DONE
@@ -175,7 +171,9 @@ class Completion:
                 return b""
 
     def body(self, outcome: Outcome) -> dict[str, Any]:
-        """Return the whole completion."""
+        """Return the completion, or the error of a run that failed."""
+        if outcome.terminated.error is not None:
+            return error_body(outcome.terminated.error)
         message = {"role": "assistant", "content": as_text(outcome.outputs.get(self.output))}
         if reasoning := outcome.reasoning.get(self.output):
             message["reasoning_content"] = reasoning
@@ -196,16 +194,16 @@ class Completion:
         }
 
     def _chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
-        return self._frame(
+        return self._chunk_line(
             [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
             None,
         )
 
     def _usage_chunk(self, event: RunTerminated) -> bytes:
         zero = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-        return self._frame([], zero | dict(event.usage))
+        return self._chunk_line([], zero | dict(event.usage))
 
-    def _frame(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> bytes:
+    def _chunk_line(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> bytes:
         chunk = {
             "id": self.id,
             "object": "chat.completion.chunk",
@@ -215,8 +213,12 @@ class Completion:
             "usage": usage,
             "system_fingerprint": None,
         }
-        return b"data: " + dumps(chunk) + b"\n\n"
+        return _data_line(chunk)
 
 
 def _finish_reason(event: RunTerminated) -> str:
     return event.finish_reason if event.finish_reason in _FINISH_REASONS else "stop"
+
+
+def _data_line(content: dict[str, Any]) -> bytes:
+    return b"data: " + dumps(content) + b"\n\n"

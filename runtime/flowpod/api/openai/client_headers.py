@@ -1,4 +1,4 @@
-"""Who asks on OpenAI's API, where chat clients have names of their own for a session and a user."""
+"""The caller of OpenAI's API, where chat clients have session and user headers of their own."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,11 +13,11 @@ CHAT_USER_ID = "X-OpenWebUI-User-Id"
 
 
 def read_chat_caller(request: Request, *, keep_chats: bool) -> Caller:
-    """Return who calls, and see to it that the response names the session.
+    """Read the caller from the request's headers and set the session id on the response.
 
-    Where the request names no session, a chat client's id of its chat is one, and where it names no user, the client's
-    id of the user is one; what breaks the rule is passed over. Turns are stored under such a session with `keep_chats`.
-    Raises InvalidRequest for an id of Flowpod's own that breaks its rule.
+    Without Flowpod's own headers, Open WebUI's chat id is the session id and its user id the user id; invalid ones are
+    ignored. With `keep_chats`, turns are stored under such a session. Raises InvalidRequest if one of Flowpod's own
+    headers is invalid.
     """
     caller = read_caller(request)
     chat = request.headers.get(CHAT_ID, "")
@@ -28,5 +28,5 @@ def read_chat_caller(request: Request, *, keep_chats: bool) -> Caller:
 
 
 def with_user(caller: Caller, user: Any) -> Caller:
-    """Return the caller with `user` as its user where it names none and that may be one."""
+    """Return the caller with the user id `user`, if it has none and `user` is a valid one."""
     return replace(caller, user_id=user) if caller.user_id is None and is_user_id(user) else caller

@@ -1,4 +1,4 @@
-"""From the messages of a chat completion to a flow's inputs."""
+"""OpenAI's messages, the prompt and history that they make, and the inputs of the flow that these fill."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ from pydantic_core import PydanticCustomError
 from flowpod.errors import InvalidRequest
 from flowpod.service import FlowService
 
-Part = str | dict[str, str]
-"""A text, or an image as promptflow writes it: `{"data:image/png;base64": ...}` or `{"data:image/*;url": ...}`."""
+ContentPart = str | dict[str, str]
+"""A text, or an image in promptflow's format: `{"data:image/png;base64": ...}` or `{"data:image/*;url": ...}`."""
 
 _DATA_URL = re.compile(r"data:(image/[^;,]+)[^,]*;base64,(.*)", re.DOTALL)
 
@@ -26,26 +26,26 @@ _SIDE_REQUESTS = (
     ("Summarize the conversation into a title in ", ""),  # Cherry Studio
     ("You are an assistant skilled in conversation", " title"),  # Cherry Studio, LobeChat
 )
-"""How chat clients open a request of their own, and what is further on in it."""
+"""The texts by which chat clients' own requests are recognised: how one begins, and a text further on in it."""
 
 
-def _parts_of(content: Any) -> Any:
-    """Return the texts and images of a message; other parts are passed over."""
+def _content_parts(content: Any) -> Any:
+    """Return the texts and images of a message; other parts are ignored."""
     if content is None:
         return ()
     if isinstance(content, str):
         return (content,)
     if not isinstance(content, list):
-        raise PydanticCustomError("content", "Expected a text, a list of parts or null")
-    return tuple(found for part in content if isinstance(part, dict) and (found := part_of(part)) is not None)
+        raise PydanticCustomError("content", "Expected a string, a list of parts or null")
+    return tuple(read for part in content if isinstance(part, dict) and (read := content_part(part)) is not None)
 
 
-def part_of(part: Mapping[str, Any]) -> Part | None:
-    """Return the text or the image that a part of OpenAI's is, None for any other one."""
+def content_part(part: Mapping[str, Any]) -> ContentPart | None:
+    """Return the text or image of one of OpenAI's content parts; None for a part of another type."""
     if part.get("type") == "text":
         text = part.get("text") or ""
         if isinstance(text, list | dict):
-            raise PydanticCustomError("content", "Expected a text in a part of type text")
+            raise PydanticCustomError("content", "Expected a string as the text of a part")
         return str(text)
     image = part.get("image_url") if part.get("type") == "image_url" else None
     url = image.get("url") if isinstance(image, dict) else image
@@ -56,36 +56,51 @@ def part_of(part: Mapping[str, Any]) -> Part | None:
 
 
 class Message(BaseModel):
-    """A message of a conversation."""
+    """A message of a chat."""
 
     model_config = ConfigDict(frozen=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[tuple[Part, ...], BeforeValidator(_parts_of)] = ()
+    content: Annotated[tuple[ContentPart, ...], BeforeValidator(_content_parts)] = ()
 
     @property
     def text(self) -> str:
-        """The message's texts, a line each."""
-        return "\n".join(part for part in self.content if isinstance(part, str))
+        """The texts of the message, joined by newlines."""
+        return _joined_texts(self.content)
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRoles:
-    """Which inputs of a flow a conversation fills, and which output answers.
+class Conversation:
+    """A list of messages, read as the prompt of a turn and the history that the client sent with it.
 
-    `takes_parts`: the chat input is a list. `images` is the list that gets all images, `each_image` are inputs of one.
+    `history` has the prompt and the answer of each past turn. `user_turns` counts the user's turns with the prompt.
+    `instructions` is the text of the system messages.
     """
 
-    question: str
-    answer: str
-    history: str | None = None
+    prompt: tuple[ContentPart, ...]
+    history: tuple[tuple[tuple[ContentPart, ...], str], ...]
+    user_turns: int
+    instructions: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFields:
+    """The inputs of a flow that a conversation fills, and the output that answers it.
+
+    `takes_parts`: the chat input is a list of content parts. `images` is the list input that gets all images;
+    `single_images` are the inputs that get one image each.
+    """
+
+    chat_input: str
+    chat_output: str
+    chat_history: str | None = None
     takes_parts: bool = False
     images: str | None = None
-    each_image: tuple[str, ...] = ()
+    single_images: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, service: FlowService) -> "ChatRoles | None":
-        """Return the roles in the service's flow, None when it holds no conversations."""
+    def of(cls, service: FlowService) -> "ChatFields | None":
+        """Return the chat fields of the service's flow; None if it has no chat input or no chat output."""
         flow = service.flow
         if flow.chat_input is None or flow.chat_output is None:
             return None
@@ -98,74 +113,77 @@ class ChatRoles:
             tuple(name for name, declared in flow.inputs.items() if declared.type == "image"),
         )
 
-    def inputs(self, parts: tuple[Part, ...]) -> dict[str, Any]:
-        """Return the inputs that a user's message is."""
+    def inputs(self, prompt: tuple[ContentPart, ...]) -> dict[str, Any]:
+        """Return the flow's inputs for a user's message."""
         if self.takes_parts:
-            return {self.question: list(parts)}
-        images = [part for part in parts if not isinstance(part, str)]
-        inputs: dict[str, Any] = {self.question: _text(parts)}
+            return {self.chat_input: list(prompt)}
+        images = [part for part in prompt if not isinstance(part, str)]
+        inputs: dict[str, Any] = {self.chat_input: _joined_texts(prompt)}
         if self.images is not None:
             return {**inputs, self.images: images}
-        return inputs | dict(zip(self.each_image, images, strict=False))
+        return inputs | dict(zip(self.single_images, images, strict=False))
 
-    def pairs(self, conversation: "Conversation") -> list[dict[str, dict[str, Any]]]:
-        """Return what came before the question as promptflow's chat history."""
+    def history_turns(self, conversation: Conversation) -> list[dict[str, dict[str, Any]]]:
+        """Return the history of a conversation in promptflow's format: `{"inputs", "outputs"}` for each turn."""
         return [
-            {"inputs": self.inputs(asked), "outputs": {self.answer: answer}} for asked, answer in conversation.earlier
+            {"inputs": self.inputs(prompt), "outputs": {self.chat_output: answer}}
+            for prompt, answer in conversation.history
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A list of messages as a flow takes it: what is asked, and before it questions with their answers."""
+def read_conversation(messages: Sequence[Message], param: str = "messages") -> Conversation:
+    """Return the prompt, the history and the instructions in a list of messages.
 
-    question: tuple[Part, ...]
-    earlier: tuple[tuple[tuple[Part, ...], str], ...]
-    user_turns: int
-    instructions: str
-
-
-def read_conversation(messages: Sequence[Message], place: str = "messages") -> Conversation:
-    """Return the last question, what came before it, and the system messages.
-
-    Messages of one side that follow each other are joined. A system message that follows an answer is a question: so
-    some clients ask for a summary. Raises InvalidRequest, which names `place`, when there is no question at the end.
+    Consecutive messages of one role are joined. A system message at the end, after an answer, is the prompt: some
+    clients ask for a summary that way. Raises InvalidRequest, which names `param`, if the last message is not a prompt.
     """
-    said = [item for item in messages if item.role not in ("system", "developer")]
-    told = [item for item in messages if item.role in ("system", "developer")]
-    if said and said[-1].role == "assistant" and messages[-1].role in ("system", "developer"):
-        said.append(Message.model_construct(role="user", content=told.pop().content))
-    if not said or said[-1].role != "user":
-        if not messages:
-            raise InvalidRequest(f"{place}: there is no message", param=place)
-        role = said[-1].role if said else messages[-1].role
-        param = f"{place}.{len(messages) - 1}.role"
-        raise InvalidRequest(f"the last message must be the user's, not the {role}'s", param=param)
-    turns: list[tuple[str, tuple[Part, ...]]] = []
-    for item in said:
-        if item.role in ("user", "assistant"):
-            if turns and turns[-1][0] == item.role:
-                turns[-1] = (item.role, turns[-1][1] + item.content)
+    chat = [message for message in messages if message.role not in ("system", "developer")]
+    system = [message for message in messages if message.role in ("system", "developer")]
+    if chat and chat[-1].role == "assistant" and messages[-1].role in ("system", "developer"):
+        chat.append(Message.model_construct(role="user", content=system.pop().content))
+    if not messages:
+        raise InvalidRequest(f"{param}: there is no message", param=param)
+    if not chat or chat[-1].role != "user":
+        role = chat[-1].role if chat else messages[-1].role
+        place = f"{param}.{len(messages) - 1}.role"
+        raise InvalidRequest(f"the last message must be the user's, not the {role}'s", param=place)
+    turns = _joined_turns(chat)
+    instructions = "\n\n".join(message.text for message in system)
+    return Conversation(turns[-1][1], _history(turns[:-1]), sum(role == "user" for role, _ in turns), instructions)
+
+
+def _joined_turns(messages: Sequence[Message]) -> list[tuple[str, tuple[ContentPart, ...]]]:
+    """Return the roles and contents of the user's and the assistant's messages, consecutive ones of a role joined."""
+    turns: list[tuple[str, tuple[ContentPart, ...]]] = []
+    for message in messages:
+        if message.role in ("user", "assistant"):
+            if turns and turns[-1][0] == message.role:
+                turns[-1] = (message.role, turns[-1][1] + message.content)
             else:
-                turns.append((item.role, item.content))
-    earlier = []
-    asked: tuple[Part, ...] = ()
-    for side, parts in turns[:-1]:
-        if side == "assistant":
-            earlier.append((asked, _text(parts)))
-        asked = parts if side == "user" else ()
-    instructions = "\n\n".join(item.text for item in told)
-    return Conversation(turns[-1][1], tuple(earlier), sum(side == "user" for side, _ in turns), instructions)
+                turns.append((message.role, message.content))
+    return turns
+
+
+def _history(
+    turns: Sequence[tuple[str, tuple[ContentPart, ...]]],
+) -> tuple[tuple[tuple[ContentPart, ...], str], ...]:
+    history = []
+    prompt: tuple[ContentPart, ...] = ()
+    for role, parts in turns:
+        if role == "assistant":
+            history.append((prompt, _joined_texts(parts)))
+        prompt = parts if role == "user" else ()
+    return tuple(history)
 
 
 def is_side_request(messages: Sequence[Message]) -> bool:
-    """Return whether a chat client asks for itself: for a conversation's title, its tags, its summary."""
+    """Return whether a chat client asks on its own behalf, for a title, tags or a summary of the chat."""
     return any(
-        item.text.lstrip().startswith(opening) and further in item.text
-        for item in (messages[0], messages[-1])
+        message.text.lstrip().startswith(opening) and further in message.text
+        for message in (messages[0], messages[-1])
         for opening, further in _SIDE_REQUESTS
     )
 
 
-def _text(parts: tuple[Part, ...]) -> str:
+def _joined_texts(parts: tuple[ContentPart, ...]) -> str:
     return "\n".join(part for part in parts if isinstance(part, str))

@@ -19,7 +19,7 @@ from flowpod.api.http.sse import event_stream, stream_of
 from flowpod.api.native.background import RESPONSE, asked_by, read_key, run_queue_of, run_reader_of
 from flowpod.api.openai.chat import no_chat_flow
 from flowpod.api.openai.client_headers import read_chat_caller, with_user
-from flowpod.api.openai.messages import ChatRoles, Conversation, read_conversation
+from flowpod.api.openai.messages import ChatFields, Conversation, read_conversation
 from flowpod.api.openai.responses_events import ResponseEvents, frame
 from flowpod.api.openai.responses_input import (
     ItemReference,
@@ -49,7 +49,7 @@ class Responses:
     def __init__(self, service: FlowService, settings: ApiSettings) -> None:
         self._service = service
         self._settings = settings
-        self._roles = ChatRoles.of(service)
+        self._fields = ChatFields.of(service)
 
     def routes(self) -> list[Route]:
         """Return the endpoints' paths."""
@@ -63,7 +63,7 @@ class Responses:
 
     async def create(self, request: Request) -> Response:
         """Answer with a response, or with its events as they come."""
-        roles = self._chat_roles
+        fields = self._chat_fields
         caller = read_chat_caller(request, keep_chats=self._settings.openwebui_sessions)
         content = await read_object(request, self._settings.max_body_bytes)
         body = read_model(ResponseBody, content)
@@ -79,14 +79,14 @@ class Responses:
             "store": store,
         }
         if body.background:
-            return await self._in_background(request, body, roles, caller, conversation, facts, content)
+            return await self._in_background(request, body, fields, caller, conversation, facts, content)
         if store:
-            asked, reply = self._asked(body, roles, caller, conversation)
+            asked, reply = self._asked(body, fields, caller, conversation)
             run: Readable = await run_queue_of(self._service).attach(asked, Recording(facts, reply=reply))
         else:
-            run = await self._service.start(await self._unstored(body, roles, caller, conversation))
+            run = await self._service.start(await self._unstored(body, fields, caller, conversation))
         request.state.session_id = run.session_id
-        events = ResponseEvents(run.id, roles.answer, facts)
+        events = ResponseEvents(run.id, fields.chat_output, facts)
         if body.stream:
             return event_stream(run, events.encode, self._settings.heartbeat_s)
         await read(run, request, events.add)
@@ -120,7 +120,7 @@ class Responses:
         self,
         request: Request,
         body: ResponseBody,
-        roles: ChatRoles,
+        fields: ChatFields,
         caller: Caller,
         conversation: Conversation,
         facts: dict[str, Any],
@@ -129,7 +129,7 @@ class Responses:
         if body.store is False:
             raise InvalidRequest("background needs a response that is stored: leave store out", param="store")
         recorder = run_queue_of(self._service)
-        asked, reply = self._asked(body, roles, caller, conversation)
+        asked, reply = self._asked(body, fields, caller, conversation)
         submission = Recording(facts, read_key(request), asked_by(request, RESPONSE, content), reply)
         run = await recorder.submit(replace(asked, streaming=True), submission)
         request.state.session_id = run.session_id
@@ -138,51 +138,51 @@ class Responses:
         return JsonResponse(await self._response(run))
 
     def _asked(
-        self, body: ResponseBody, roles: ChatRoles, caller: Caller, conversation: Conversation
+        self, body: ResponseBody, fields: ChatFields, caller: Caller, conversation: Conversation
     ) -> tuple[RunRequest, Continuation | None]:
         """Return what is asked of the flow, and with what it goes on: its place among the stored turns."""
-        earlier = roles.pairs(conversation) if roles.history is not None else []
+        earlier = fields.history_turns(conversation) if fields.chat_history is not None else []
         if body.previous_response_id is not None:
             reply = Continuation(run_id_of(body.previous_response_id, _PREVIOUS), earlier)
             caller = replace(caller, session_id=str(uuid.uuid4()), assigned=True)  # where it begins a session anew
-            return self._request(body, roles, caller, conversation), reply
+            return self._request(body, fields, caller, conversation), reply
         if earlier and caller.assigned:
-            return self._request(body, roles, caller, conversation), Continuation(None, earlier)
-        return self._request(body, roles, caller, conversation, earlier), None
+            return self._request(body, fields, caller, conversation), Continuation(None, earlier)
+        return self._request(body, fields, caller, conversation, earlier), None
 
     async def _unstored(
-        self, body: ResponseBody, roles: ChatRoles, caller: Caller, conversation: Conversation
+        self, body: ResponseBody, fields: ChatFields, caller: Caller, conversation: Conversation
     ) -> RunRequest:
         """Return what is asked of the flow, with all that came before."""
-        earlier = roles.pairs(conversation) if roles.history is not None else []
+        earlier = fields.history_turns(conversation) if fields.chat_history is not None else []
         if body.previous_response_id is not None:
             if self._service.background is None:
                 raise response_not_found(body.previous_response_id, _PREVIOUS)
             run_id = run_id_of(body.previous_response_id, _PREVIOUS)
             rules = self._service.flow.history
             rounds = rules.rounds if caller.history_rounds is None else caller.history_rounds
-            rounds = rounds if roles.history is not None else 0
+            rounds = rounds if fields.chat_history is not None else 0
             past = await run_reader_of(self._service).past(run_id, caller.user_id, rounds, rules.tokens)
             earlier = [*past, *earlier]
         caller = replace(caller, session_id=str(uuid.uuid4()), assigned=True)
-        return self._request(body, roles, caller, conversation, earlier, keep=False)
+        return self._request(body, fields, caller, conversation, earlier, keep=False)
 
     def _request(
         self,
         body: ResponseBody,
-        roles: ChatRoles,
+        fields: ChatFields,
         caller: Caller,
         conversation: Conversation,
         history: list[Any] | None = None,
         *,
         keep: bool = True,
     ) -> RunRequest:
-        inputs = roles.inputs(conversation.question)
-        if history and roles.history is not None:
-            inputs[roles.history] = history
+        inputs = fields.inputs(conversation.prompt)
+        if history and fields.chat_history is not None:
+            inputs[fields.chat_history] = history
         further = body.inputs or {}
-        if roles.question in further:
-            param = f"inputs.{roles.question}"
+        if fields.chat_input in further:
+            param = f"inputs.{fields.chat_input}"
             raise InvalidRequest(f"{param}: the flow's chat input is the input; leave it out here", param=param)
         told = "\n\n".join(text for text in (body.instructions, conversation.instructions) if text)
         return caller.request(
@@ -250,10 +250,10 @@ class Responses:
                     yield data
 
     def _events(self, run: RecordedRun) -> ResponseEvents:
-        return ResponseEvents(run.run_id, self._chat_roles.answer, run.facts)
+        return ResponseEvents(run.run_id, self._chat_fields.chat_output, run.facts)
 
     @property
-    def _chat_roles(self) -> ChatRoles:
-        if self._roles is None:
+    def _chat_fields(self) -> ChatFields:
+        if self._fields is None:
             raise no_chat_flow()
-        return self._roles
+        return self._fields

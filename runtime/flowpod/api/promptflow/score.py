@@ -1,7 +1,8 @@
 """promptflow's serving: `POST /score`, `POST /feedback`, `GET /health`, `/version` and `/swagger.json`.
 
-Behaviour is that of promptflow 1.18.5 (core/_serving): what a caller may accept, which outputs stream, the shape of
-errors. Where promptflow answers 500 after a run, this answers 424: clients repeat a 500, and the flow has run.
+The behaviour is that of promptflow 1.18.5 (core/_serving): content negotiation, which outputs stream, and the shape of
+errors. One difference: where promptflow responds with 500 after a run, this responds with 424, because clients retry a
+500 and the flow has run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,25 +34,26 @@ _MAX_INTEGER = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """What a caller takes. A stream must be named as such; a wildcard is JSON's."""
+    """The media types that a client accepts. A stream must be named explicitly; a wildcard means JSON."""
 
     json: bool
     stream: bool
-    given: str = "*/*"
+    header: str = "*/*"
 
     @classmethod
     def of(cls, values: Sequence[str]) -> "Accept":
-        """Read the `Accept` headers of a request; without one everything is taken."""
-        ranges = [part for value in values for part in value.lower().split(",") if part.strip()]
+        """Read the values of a request's `Accept` headers; without one, any type is accepted."""
+        ranges = [item for value in values for item in value.lower().split(",") if item.strip()]
         if not ranges:
             return cls(json=True, stream=False)
-        types = {kind.strip() for kind, _, rest in (part.partition(";") for part in ranges) if not _is_zero(rest)}
+        parsed = (item.partition(";") for item in ranges)
+        types = {media_type.strip() for media_type, _, parameters in parsed if not _has_zero_quality(parameters)}
         return cls(bool(types & _JSON_TYPES), "text/event-stream" in types, ",".join(ranges))
 
     def choose(self, streaming: Sequence[str]) -> Literal["json", "stream"]:
-        """Return the form of an answer with these streaming outputs.
+        """Return the format of a response with these streaming outputs.
 
-        Raises InvalidRequest for a stream of several, NotAcceptable when there is no form that the caller takes.
+        Raises InvalidRequest for a stream of several outputs, NotAcceptable if the client accepts no possible format.
         """
         if self.stream and len(streaming) > 1:
             names = " and ".join(streaming)
@@ -62,11 +64,11 @@ class Accept:
         if self.json:
             return "json"
         offered = "text/event-stream or application/json" if streaming else "application/json"
-        raise NotAcceptable(f"the answer can be given as {offered}, but Accept is {self.given}", param="Accept")
+        raise NotAcceptable(f"the response can be {offered}, but Accept is {self.header}", param="Accept")
 
 
-def _is_zero(parameters: str) -> bool:
-    quality = next((part.strip()[2:] for part in parameters.split(";") if part.strip().startswith("q=")), "1")
+def _has_zero_quality(parameters: str) -> bool:
+    quality = next((item.strip()[2:] for item in parameters.split(";") if item.strip().startswith("q=")), "1")
     return quality.replace(".", "").strip("0") == ""
 
 
@@ -79,33 +81,33 @@ class Score:
         self._outputs = [name for name, output in service.flow.outputs.items() if not output.evaluation_only]
         self._streams = {name: always for name, always in service.streams.items() if name in self._outputs}
 
-    async def answer(self, request: Request) -> Response:
-        """Answer with JSON, or with a stream where `Accept` names it and an output streams."""
+    async def handle(self, request: Request) -> Response:
+        """Respond with JSON, or with a stream if `Accept` names one and an output streams."""
         try:
-            return await self._answer(request)
+            return await self._run(request)
         except FlowpodError as error:
-            return _refusal(error)
+            return _error_response(error)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _run(self, request: Request) -> Response:
         caller = read_caller(request)
         inputs = self._inputs(await read_bytes(request, self._settings.max_body_bytes), caller)
         accept = Accept.of(request.headers.getlist("accept"))
-        # Refused before anything runs where the flow alone says so; where it depends on the run, once that is seen.
+        # Rejected before the run if only the flow matters, else once the run shows which outputs stream.
         always = [name for name, certain in self._streams.items() if certain]
-        form = accept.choose(always if len(always) > 1 else list(self._streams)[:1])
-        run = await self._service.start(caller.request(inputs, protocol="score", streaming=form == "stream"))
-        if form == "stream":
-            begun = await look_ahead(run, request, self._settled)
-            if begun.end is None or begun.end.error is None:
-                return await self._stream_or_json(run, request, begun, accept)
-        return await self._json(run, await fold(run, request))
+        response_format = accept.choose(always if len(always) > 1 else list(self._streams)[:1])
+        run = await self._service.start(caller.request(inputs, protocol="score", streaming=response_format == "stream"))
+        if response_format == "stream":
+            outcome = await look_ahead(run, request, self._streams_are_known)
+            if outcome.end is None or outcome.end.error is None:
+                return await self._stream_or_json(run, request, outcome, accept)
+        return await self._json_response(run, await fold(run, request))
 
     def _inputs(self, content: bytes, caller: Caller) -> dict[str, Any]:
-        """Return the flow's inputs; others are passed over.
+        """Return the flow's inputs in the body; unknown keys are ignored.
 
-        Text that is not JSON is the input of a flow with exactly one. Raises InvalidRequest for other text, and for
-        required inputs that are missing. A chat history counts as one, save for a caller that names its session and so
-        has the stored history.
+        A body that is not JSON is the value of the only input of a flow. Raises InvalidRequest if the flow has several
+        inputs, and for missing required inputs. A chat history without a default is required too, unless the caller
+        names a session and so uses the stored history.
         """
         declared = self._service.flow.inputs
         if not declared:
@@ -122,30 +124,32 @@ class Score:
             raise InvalidRequest(f"Required input fields {missing} are missing", param=missing[0], code="missing_input")
         return {name: value for name, value in body.items() if name in declared}
 
-    def _settled(self, outcome: Outcome) -> bool:
-        """Whether every output has its value or, where it may stream, has begun to."""
+    def _streams_are_known(self, outcome: Outcome) -> bool:
+        """Return whether every output has its value or has begun to stream."""
         return all(
             name in outcome.finished or (name in self._streams and name in outcome.begun) for name in self._outputs
         )
 
-    async def _stream_or_json(self, run: Run, request: Request, begun: Outcome, accept: Accept) -> Response:
-        streaming = [name for name in self._outputs if name in self._streams and name in begun.streamed]
+    async def _stream_or_json(self, run: Run, request: Request, outcome: Outcome, accept: Accept) -> Response:
+        streaming = [name for name in self._outputs if name in self._streams and name in outcome.streamed]
         try:
-            form = accept.choose(streaming)
+            response_format = accept.choose(streaming)
         except FlowpodError:
             run.leave()
             raise
-        if form == "json":
-            return await self._json(run, await fold(run, request))
-        others = {name: begun.outputs[name] for name in self._outputs if name in begun.outputs and name != streaming[0]}
+        if response_format == "json":
+            return await self._json_response(run, await fold(run, request))
+        others = {
+            name: outcome.outputs[name] for name in self._outputs if name in outcome.outputs and name != streaming[0]
+        }
         try:
             others = dict(await run.with_fetched_images(others))
         except BaseException:
             run.leave()
             raise
-        return event_stream(run, ScoreStream(streaming[0], others).encode, self._settings.heartbeat_s)
+        return event_stream(run, ScoreStreamEncoder(streaming[0], others).encode, self._settings.heartbeat_s)
 
-    async def _json(self, run: Run, outcome: Outcome) -> Response:
+    async def _json_response(self, run: Run, outcome: Outcome) -> Response:
         error = outcome.terminated.error
         if error is None:
             outputs = {name: outcome.outputs[name] for name in self._outputs if name in outcome.outputs}
@@ -157,7 +161,9 @@ class Score:
 
 def _text_as_input(content: bytes, names: list[str]) -> dict[str, Any]:
     if len(names) > 1:
-        message = f"the body is not JSON, and only a flow with one input takes text; this one has {', '.join(names)}"
+        message = (
+            f"the body is not JSON, and only a flow with a single input accepts text; this one has {', '.join(names)}"
+        )
         raise InvalidRequest(message, code="invalid_json")
     try:
         return {names[0]: content.decode()}
@@ -165,10 +171,10 @@ def _text_as_input(content: bytes, names: list[str]) -> dict[str, Any]:
         raise InvalidRequest("the body is neither JSON nor UTF-8 text", code="invalid_json") from None
 
 
-class ScoreStream:
-    """Encodes a streamed run: the outputs that do not stream in one frame, then the deltas of the one that does.
+class ScoreStreamEncoder:
+    """Encodes a run as a stream: the outputs that do not stream in one frame, then the chunks of the one that does.
 
-    `others` has the first: they are known before the first byte goes out.
+    `others` are the outputs that do not stream; they are known before the stream starts.
     """
 
     def __init__(self, output: str, others: Mapping[str, Any]) -> None:
@@ -177,22 +183,22 @@ class ScoreStream:
         self._causes: dict[str, str] = {}
 
     def encode(self, event: Event) -> bytes:
-        """Return the frame of an event, or nothing."""
+        """Return the frame of an event, or b""."""
         match event:
             case RunStarted() if self._others:
-                return _frame(self._others)
+                return _data_frame(self._others)
             case RunOutput(output=self._output, has_delta=True) if event.delta or not event.reasoning:
-                return _frame({self._output: event.delta})
+                return _data_frame({self._output: event.delta})
             case NodeUpdated(status="Failed"):
                 self._causes[event.node] = event.cause
                 return b""
             case RunTerminated(error=error) if error is not None:
-                return _frame(run_error(error, self._causes.get(error.param or "", "")))
+                return _data_frame(run_error(error, self._causes.get(error.param or "", "")))
             case _:
                 return b""
 
 
-def _frame(content: Mapping[str, Any]) -> bytes:
+def _data_frame(content: Mapping[str, Any]) -> bytes:
     return b"data: " + dumps(content) + b"\n\n"
 
 
@@ -201,28 +207,34 @@ def error_object(code: Literal["UserError", "SystemError"], message: str) -> dic
     return {"error": {"code": code, "message": message}}
 
 
-def _refusal(error: FlowpodError) -> Response:
+def _error_response(error: FlowpodError) -> Response:
     code: Literal["UserError", "SystemError"] = "SystemError" if isinstance(error, Unavailable) else "UserError"
     return error_response(error, error_object(code, error.message))
 
 
 def run_error(error: ErrorInfo, cause: str) -> dict[str, Any]:
-    """Return the body for a run that failed; `cause` is the exception of the node that failed, as `(Type) text`."""
+    """Return the body for a failed run; `cause` is the exception of the node that failed, as `(Type) text`."""
     code: Literal["UserError", "SystemError"] = "UserError"
     if error.type == "internal_error" or error.code == "canceled":
         code = "SystemError"
-    named = error.type == "node_error" and cause
-    return error_object(code, f"Execution failure in '{error.param}': {cause}" if named else error.message)
+    has_cause = error.type == "node_error" and cause
+    return error_object(code, f"Execution failure in '{error.param}': {cause}" if has_cause else error.message)
 
 
-async def health(request: Request) -> Response:  # noqa: ARG001
-    """`GET /health`: the process answers."""
-    return JsonResponse({"status": "Healthy", "version": __version__})
+class Health:
+    """`GET /health`."""
+
+    async def handle(self, request: Request) -> Response:  # noqa: ARG002
+        """Respond as long as the process can."""
+        return JsonResponse({"status": "Healthy", "version": __version__})
 
 
-async def version(request: Request) -> Response:  # noqa: ARG001
-    """`GET /version`; promptflow's images carry a `build_info` besides, which this has not."""
-    return JsonResponse({"status": "Healthy", "build_info": "", "version": __version__})
+class Version:
+    """`GET /version`; `build_info` describes promptflow's own images, so it is empty here."""
+
+    async def handle(self, request: Request) -> Response:  # noqa: ARG002
+        """Respond with the version of Flowpod."""
+        return JsonResponse({"status": "Healthy", "build_info": "", "version": __version__})
 
 
 class Swagger:
@@ -231,41 +243,41 @@ class Swagger:
     def __init__(self, service: FlowService) -> None:
         self._document = swagger_document(service)
 
-    async def answer(self, request: Request) -> Response:  # noqa: ARG002
-        """Answer with the description of `/score`."""
+    async def handle(self, request: Request) -> Response:  # noqa: ARG002
+        """Respond with the OpenAPI document of `/score`."""
         return JsonResponse(self._document)
 
 
 class Feedback:
-    """`POST /feedback`: what a user thought of an answer, put on a span in the trace of the request's `traceparent`."""
+    """`POST /feedback`: records a user's feedback as a span in the trace of the request's `traceparent`."""
 
     def __init__(self, service: FlowService, settings: ApiSettings) -> None:
         self._service = service
         self._settings = settings
 
-    async def answer(self, request: Request) -> Response:
-        """Take the body as one attribute or, with `?flatten=true`, each key of its object as one."""
+    async def handle(self, request: Request) -> Response:
+        """Record the body as one attribute or, with `?flatten=true`, each key of the JSON object as its own."""
         try:
             content = await read_bytes(request, self._settings.max_body_bytes)
         except FlowpodError as error:
-            return _refusal(error)
+            return _error_response(error)
         flatten = request.query_params.get("flatten", "false").lower() == "true"
-        self._service.note(_FEEDBACK_SPAN, request.headers, _facts(content, flatten))
+        self._service.note(_FEEDBACK_SPAN, request.headers, _feedback_attributes(content, flatten))
         return JsonResponse({"status": "Feedback received."})
 
 
-def _facts(content: bytes, flatten: bool) -> Mapping[str, str | bool | int | float]:
+def _feedback_attributes(content: bytes, flatten: bool) -> Mapping[str, str | bool | int | float]:
     try:
-        parts = orjson.loads(content) if flatten else None
+        feedback = orjson.loads(content) if flatten else None
     except orjson.JSONDecodeError:
-        parts = None
-    if isinstance(parts, dict):
-        return {name: _attribute(value) for name, value in parts.items()}
+        feedback = None
+    if isinstance(feedback, dict):
+        return {name: _attribute(value) for name, value in feedback.items()}
     return {_FEEDBACK: content.decode(errors="replace")}
 
 
 def _attribute(value: Any) -> str | bool | int | float:
-    # An exporter fails on an integer beyond 64 bits with sign, and loses its whole batch.
+    # An integer beyond a signed 64 bits makes an exporter fail, and with it the whole batch.
     if isinstance(value, str | float) or (isinstance(value, int) and value <= _MAX_INTEGER):
         return value
     return dumps(value).decode()

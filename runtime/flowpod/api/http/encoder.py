@@ -1,0 +1,52 @@
+"""From a run to its response, the same for every protocol: stream its events, or fold them into one JSON body."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flowpod.api.http.errors import DO_NOT_RETRY, RUN_FAILED, JsonResponse
+from flowpod.api.http.outcome import Outcome, fold
+from flowpod.api.http.sse import event_stream
+from flowpod.engine.events import Event, Readable
+from flowpod.errors import ErrorInfo
+
+
+class RunEncoder(Protocol):
+    """Encodes one run in a protocol's format."""
+
+    def encode(self, event: Event) -> bytes:
+        """Return the frames of an event; b"" if the protocol does not show it."""
+
+    def body(self, outcome: Outcome) -> dict[str, Any]:
+        """Return the JSON body of a run that has ended, whether it completed or failed."""
+
+
+def run_failed_status(error: ErrorInfo) -> int:  # noqa: ARG001
+    """Return the status of a JSON response whose run failed, for protocols without statuses of their own."""
+    return RUN_FAILED
+
+
+async def respond(
+    run: Readable,
+    request: Request,
+    encoder: RunEncoder,
+    *,
+    streaming: bool,
+    heartbeat_s: float,
+    failure_status: Callable[[ErrorInfo], int] = run_failed_status,
+) -> Response:
+    """Return the response to the request that started `run`.
+
+    `heartbeat_s` is the silence after which a stream gets a comment, in seconds. A failed run whose status is one that
+    clients retry gets a header that asks them not to, because the flow has run.
+    """
+    if streaming:
+        return event_stream(run, encoder.encode, heartbeat_s)
+    outcome = await fold(run, request)
+    error = outcome.terminated.error
+    if error is None:
+        return JsonResponse(encoder.body(outcome))
+    status = failure_status(error)
+    return JsonResponse(encoder.body(outcome), status, None if status == RUN_FAILED else DO_NOT_RETRY)

@@ -176,16 +176,16 @@ async def test_a_foreground_run_is_cancelled_by_its_id(tmp_path: Path, history_u
         async with asyncio.timeout(PATIENCE_S):
             answer = await reading
     assert answer.json()["flow_run_info"]["status"] == "Canceled"
-    assert answer.json()["error"]["message"] == "the run was cancelled: a client asked for that"
+    assert answer.json()["error"]["message"] == "the run was cancelled: a client requested it"
 
 
 async def running_id(client: httpx.AsyncClient) -> str:
     """Return the id of the run that is in progress at a client's instance."""
     service = client._transport.app._service  # type: ignore[attr-defined]
     async with asyncio.timeout(PATIENCE_S):
-        while not service._runs:
+        while not service.runs:
             await asyncio.sleep(0.01)
-    return str(next(iter(service._runs)).id)
+    return str(next(iter(service.runs)))
 
 
 async def test_a_run_that_nobody_knows_is_not_found(tmp_path: Path, history_url: str) -> None:

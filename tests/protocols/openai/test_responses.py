@@ -294,8 +294,8 @@ async def test_sessions_that_only_replies_went_on_with_go_with_their_responses(
         for headers in ({}, {"Chat-Session-Id": SESSION}):
             first = (await client.post(PATH, json={"input": "a"}, headers=headers)).json()
             await create(client, "b", previous_response_id=first["id"])
-        history, recorder = service_behind(client)
-        await recorder.reader.clean()
+        history, queue = service_behind(client)
+        await queue.reader.delete_expired()
         await history._retention.step()
         listed = (await client.get("/chat/sessions")).json()["data"]
     assert [(session["session_id"], session["last_turn"]) for session in listed] == [(SESSION, 2)]
@@ -303,7 +303,7 @@ async def test_sessions_that_only_replies_went_on_with_go_with_their_responses(
 
 def service_behind(client: httpx.AsyncClient) -> tuple[HistoryService, RunQueue]:
     service = client._transport.app._service  # type: ignore[attr-defined]
-    return service.history, service.background
+    return service.history, service.run_queue
 
 
 async def test_items_may_be_named_by_their_ids(tmp_path: Path, model_server: ModelServer) -> None:

@@ -15,12 +15,6 @@ _STATUSES: Mapping[str, str] = {
     "Canceled": "failed",
 }
 _END = "End"
-_UUID_LENGTH = 36
-
-
-def node_of(event: RunOutput) -> str:
-    """Return the node whose text an event carries: its id is the run's id, the node's name and a uuid."""
-    return event.run_id[_UUID_LENGTH + 1 : -_UUID_LENGTH - 1]
 
 
 class Thoughts:
@@ -52,7 +46,7 @@ class Thoughts:
 
     def add(self, event: RunOutput) -> bool:
         """Take in a piece of a node's text; return whether there is something to tell."""
-        name = node_of(event)
+        name = event.node
         if not event.is_stream or name not in self._nodes or not (event.delta or event.reasoning):
             return False
         text, reasoning = self._said.setdefault(name, (Growing(), Growing()))
@@ -132,7 +126,7 @@ class Messages:
 
     def of_output(self, event: RunOutput) -> list[dict[str, Any]]:
         """Return the messages of a piece of the answer, or of its end."""
-        name = node_of(event)
+        name = event.node
         kind = self._node_types.get(name)
         node = name if kind == _OUTPUT else _END
         messages = []

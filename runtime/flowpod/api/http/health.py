@@ -23,5 +23,5 @@ class Readyz:
         if reason := self._service.not_ready:
             return JsonResponse({"status": "not ready", "reason": reason}, 503, {"Retry-After": "2"})
         # A loss after the start is only told: all instances have it, and all of them out of service helps nobody.
-        lost = {"history": "out of reach"} if self._service.history_lost else {}
+        lost = {"history": "out of reach"} if self._service.history_unavailable else {}
         return JsonResponse({"status": "ready", **lost})

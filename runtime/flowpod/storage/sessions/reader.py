@@ -96,6 +96,12 @@ class SessionReader:
             written = await executor.rows(self._variables, session=session_id)
         return StoredSession(user_id, last_turn, pairs, {name: orjson.loads(value) for name, value in written})
 
+    async def owner(self, session_id: str) -> str | None:
+        """Return the user that a session belongs to, None when it belongs to nobody or is not stored."""
+        async with self._database.reading() as connection:
+            found = await (await executor_of(connection)).rows(self._session, session=session_id)
+        return found[0][0] if found else None
+
     async def claim(self, session_id: str, user_id: str) -> str | None:
         """Make a session the user's, unless it is somebody's already; return whose it is.
 

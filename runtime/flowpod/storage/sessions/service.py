@@ -90,10 +90,21 @@ class HistoryService:
                 if user_id is not None and owner is None:
                     owner = await self._store.claim(session_id, user_id)
         if user_id is not None and owner != user_id:
-            raise NotFound(f"there is no session {session_id!r}", param="Chat-Session-Id", code="session_not_found")
+            raise _session_not_found(session_id)
         if past is None:
             return SessionState()
         return SessionState(past.pairs, past.last_turn, past.variables)
+
+    async def claim(self, session_id: str, user_id: str) -> None:
+        """Make a session the user's, without reading its turns.
+
+        Raises NotFound when the session belongs to another user, Unavailable when the database is unavailable.
+        """
+        with self.availability.required():
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                owner = await self._store.owner(session_id) or await self._store.claim(session_id, user_id)
+        if owner != user_id:
+            raise _session_not_found(session_id)
 
     async def write(self, turn: Turn) -> bool:
         """SessionReader a turn. Returns whether it was stored in time; if not, the write goes on in the background."""
@@ -136,3 +147,7 @@ class HistoryService:
             except Exception:
                 logger.exception("a bug in Flowpod, met while the chat history was cleaned up")
             await asyncio.sleep(pause)
+
+
+def _session_not_found(session_id: str) -> NotFound:
+    return NotFound(f"there is no session {session_id!r}", param="Chat-Session-Id", code="session_not_found")

@@ -156,7 +156,7 @@ class FlowService:
         run.start(self._ended)
         return run
 
-    async def cancel(self, run_id: str, user_id: str | None) -> RecordStatus | None:
+    async def cancel_run(self, run_id: str, user_id: str | None) -> RecordStatus | None:
         """Cancel a run on whichever instance executes it; return its status if it has ended before.
 
         Raises NotFound for a run that does not exist or belongs to another user.

@@ -43,7 +43,7 @@ async def course(service: FlowService, run_id: str) -> list[str]:
     return told([event for page in pages for _, event in page])
 
 
-async def test_a_run_goes_on_while_its_database_is_away(tmp_path: Path) -> None:
+async def test_a_run_continues_while_its_database_is_unavailable(tmp_path: Path) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         run_id = await submit(service, seconds=0.5)
         lock = sqlite3.connect(tmp_path / "chat_history.db", isolation_level=None)
@@ -62,7 +62,7 @@ async def test_a_run_goes_on_while_its_database_is_away(tmp_path: Path) -> None:
         ]
 
 
-async def test_a_run_whose_events_are_refused_has_failed_and_holds_up_no_other(
+async def test_a_run_whose_events_are_rejected_fails_and_blocks_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
@@ -85,7 +85,7 @@ async def test_a_run_whose_events_are_refused_has_failed_and_holds_up_no_other(
     assert "out of reach" not in caplog.text
 
 
-async def test_runs_go_on_while_their_database_takes_nothing(tmp_path: Path) -> None:
+async def test_runs_continue_while_their_database_rejects_writes(tmp_path: Path) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         run_id = await submit(service, seconds=0.5)
         database = sqlite3.connect(tmp_path / "chat_history.db")
@@ -101,9 +101,7 @@ async def test_runs_go_on_while_their_database_takes_nothing(tmp_path: Path) -> 
 
 
 @pytest.mark.needs("mariadbd")
-async def test_only_events_that_are_too_large_by_themselves_are_refused(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_only_events_over_the_packet_limit_are_rejected(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with running_mariadb(tmp_path, "--max-allowed-packet=1M") as server:
         async with service_of(write_sleepy_flow(tmp_path / "flow"), database=server.new_database("d")) as service:
             ids = [await submit(service, name="x" * size) for size in (700_000, 2_000_000)]
@@ -112,7 +110,7 @@ async def test_only_events_that_are_too_large_by_themselves_are_refused(
     assert "out of reach" not in caplog.text
 
 
-async def test_a_run_that_meets_a_bug_holds_up_no_other(tmp_path: Path) -> None:
+async def test_a_bug_in_one_run_blocks_no_other(tmp_path: Path) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         ids = [await submit(service, seconds=1) for _ in range(3)]
         broken: Any = object()
@@ -121,11 +119,11 @@ async def test_a_run_that_meets_a_bug_holds_up_no_other(tmp_path: Path) -> None:
     assert ends == ["terminated Completed", "terminated Failed", "terminated Completed"]
 
 
-async def test_leases_are_looked_after_whatever_was_found_in_one(tmp_path: Path) -> None:
+async def test_the_renewal_of_leases_survives_an_invalid_row(tmp_path: Path) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path):
         pass
     database = sqlite3.connect(tmp_path / "chat_history.db", isolation_level=None)
-    database.execute("PRAGMA writable_schema = ON")  # no value breaks the rules of a table: so the rules go
+    database.execute("PRAGMA writable_schema = ON")  # no value breaks the constraints of a table: so they are removed
     database.execute(
         "UPDATE sqlite_master SET sql = replace(sql, 'created_at DATETIME NOT NULL', 'created_at DATETIME')"
     )
@@ -144,14 +142,14 @@ async def test_leases_are_looked_after_whatever_was_found_in_one(tmp_path: Path)
     database.close()
 
 
-async def test_an_instance_that_finds_the_database_again_takes_nobody_for_dead_yet(tmp_path: Path) -> None:
+async def test_leases_do_not_expire_right_after_the_database_was_unavailable(tmp_path: Path) -> None:
     flow = write_sleepy_flow(tmp_path / "flow")
     async with service_of(flow, data=tmp_path) as one, service_of(flow, data=tmp_path) as two:
         queue, expired = queue_of(two), datetime(2026, 1, 1, tzinfo=UTC)
         run_id = await submit(one, seconds=60)
         run = replace(await queue.reader.read_run(run_id, None), lease_until=expired)
         queue._availability.mark_unavailable(OSError("the line is cut"))
-        assert not await queue._journal.fail_if_expired(run)  # it may answer before that is known
+        assert not await queue._journal.fail_if_expired(run)  # its instance may have renewed it in the meantime
         await queue._availability.available.wait()
         database = sqlite3.connect(tmp_path / "chat_history.db")
         database.execute("UPDATE langstudio_run_test SET lease_until = '2026-01-01 00:00:00.000000'")
@@ -160,7 +158,7 @@ async def test_an_instance_that_finds_the_database_again_takes_nobody_for_dead_y
         assert (await queue.reader.read_run(run_id, None)).active
 
 
-async def test_a_run_whose_record_is_gone_ends(tmp_path: Path) -> None:
+async def test_a_run_whose_record_is_deleted_ends(tmp_path: Path) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         run_id = await submit(service, seconds=0.6)
         async with asyncio.timeout(PATIENCE_S):
@@ -175,7 +173,7 @@ async def test_a_run_whose_record_is_gone_ends(tmp_path: Path) -> None:
         assert await course(service, run_id) in ([], ["started", "sleep Running"])
 
 
-async def test_one_who_follows_a_run_from_beyond_its_end_is_let_go_with_it(tmp_path: Path) -> None:
+async def test_a_follower_beyond_the_last_event_is_disconnected_at_the_end(tmp_path: Path) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         run_id = await submit(service, seconds=0.5)
         async with asyncio.timeout(PATIENCE_S):
@@ -183,7 +181,7 @@ async def test_one_who_follows_a_run_from_beyond_its_end_is_let_go_with_it(tmp_p
         assert not (await queue_of(service).reader.read_run(run_id, None)).active
 
 
-async def test_a_run_that_cannot_be_started_for_no_known_reason_has_failed(tmp_path: Path) -> None:
+async def test_a_run_whose_start_raises_an_unexpected_error_fails(tmp_path: Path) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         broken: Any = None
         request = RunRequest(inputs={"name": "a"}, session_id=SESSION, assigned=True, given=broken)
@@ -219,7 +217,7 @@ async def test_requests_of_other_users_to_cancel_a_run_are_not_accepted(tmp_path
     assert accepted == [(0,), (1,), (1,), (1,)]
 
 
-async def test_cancellations_are_heard_while_runs_have_their_grace(tmp_path: Path) -> None:
+async def test_cancel_requests_are_accepted_during_the_grace_period(tmp_path: Path) -> None:
     flow = write_sleepy_flow(tmp_path / "flow")
     async with service_of(flow, data=tmp_path) as one, service_of(flow, data=tmp_path) as two:
         background = await submit(one, seconds=60)
@@ -229,8 +227,8 @@ async def test_cancellations_are_heard_while_runs_have_their_grace(tmp_path: Pat
                 await asyncio.sleep(0.01)
             finishing = asyncio.create_task(one.finish(grace_s=PATIENCE_S))
             await asyncio.sleep(0.1)  # it has begun to
-            assert await two.cancel(background, None) is None
-            assert await two.cancel(foreground.id, None) is None
+            assert await two.cancel_run(background, None) is None
+            assert await two.cancel_run(foreground.id, None) is None
             await finishing
         end = (await queue_of(two).reader.read_events(background))[-1]
     assert isinstance(end, RunTerminated)
@@ -238,7 +236,7 @@ async def test_cancellations_are_heard_while_runs_have_their_grace(tmp_path: Pat
     assert (end.status, end.error.message) == ("Canceled", "the run was cancelled: a client requested it")
 
 
-async def test_a_run_that_another_instance_has_failed_has_failed_for_its_reader_too(tmp_path: Path) -> None:
+async def test_a_reader_learns_that_another_instance_failed_its_run(tmp_path: Path) -> None:
     flow = write_sleepy_flow(tmp_path / "flow")
     async with service_of(flow, data=tmp_path) as one, service_of(flow, data=tmp_path) as two:
         request = RunRequest(inputs={"name": "a", "seconds": 1}, session_id=SESSION, assigned=True)
@@ -254,7 +252,7 @@ async def test_a_run_that_another_instance_has_failed_has_failed_for_its_reader_
     assert [told([events[-1]]) for events in (seen, stored)] == [["terminated Failed"]] * 2
 
 
-async def test_runs_that_wait_hold_only_so_much(tmp_path: Path) -> None:
+async def test_waiting_requests_have_a_limit_of_their_total_size(tmp_path: Path) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path, max_background_runs=1) as service:
         await submit(service, seconds=60)
         request = RunRequest(inputs={"name": "a"}, session_id=SESSION, assigned=True)

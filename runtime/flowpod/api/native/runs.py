@@ -41,12 +41,12 @@ class Runs:
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
-            Route("/runs/{run_id}", self.show, methods=["GET"]),
-            Route("/runs/{run_id}/events", self.events, methods=["GET"]),
-            Route("/runs/{run_id}/cancel", self.cancel, methods=["POST"]),
+            Route("/runs/{run_id}", self.show_run, methods=["GET"]),
+            Route("/runs/{run_id}/events", self.stream_events, methods=["GET"]),
+            Route("/runs/{run_id}/cancel", self.cancel_run, methods=["POST"]),
         ]
 
-    async def show(self, request: Request) -> Response:
+    async def show_run(self, request: Request) -> Response:
         """Return a run's state, with its result once it has ended."""
         run = await self._read_run(request)
         outcome = Outcome()
@@ -58,7 +58,7 @@ class Runs:
         status = run.status if outcome.end is None else outcome.end.status
         return JsonResponse(_state(run, status) | _encoder(run).run_state(run.run_id, status, outcome))
 
-    async def events(self, request: Request) -> Response:
+    async def stream_events(self, request: Request) -> Response:
         """Stream a run's events from the first one, or the one after `Last-Event-ID`, to the last."""
         after = _last_event_id(request)
         run = await self._read_run(request)
@@ -69,10 +69,10 @@ class Runs:
             return Response(status_code=_NO_MORE_EVENTS)
         return stream_of(self._frames(run, after), self._settings.heartbeat_s)
 
-    async def cancel(self, request: Request) -> Response:
+    async def cancel_run(self, request: Request) -> Response:
         """Cancel a run, recorded or not."""
         run_id = _run_id(request)
-        ended = await self._service.cancel(run_id, read_user_id(request))
+        ended = await self._service.cancel_run(run_id, read_user_id(request))
         return JsonResponse({"run_id": run_id, "status": ended or "Canceling"}, 200 if ended else ACCEPTED)
 
     async def _read_run(self, request: Request) -> RecordedRun:

@@ -108,13 +108,13 @@ class Responses:
         """Return the routes."""
         one = "/v1/responses/{response_id}"
         return [
-            Route("/v1/responses", self.create, methods=["POST"]),
-            Route(one, self.show, methods=["GET"]),
-            Route(one, self.delete, methods=["DELETE"]),
-            Route(f"{one}/cancel", self.cancel, methods=["POST"]),
+            Route("/v1/responses", self.create_response, methods=["POST"]),
+            Route(one, self.show_response, methods=["GET"]),
+            Route(one, self.delete_response, methods=["DELETE"]),
+            Route(f"{one}/cancel", self.cancel_response, methods=["POST"]),
         ]
 
-    async def create(self, request: Request) -> Response:
+    async def create_response(self, request: Request) -> Response:
         """Answer with a response, or with its events as they come."""
         asked = await self._read_request(request)
         body = asked.body
@@ -139,7 +139,7 @@ class Responses:
         await read(run, request, events.add_event)
         return JsonResponse(events.response, RUN_FAILED if events.response["error"] else 200)
 
-    async def show(self, request: Request) -> Response:
+    async def show_response(self, request: Request) -> Response:
         """Return a response, or stream its events after number `starting_after`."""
         query = request.query_params
         after = query.get("starting_after", "")
@@ -150,16 +150,16 @@ class Responses:
             return stream_of(self._frames(run, int(after) if after else -1), self._settings.heartbeat_s)
         return JsonResponse(await self._response(run))
 
-    async def delete(self, request: Request) -> Response:
+    async def delete_response(self, request: Request) -> Response:
         """Delete a response with its turn; the responses that continue it stay."""
         run = await self._read_run(request)
         await run_reader_of(self._service).delete_run(run.run_id, read_user_id(request))
         return JsonResponse({"id": response_id(run.run_id), "object": "response", "deleted": True})
 
-    async def cancel(self, request: Request) -> Response:
+    async def cancel_response(self, request: Request) -> Response:
         """Cancel a response, and return it as far as it got."""
         run = await self._read_run(request)
-        await self._service.cancel(run.run_id, read_user_id(request))
+        await self._service.cancel_run(run.run_id, read_user_id(request))
         await run_reader_of(self._service).wait_for_end(run.run_id)
         return JsonResponse(await self._response(await self._read_run(request)))
 

@@ -116,8 +116,8 @@ class Responses:
 
     async def create_response(self, request: Request) -> Response:
         """Answer with a response, or with its events as they come."""
-        asked = await self._read_request(request)
-        body = asked.body
+        parsed = await self._read_request(request)
+        body = parsed.body
         store = body.store is not False and self._service.run_queue is not None
         details = body.response_fields() | {
             "kind": RESPONSE,
@@ -126,14 +126,14 @@ class Responses:
             "store": store,
         }
         if body.background:
-            return await self._create_in_background(request, asked, details)
+            return await self._create_in_background(request, parsed, details)
         if store:
-            run_request, continuation = asked.recorded_request()
+            run_request, continuation = parsed.recorded_request()
             run: Readable = await self._service.start(run_request, AttachedRecording(details, continuation))
         else:
-            run = await self._service.start(await self._unstored_request(asked))
+            run = await self._service.start(await self._unstored_request(parsed))
         request.state.session_id = run.session_id
-        events = ResponseEvents(run.id, asked.roles.answer, details)
+        events = ResponseEvents(run.id, parsed.roles.answer, details)
         if body.stream:
             return event_stream(run, events.encode, self._settings.heartbeat_s)
         await read(run, request, events.add_event)
@@ -174,30 +174,30 @@ class Responses:
         return _ResponseRequest(content, body, roles, caller, read_conversation(messages, "input"))
 
     async def _create_in_background(
-        self, request: Request, asked: _ResponseRequest, details: dict[str, Any]
+        self, request: Request, parsed: _ResponseRequest, details: dict[str, Any]
     ) -> Response:
-        if asked.body.store is False:
+        if parsed.body.store is False:
             raise InvalidRequest("background needs a response that is stored: leave store out", param="store")
-        run_request, continuation = asked.recorded_request()
-        key, compared = read_idempotency_key(request), request_content(request, RESPONSE, asked.content)
+        run_request, continuation = parsed.recorded_request()
+        key, compared = read_idempotency_key(request), request_content(request, RESPONSE, parsed.content)
         run = await self._service.start(run_request, BackgroundRecording(details, continuation, key, compared))
         request.state.session_id = run.session_id
-        if asked.body.stream:
+        if parsed.body.stream:
             return stream_of(self._frames(run, -1), self._settings.heartbeat_s)
         return JsonResponse(await self._response(run))
 
-    async def _unstored_request(self, asked: _ResponseRequest) -> RunRequest:
+    async def _unstored_request(self, parsed: _ResponseRequest) -> RunRequest:
         """Return the request of a run that is not stored, with the history of the response that it continues."""
-        turns, previous = asked.turns, asked.body.previous_response_id
+        turns, previous = parsed.turns, parsed.body.previous_response_id
         if previous is not None:
             if self._service.run_queue is None:
                 raise response_not_found(previous, _PREVIOUS)
-            caller, rules = asked.caller, self._service.flow.history
+            caller, rules = parsed.caller, self._service.flow.history
             rounds = rules.rounds if caller.history_rounds is None else caller.history_rounds
-            rounds = rounds if asked.roles.history is not None else 0
+            rounds = rounds if parsed.roles.history is not None else 0
             reader, run_id = run_reader_of(self._service), run_id_of(previous, _PREVIOUS)
             turns = [*await reader.read_history(run_id, caller.user_id, rounds, rules.tokens), *turns]
-        return asked.in_new_session().run_request(turns, keep=False)
+        return parsed.in_new_session().run_request(turns, keep=False)
 
     async def _referenced_texts(self, body: ResponseBody, user_id: str | None) -> dict[str, str | None]:
         """Return the texts of the items that the input references, by their ids; None for reasoning items.

@@ -1,23 +1,28 @@
-"""Starts runs, within the process's limits, and ends them when the process does."""
+"""Starts runs, within the limits of the process, and ends them when the process ends."""
 
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, overload
 
-from flowpod.background.queue import ASKED, QueueLimits, RunQueue
+from flowpod.background.queue import CANCEL_REQUESTED, QueueLimits, RunQueue
+from flowpod.background.queued_run import RecordedStream
 from flowpod.background.reader import run_not_found
+from flowpod.background.recording import AttachedRecording, BackgroundRecording, Recording
 from flowpod.content.files import Files
 from flowpod.engine.package import Package
 from flowpod.engine.request import RunRequest, flow_inputs, with_files
 from flowpod.engine.run import Limits, Run, TurnTarget
 from flowpod.engine.variables import session_values, typed_values
-from flowpod.errors import TooManyRuns, Unavailable
+from flowpod.errors import InvalidRequest, TooManyRuns, Unavailable
 from flowpod.flow.references import Scope
 from flowpod.logs import RUN_ID, TRACE_ID
 from flowpod.storage.database import Database
+from flowpod.storage.runs.records import RecordedRun
 from flowpod.storage.schema import RecordStatus
 from flowpod.storage.sessions.service import HistoryService, SessionState
 from flowpod.telemetry.content import RUN_SECRETS, RunSecrets
@@ -25,11 +30,14 @@ from flowpod.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
+HISTORY_OFF = "FLOWPOD_HISTORY is off, and its database is where recorded runs are kept"
+
 
 class FlowService:
-    """Serves one flow: every protocol's requests become runs here.
+    """Serves one flow: turns the requests of every protocol into runs.
 
-    `draining`: the process will end soon and new work is still taken. `closing`: no new work is taken.
+    `runs` are the runs that this process executes now, by their ids. `draining`: the process will end soon, and new
+    runs are still accepted. `closing`: no new runs are accepted.
     """
 
     def __init__(
@@ -49,9 +57,10 @@ class FlowService:
         self.streams = package.streams
         self.history = history if package.flow.is_chat else None
         self.metrics = tracing.metrics
-        self.background: RunQueue | None = None
+        self.runs: dict[str, Run] = {}
+        self.run_queue: RunQueue | None = None
         if history is not None and database is not None:
-            self.background = RunQueue(database, history.availability, self, queue_limits or QueueLimits())
+            self.run_queue = RunQueue(database, history.availability, self.runs, queue_limits or QueueLimits())
         self.draining = False
         self.closing = False
         self._storage = history
@@ -59,14 +68,13 @@ class FlowService:
         self._tracing = tracing
         self._limits = limits
         self._files = files
-        self._runs: set[Run] = set()
         self._starting = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
     def not_ready(self) -> str:
-        """Why the service should get no requests now, or ""."""
+        """Why the service should receive no requests now, or ""."""
         if self.draining or self.closing:
             return "the service is shutting down"
         if self.history is not None and not self.history.availability.migrated:
@@ -74,153 +82,194 @@ class FlowService:
         return ""
 
     @property
-    def history_lost(self) -> bool:
-        """Whether there is a chat history, and it cannot be had now."""
+    def history_unavailable(self) -> bool:
+        """Whether the service has a chat history that is unavailable now."""
         return self.history is not None and bool(self.history.availability.failure)
 
     async def open(self) -> None:
-        """Reach for the history; must be called on the event loop that will run the flow."""
+        """Open the history and the run queue; must be called on the event loop that will run the flow."""
         if self._storage is not None:
             await self._storage.open()
-        if self.background is not None:
-            self.background.open()
+        if self.run_queue is not None:
+            self.run_queue.open()
 
     async def close(self) -> None:
-        """Close what runs share, once there are none."""
+        """Close what the runs share, after all have ended."""
         if self._storage is not None:
             await self._storage.close()
         await self._package.close()
 
-    async def check(self, request: RunRequest, *, limited: bool = True) -> None:
-        """Raise what `start` would, with nothing run."""
-        self._check_room(limited)
-        await self._inputs(request)
-        await self._conversation(request)
+    @overload
+    async def start(self, request: RunRequest, recording: None = None) -> Run: ...
+    @overload
+    async def start(self, request: RunRequest, recording: AttachedRecording) -> RecordedStream: ...
+    @overload
+    async def start(self, request: RunRequest, recording: BackgroundRecording) -> RecordedRun: ...
+    async def start(
+        self, request: RunRequest, recording: Recording | None = None
+    ) -> Run | RecordedStream | RecordedRun:
+        """Check a request and start its run; the only way to start one.
 
-    async def start(self, request: RunRequest, *, run_id: str | None = None, limited: bool = True) -> Run:
-        """Check a request and start its run; `run_id` is its id where it has one already.
+        Without a recording the caller reads the run's events. With an AttachedRecording the run is recorded too, and
+        the caller reads its events from the returned stream. With a BackgroundRecording the run is recorded and queued,
+        and the record is returned: that of an earlier run if the idempotency key belongs to one.
 
-        Raises, with nothing run: InvalidRequest for its inputs, NotFound for somebody else's session, TooManyRuns
-        beyond the limit if the run is `limited` by it, Unavailable when the service is closing or a stored session is
-        unavailable.
+        Raises, before anything is recorded or run: InvalidRequest for its inputs, its idempotency key or its
+        continuation; NotFound for another user's session or continuation; TooManyRuns beyond the limits; Unavailable
+        when the service is closing or the database that it needs is unavailable.
         """
-        self._check_room(limited)
-        self._starting += 1
-        try:
-            inputs = await self._inputs(request)
-            conversation = await self._conversation(request)
-        finally:
-            self._starting -= 1
-        if self.closing:  # it began to while the history was read
-            raise Unavailable("the service is shutting down; try again", code="shutting_down")
-        run = self._run(request, inputs, conversation, run_id or str(uuid.uuid4()))
-        self._runs.add(run)
+        if isinstance(recording, BackgroundRecording):
+            return await self._submit(request, recording)
+        with self._reserved_slot():
+            inputs, run_id = await self._checked_inputs(request), str(uuid.uuid4())
+            if recording is None:
+                return await self._start_run(request, inputs, run_id)
+            await self._claim_session(request)
+            queue = self._require_queue()
+            request = _continued(request, recording, await queue.record(run_id, request, recording))
+            return await queue.execute_attached(run_id, partial(self._start_run, request, inputs, run_id))
+
+    async def _submit(self, request: RunRequest, recording: BackgroundRecording) -> RecordedRun:
+        queue, run_id, size = self._require_queue(), str(uuid.uuid4()), len(recording.content)
+        if (known := await queue.find_by_key(request.user_id, recording)) is not None:
+            return known
+        with queue.reserved_place(size):
+            self._require_open()
+            inputs = await self._checked_inputs(request)
+            await self._claim_session(request)
+            recorded = await queue.record(run_id, request, recording)
+        if recorded.run_id == run_id:  # otherwise a request with the same key was faster
+            request = _continued(request, recording, recorded)
+            queue.enqueue(run_id, partial(self._start_run, request, inputs, run_id), size)
+        return recorded
+
+    async def _start_run(self, request: RunRequest, inputs: dict[str, Any], run_id: str) -> Run:
+        """Read the session's history and start a run, whose inputs are checked.
+
+        Raises, with nothing run: NotFound for another user's session, Unavailable when the service is closing or a
+        stored session is unavailable.
+        """
+        session = await self._read_session(request)
+        self._require_open()
+        run = self.runs[run_id] = self._create_run(request, inputs, session, run_id)
         self._idle.clear()
         run.start(self._ended)
         return run
 
-    def running(self, run_id: str) -> Run | None:
-        """Return a run of this process that is performed now."""
-        return next((run for run in self._runs if run.id == run_id), None)
+    async def cancel_run(self, run_id: str, user_id: str | None) -> RecordStatus | None:
+        """Cancel a run on whichever instance executes it; return its status if it has ended before.
 
-    @property
-    def busy(self) -> bool:
-        """Whether this process performs runs."""
-        return bool(self._runs)
-
-    async def cancel(self, run_id: str, user: str | None) -> RecordStatus | None:
-        """Cancel a run, whichever instance performs it; return how it has ended if it has, and so stays as it is.
-
-        Raises NotFound for a run that is not there, or not the user's.
+        Raises NotFound for a run that does not exist or belongs to another user.
         """
-        run = self.running(run_id)
-        if run is not None and (user is None or run.user_id == user):
-            run.cancel(ASKED)
+        run = self.runs.get(run_id)
+        if run is not None and (user_id is None or run.user_id == user_id):
+            run.cancel(CANCEL_REQUESTED)
             return None
-        if run is not None or self.background is None:
+        if run is not None or self.run_queue is None:
             raise run_not_found(run_id)
-        recorded = await self.background.reader.request_cancel(run_id, user)
-        self.background.cancel(run_id)
+        recorded = await self.run_queue.reader.request_cancel(run_id, user_id)
+        self.run_queue.cancel_run(run_id)
         return None if recorded is None or recorded.active else recorded.status
 
     async def finish(self, grace_s: float) -> None:
-        """Take no new work, give the runs `grace_s` seconds to end, then cancel them and wait for their last event."""
+        """Accept no new runs, give the others `grace_s` seconds to end, then cancel them and wait for their ends."""
         self.closing = True
-        if self.background is not None:
-            self.background.drop_queue()
-        if self._runs and grace_s:
+        if self.run_queue is not None:
+            self.run_queue.stop()
+        if self.runs and grace_s:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), grace_s)
-        if self._runs:
-            logger.warning("cancelling %d runs that did not end within %g s", len(self._runs), grace_s)
+        if self.runs:
+            logger.warning("cancelling %d runs that did not end within %g s", len(self.runs), grace_s)
             self.cancel_all("the service is shutting down")
             await self._idle.wait()
-        if self.background is not None:
-            await self.background.close()
+        if self.run_queue is not None:
+            await self.run_queue.close()
 
-    def note(self, name: str, headers: Mapping[str, str], facts: Mapping[str, str | bool | int | float]) -> None:
-        """Put `facts` on a span called `name`, in the trace that the caller's `headers` continue."""
-        self._tracing.note(name, headers, facts)
+    def note(self, name: str, headers: Mapping[str, str], attributes: Mapping[str, str | bool | int | float]) -> None:
+        """Add a span with these attributes to the trace that the caller's `headers` continue."""
+        self._tracing.note(name, headers, attributes)
 
     def session_variables(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a session's variables, of which `stored` are those that were ever written."""
+        """Return a session's variables: the `stored` values, and defaults for variables never written."""
         return session_values(self.flow.variables, stored)
 
     def typed_variables(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a caller's values for session variables; raises InvalidRequest that names one which is wrong."""
+        """Return a caller's values for session variables; raises InvalidRequest that names an invalid one."""
         return typed_values(self.flow.variables, given)
 
     def cancel_all(self, reason: str) -> None:
         """Cancel every run."""
-        for run in list(self._runs):
+        for run in list(self.runs.values()):
             run.cancel(reason)
 
     def _ended(self, run: Run) -> None:
-        self._runs.discard(run)
-        if not self._runs:
+        del self.runs[run.id]
+        if not self.runs:
             self._idle.set()
 
-    def _check_room(self, limited: bool) -> None:
+    @contextmanager
+    def _reserved_slot(self) -> Iterator[None]:
+        """Count a run that starts during the block as one of the process's runs."""
+        self._require_open()
+        if len(self.runs) + self._starting >= self._limits.max_runs:
+            raise TooManyRuns(f"{self._limits.max_runs} runs are in progress, which is the limit; try again")
+        self._starting += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
+
+    def _require_open(self) -> None:
         if self.closing:
             raise Unavailable("the service is shutting down; try again", code="shutting_down")
-        if limited and len(self._runs) + self._starting >= self._limits.max_runs:
-            raise TooManyRuns(f"{self._limits.max_runs} runs are in progress, which is the limit; try again")
 
-    async def _inputs(self, request: RunRequest) -> dict[str, Any]:
+    def _require_queue(self) -> RunQueue:
+        if self.run_queue is None:
+            message = f"background: this service has no background runs: {HISTORY_OFF}"
+            raise InvalidRequest(message, param="background", code="no_recorded_runs")
+        return self.run_queue
+
+    async def _claim_session(self, request: RunRequest) -> None:
+        """Make the session the user's before the run is recorded; its history is read when the run starts."""
+        if self.history is not None and request.user_id is not None and not request.assigned:
+            await self.history.claim_session(request.session_id, request.user_id)
+
+    async def _checked_inputs(self, request: RunRequest) -> dict[str, Any]:
         inputs = flow_inputs(self.flow, request.inputs, private_urls=self._package.resources.private_urls)
         return await with_files(self.flow, request.inputs, inputs, self._files)
 
-    async def _conversation(self, request: RunRequest) -> SessionState:
-        """Return what is stored of the caller's session, less its turns where the caller brings them."""
+    async def _read_session(self, request: RunRequest) -> SessionState:
+        """Return what is stored of the caller's session, without its turns if the caller sends its own history."""
         if self.history is None or request.assigned:
             return SessionState()
-        brings_own, rules = self._history_given(request), self.flow.history
+        sends_history, rules = self._sends_history(request), self.flow.history
         rounds = rules.rounds if request.history_rounds is None else request.history_rounds
-        if brings_own or self.flow.chat_history is None:
+        if sends_history or self.flow.chat_history is None:
             rounds = 0
         try:
             return await self.history.read_state(request.session_id, request.user_id, rounds, rules.tokens)
         except Unavailable:
-            if brings_own:
+            if sends_history:
                 return SessionState()
             raise
 
-    def _history_given(self, request: RunRequest) -> bool:
+    def _sends_history(self, request: RunRequest) -> bool:
         return self.flow.chat_history is not None and self.flow.chat_history in request.inputs
 
-    def _run(self, request: RunRequest, inputs: dict[str, Any], conversation: SessionState, run_id: str) -> Run:
+    def _create_run(self, request: RunRequest, inputs: dict[str, Any], stored: SessionState, run_id: str) -> Run:
         name = self.flow.chat_history
-        if name is not None and not self._history_given(request) and conversation.history:
-            inputs[name] = list(conversation.history)
+        if name is not None and not self._sends_history(request) and stored.history:
+            inputs[name] = list(stored.history)
         sys: dict[str, Any] = {
             "session_id": request.session_id,
             "user_id": request.user_id or "",
             "run_id": run_id,
-            "turn": conversation.last_turn + 1,
+            "turn": stored.last_turn + 1,
             "instructions": request.instructions,
             **request.given,
         }
-        facts = {
+        attributes = {
             "session.id": request.session_id,
             "gen_ai.conversation.id": request.session_id,
             "flowpod.run.id": run_id,
@@ -228,13 +277,20 @@ class FlowService:
             "flowpod.protocol": request.protocol,
         }
         if request.user_id is not None:
-            facts["user.id"] = request.user_id
-        span = self._tracing.start_run(self.name, request.headers, facts)
+            attributes["user.id"] = request.user_id
+        span = self._tracing.start_run(self.name, request.headers, attributes)
         RUN_SECRETS.set(RunSecrets.of(*self._package.secret_inputs(inputs), *request.secrets))
         RUN_ID.set(run_id)
         TRACE_ID.set(self._tracing.trace_id(span))
-        kept = self.history if request.keep_assigned or not request.assigned else None
-        filing = TurnTarget(request.session_id, request.assigned or request.unnamed, kept)
-        session = session_values(self.flow.variables, conversation.variables)
+        history = self.history if request.keep_assigned or not request.assigned else None
+        target = TurnTarget(request.session_id, request.assigned or request.unnamed, history)
+        session = session_values(self.flow.variables, stored.variables)
         scope = Scope(inputs, sys, session)
-        return Run(self._package, request, scope, filing, self._tracing, span, self._limits)
+        return Run(self._package, request, scope, target, self._tracing, span, self._limits)
+
+
+def _continued(request: RunRequest, recording: Recording, recorded: RecordedRun) -> RunRequest:
+    """Return the request of a recorded run, in the stored session where its continuation belongs."""
+    if recording.continuation is None:
+        return request
+    return replace(request, session_id=recorded.session_id, assigned=False, unnamed=True)

@@ -1,21 +1,21 @@
-"""Events as they are stored: as JSON, and with the pieces of a text that come at once put together."""
+"""The stored form of events: JSON, with consecutive chunks of one output merged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
 from flowpod.errors import ErrorInfo
 from flowpod.jsonable import timestamp
 
-_KINDS: Mapping[str, type[Event]] = {
-    kind.__name__: kind for kind in (RunStarted, NodeUpdated, RunOutput, RunTerminated)
+_EVENT_TYPES: Mapping[str, type[Event]] = {
+    event_type.__name__: event_type for event_type in (RunStarted, NodeUpdated, RunOutput, RunTerminated)
 }
 
 
-def to_json(event: Event) -> dict[str, Any]:
-    """Return an event as JSON has it, without what is as it mostly is."""
+def event_to_json(event: Event) -> dict[str, Any]:
+    """Return an event as a JSON object, without the fields that have their default."""
     stored: dict[str, Any] = {"event": type(event).__name__}
     for field in fields(event):
         value = getattr(event, field.name)
@@ -26,51 +26,53 @@ def to_json(event: Event) -> dict[str, Any]:
     return stored
 
 
-def from_json(stored: Mapping[str, Any]) -> Event:
-    """Return the event that `to_json` has made this of."""
+def event_from_json(stored: Mapping[str, Any]) -> Event:
+    """Return the event of a JSON object that `event_to_json` made."""
     values = dict(stored)
-    kind = _KINDS[values.pop("event")]
+    event_type = _EVENT_TYPES[values.pop("event")]
     values["timestamp"] = datetime.fromisoformat(values["timestamp"])
     if values.get("error") is not None:
         values["error"] = ErrorInfo(**values["error"])
-    if "pieces" in values:
-        values["pieces"] = tuple(values["pieces"])
-    return kind(**values)
+    if "chunk_lengths" in values:
+        values["chunk_lengths"] = tuple(values["chunk_lengths"])
+    return event_type(**values)
 
 
 def merge_chunks(events: Sequence[Event]) -> list[Event]:
-    """Return the events with those that follow each other in one output's stream as one.
+    """Return the events, with consecutive chunks of one output merged into one event.
 
-    What opens and closes a stream stays as it is, and a model's thoughts are not mixed with its text.
+    Events that open or close a stream stay as they are, and reasoning is not merged with text.
     """
-    made: list[Event] = []
+    merged: list[Event] = []
     for event in events:
-        last = made[-1] if made else None
+        last = merged[-1] if merged else None
         if isinstance(event, RunOutput) and isinstance(last, RunOutput) and _continues(event, last):
-            pieces = (*_pieces(last), *_pieces(event))
-            made[-1] = replace(
-                last, delta=last.delta + event.delta, reasoning=last.reasoning + event.reasoning, pieces=pieces
+            merged[-1] = replace(
+                last,
+                delta=last.delta + event.delta,
+                reasoning=last.reasoning + event.reasoning,
+                chunk_lengths=(*_chunk_lengths(last), *_chunk_lengths(event)),
             )
         else:
-            made.append(event)
-    return made
+            merged.append(event)
+    return merged
 
 
-def _pieces(event: RunOutput) -> tuple[int, ...]:
-    return event.pieces or (len(event.delta or event.reasoning),)
+def _chunk_lengths(event: RunOutput) -> tuple[int, ...]:
+    return event.chunk_lengths or (len(event.delta or event.reasoning),)
 
 
 def _continues(event: RunOutput, last: RunOutput) -> bool:
     return (
         event.is_stream
         and last.is_stream
-        and (event.output, event.run_id, event.status) == (last.output, last.run_id, last.status)
-        and _only(event) == _only(last) != ""
+        and (event.output, event.node_run_id, event.status) == (last.output, last.node_run_id, last.status)
+        and _content_of(event) == _content_of(last) is not None
     )
 
 
-def _only(event: RunOutput) -> str:
-    """Return what a piece of a stream is: text, thoughts, or "" for neither or both."""
+def _content_of(event: RunOutput) -> Literal["text", "reasoning"] | None:
+    """Return what a chunk consists of, None for neither or both."""
     if event.has_delta and isinstance(event.delta, str) and event.delta and not event.reasoning:
         return "text"
-    return "reasoning" if event.reasoning and not event.delta else ""
+    return "reasoning" if event.reasoning and not event.delta else None

@@ -1,7 +1,7 @@
-"""The journal of a process: what its recorded runs tell goes to the database, that of all runs together.
+"""The journal of a process: writes the events of its recorded runs to the database, many runs at once.
 
-Any instance reads it there. A run whose instance does not renew its lease has died with it, which whoever finds out
-first writes down.
+Every instance reads them there. A run whose instance does not renew its lease has failed; the first instance that
+notices stores that.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from flowpod.background.event_buffer import EventBuffer, termination_events
-from flowpod.background.event_json import to_json
+from flowpod.background.event_json import event_to_json
 from flowpod.errors import RunError
 from flowpod.storage.availability import FAILURES, Availability, reason_of
 from flowpod.storage.runs.records import EventBatch, RecordedRun
@@ -27,135 +27,135 @@ LEASE_S = 30.0
 _LOST = "instance_lost"
 _RENEW_S = 10.0
 _RETRY_S = 1.0
-_TRIES_ALONE = 5
-_RUNS_AT_ONCE = 500
-_CLOSE_S = 5.0
+_MAX_TRIES_ALONE = 5
+_MAX_RUNS_PER_WRITE = 500
+_CLOSE_TIMEOUT_S = 5.0
 
 
 class Journal:
-    """Writes the recordings of one process, each 250 ms and at once when a run ends."""
+    """Writes the buffers of one process every 250 ms, and at once when a run ends."""
 
     def __init__(self, store: RunStore, availability: Availability) -> None:
         self.owner = str(uuid.uuid4())
         self._store = store
         self._availability = availability
-        self._recordings: dict[str, EventBuffer] = {}
-        self._hurry = asyncio.Event()
+        self._buffers: dict[str, EventBuffer] = {}
+        self._flush = asyncio.Event()
         self._closing = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def lease_until(self) -> datetime:
-        """Until when a lease that is taken now lasts."""
+        """The end of a lease that starts now."""
         return datetime.now(UTC) + timedelta(seconds=LEASE_S)
 
     def open(self) -> None:
-        """Begin to write."""
-        self._tasks = {asyncio.create_task(self._keep_writing()), asyncio.create_task(self._keep_leases())}
+        """Start to write."""
+        self._tasks = {asyncio.create_task(self._write_buffers()), asyncio.create_task(self._renew_leases())}
 
     async def close(self) -> None:
-        """Write what waits, and wait for that some seconds."""
+        """Write the remaining events; waits for that for some seconds."""
         self._closing.set()
-        self._hurry.set()
+        self._flush.set()
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_S)
+            _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_TIMEOUT_S)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         self._tasks = set()
-        for recording in self._recordings.values():
-            logger.error("run %s: its end is not stored", recording.run_id)
+        for buffer in self._buffers.values():
+            logger.error("run %s: its end is not stored", buffer.run_id)
 
-    def record(self, run_id: str, cancel: Callable[[str], None]) -> EventBuffer:
-        """Begin to record a run that is in the database already."""
-        recording = EventBuffer(run_id, cancel, self._hurry)
-        self._recordings[run_id] = recording
-        return recording
+    def open_buffer(self, run_id: str, cancel: Callable[[str], None]) -> EventBuffer:
+        """Return a buffer for the events of a run whose record is in the database."""
+        buffer = self._buffers[run_id] = EventBuffer(run_id, cancel, self._flush)
+        return buffer
 
     async def fail_if_expired(self, run: RecordedRun) -> bool:
-        """Fail a run whose instance does not renew its lease; return whether the run has changed, by us or others.
+        """Fail a run whose lease has expired; return whether the run has changed, by this instance or another.
 
-        Nobody's while the database is away, and when it is back each instance has the time of a lease to renew its own.
+        After the database was unavailable, every instance has the time of one lease to renew its own.
         """
         now = datetime.now(UTC)
         if not run.active or run.lease_until > now or time.monotonic() < self._availability.recovered_at + LEASE_S:
             return False
 
-        def end(count: int) -> list[object]:
+        def final_events(count: int) -> list[object]:
             error = RunError(
-                "the instance that performed the run has ended, or could not reach the database for "
-                f"{LEASE_S:g} s; how far the run got is not known",
+                f"the instance that executed the run has ended, or could not reach the database for {LEASE_S:g} s; how "
+                "far the run got is not known",
                 code=_LOST,
             ).info
-            return [to_json(event) for event in termination_events(run.run_id, error, "Failed", begun=count > 0)]
+            return [
+                event_to_json(event) for event in termination_events(run.run_id, error, "Failed", started=count > 0)
+            ]
 
-        failed = await self._store.fail_expired(run.run_id, now, end)
-        if failed:
-            logger.error("run %s: Failed, since its instance is gone", run.run_id)
+        if await self._store.fail_expired(run.run_id, now, final_events):
+            logger.error("run %s: Failed, because its instance is gone", run.run_id)
         return True
 
-    async def _keep_writing(self) -> None:
-        while not (self._closing.is_set() and not any(one.is_due for one in self._recordings.values())):
+    async def _write_buffers(self) -> None:
+        while not self._closing.is_set() or any(buffer.has_unwritten for buffer in self._buffers.values()):
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), BATCH_S)
-            self._hurry.clear()
-            due = [one for one in self._recordings.values() if one.is_due]
-            for start in range(0, len(due), _RUNS_AT_ONCE):
+                await asyncio.wait_for(self._flush.wait(), BATCH_S)
+            self._flush.clear()
+            due = [buffer for buffer in self._buffers.values() if buffer.has_unwritten]
+            for start in range(0, len(due), _MAX_RUNS_PER_WRITE):
                 try:
-                    await self._write(due[start : start + _RUNS_AT_ONCE])
-                except Exception:  # it must not end the writing of all others
-                    logger.exception("a bug in Flowpod, met while events were stored")
+                    await self._write(due[start : start + _MAX_RUNS_PER_WRITE])
+                except Exception:  # the other runs' events must still be written
+                    logger.exception("a bug in Flowpod while storing events")
 
-    async def _write(self, recordings: Sequence[EventBuffer]) -> None:
-        """Store what waits of these runs, however long that takes."""
-        batches = [(one, batch) for one in recordings if (batch := self._batch_of(one)) is not None]
-        if not batches or not await self._refused(batches):
+    async def _write(self, buffers: Sequence[EventBuffer]) -> None:
+        """Store the next batch of each buffer, however long that takes."""
+        batches = [(buffer, batch) for buffer in buffers if (batch := self._next_batch(buffer)) is not None]
+        if not batches or not await self._append(batches):
             return
-        await self._until_writable()
-        if await self._refused(batches):
-            for one in batches:  # one by one: it may be the trouble of one of them only
-                await self._write_alone(*one)
+        await self._wait_until_writable()
+        if await self._append(batches):
+            for buffer, batch in batches:  # one by one: one run may be the cause
+                await self._write_alone(buffer, batch)
 
-    def _batch_of(self, recording: EventBuffer) -> EventBatch | None:
+    def _next_batch(self, buffer: EventBuffer) -> EventBatch | None:
         try:
-            return recording.take()
+            return buffer.next_batch()
         except Exception:
-            logger.exception("run %s: a bug in Flowpod", recording.run_id)
-            self._refuse(recording, "a bug in Flowpod")
+            logger.exception("run %s: a bug in Flowpod", buffer.run_id)
+            self._fail_run(buffer, "a bug in Flowpod")
             return None
 
-    async def _write_alone(self, recording: EventBuffer, batch: EventBatch) -> None:
-        for _ in range(_TRIES_ALONE):
-            await self._until_writable()
-            if not (reason := await self._refused([(recording, batch)])):
+    async def _write_alone(self, buffer: EventBuffer, batch: EventBatch) -> None:
+        for _ in range(_MAX_TRIES_ALONE):
+            await self._wait_until_writable()
+            if not (reason := await self._append([(buffer, batch)])):
                 return
-        self._refuse(recording, reason)
+        self._fail_run(buffer, reason)
 
-    def _refuse(self, recording: EventBuffer, reason: str) -> None:
-        """Store that a run has failed, in place of what it told last."""
-        logger.error("run %s: its events cannot be stored: %s", recording.run_id, reason)
-        if recording.failure is None:
-            recording.refuse(reason)
-        else:  # nor can that be: it fails when its lease has run out
-            self._let_go(recording)
+    def _fail_run(self, buffer: EventBuffer, reason: str) -> None:
+        """Have a run's failure stored in place of its last events."""
+        logger.error("run %s: its events cannot be stored: %s", buffer.run_id, reason)
+        if buffer.failure is None:
+            buffer.fail_run(reason)
+        else:  # the failure cannot be stored either: the run fails when its lease expires
+            self._close_buffer(buffer)
 
-    async def _refused(self, batches: Sequence[tuple[EventBuffer, EventBatch]]) -> str:
+    async def _append(self, batches: Sequence[tuple[EventBuffer, EventBatch]]) -> str:
         """Store batches; return why that failed, or ""."""
         try:
             lost = await self._store.append_events(self.owner, [batch for _, batch in batches])
         except FAILURES as error:
             return reason_of(error)
         except Exception as error:
-            logger.exception("a bug in Flowpod, met while events were stored")
+            logger.exception("a bug in Flowpod while storing events")
             return f"internal error: {type(error).__name__}"
-        self._lose(lost)
-        for recording, batch in batches:
+        self._mark_lost(lost)
+        for buffer, batch in batches:
             if batch.status not in ACTIVE:
-                self._let_go(recording)
+                self._close_buffer(buffer)
         return ""
 
-    async def _until_writable(self) -> None:
-        """Wait until the database takes what it has no reason to refuse, a renewal of the leases."""
+    async def _wait_until_writable(self) -> None:
+        """Wait until the database accepts a write that is always valid, the renewal of the leases."""
         while True:
             await self._availability.available.wait()
             try:
@@ -163,42 +163,41 @@ class Journal:
                 return
             except FAILURES as error:
                 self._availability.mark_unavailable(error)
-            except Exception:  # what is taken must not be lost
-                logger.exception("a bug in Flowpod, met while leases were renewed")
+            except Exception:  # the batches must not be lost
+                logger.exception("a bug in Flowpod while renewing leases")
             await asyncio.sleep(_RETRY_S)
 
-    def _let_go(self, recording: EventBuffer) -> None:
-        self._recordings.pop(recording.run_id, None)
-        recording.let_go()
+    def _close_buffer(self, buffer: EventBuffer) -> None:
+        self._buffers.pop(buffer.run_id, None)
+        buffer.discard_events()
 
-    def _lose(self, run_ids: Iterable[str]) -> None:
-        """End runs that are not this process's any more: what the database says of them is what became of them."""
+    def _mark_lost(self, run_ids: Iterable[str]) -> None:
+        """Cancel runs that this process no longer owns; their end is what the database says."""
         for run_id in run_ids:
-            if (recording := self._recordings.pop(run_id, None)) is not None:
-                logger.error("run %s: it is not this instance's any more, or was deleted", run_id)
-                recording.lose(
-                    RunError("its record is gone, or another instance took this one for dead", code=_LOST).info
-                )
+            if (buffer := self._buffers.pop(run_id, None)) is not None:
+                logger.error("run %s: it was deleted, or no longer belongs to this instance", run_id)
+                message = "the run was deleted, or failed because this instance had not renewed its lease in time"
+                buffer.mark_lost(RunError(message, code=_LOST).info)
 
-    async def _keep_leases(self) -> None:
+    async def _renew_leases(self) -> None:
         while not self._closing.is_set():
-            pause = _RETRY_S
+            pause_s = _RETRY_S
             if not self._availability.failure:
                 try:
                     await self._renew()
                     for run in await self._store.list_expired(datetime.now(UTC)):
                         await self.fail_if_expired(run)
-                    pause = _RENEW_S
+                    pause_s = _RENEW_S
                 except FAILURES as error:
                     self._availability.mark_unavailable(error)
                 except Exception:
-                    logger.exception("a bug in Flowpod, met while leases were renewed")
+                    logger.exception("a bug in Flowpod while renewing leases")
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), pause)
+                await asyncio.wait_for(self._closing.wait(), pause_s)
 
     async def _renew(self) -> None:
-        """Renew the leases of the runs that this process holds: one that nobody holds fails in time."""
-        held = list(self._recordings)
-        for start in range(0, len(held), _RUNS_AT_ONCE):
-            some = held[start : start + _RUNS_AT_ONCE]
-            self._lose(await self._store.renew_leases(self.owner, some, self.lease_until))
+        """Renew the leases of the runs that have a buffer; all others expire."""
+        owned = list(self._buffers)
+        for start in range(0, len(owned), _MAX_RUNS_PER_WRITE):
+            run_ids = owned[start : start + _MAX_RUNS_PER_WRITE]
+            self._mark_lost(await self._store.renew_leases(self.owner, run_ids, self.lease_until))

@@ -1,18 +1,18 @@
-"""Runs that outlive their request: recorded, so that any instance tells of them, and queued where there are many."""
+"""The queue of background runs, and how recorded runs are executed: their events are stored as they come."""
 
 import asyncio
-import hashlib
 import logging
-import uuid
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-from flowpod.background.event_buffer import EventBuffer, QueuedRun, RecordedStream
+from flowpod.background.event_buffer import EventBuffer
 from flowpod.background.journal import Journal
+from flowpod.background.queued_run import QueuedRun, RecordedStream, StartRun
 from flowpod.background.reader import RunReader
+from flowpod.background.recording import BackgroundRecording, Recording
 from flowpod.engine.events import Event, EventChannel, RunTerminated
 from flowpod.engine.request import RunRequest
 from flowpod.engine.run import Run
@@ -20,24 +20,24 @@ from flowpod.errors import FlowpodError, InvalidRequest, RunError, TooManyRuns
 from flowpod.storage.availability import FAILURES, Availability, reason_of
 from flowpod.storage.database import Database
 from flowpod.storage.runs.cancel_requests import CancelRequests
-from flowpod.storage.runs.continuations import Continuation
 from flowpod.storage.runs.records import NewRun, RecordedRun
 from flowpod.storage.runs.store import RunStore
 
 logger = logging.getLogger(__name__)
 
-ASKED = "a client asked for that"
-_ASK_S = 1.0
-_CLOSE_S = 5.0
-_CLEAN_AGAIN_S = 5.0
+CANCEL_REQUESTED = "a client requested it"
+_SHUTDOWN = "the service is shutting down, and the run had not started"
+_CANCEL_POLL_S = 1.0
+_CLOSE_TIMEOUT_S = 5.0
+_CLEANUP_RETRY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Background runs at once in a process, how many may wait, and for how many days ended runs are kept.
+    """How many background runs a process executes at once, how many may wait, and how many days ended runs are kept.
 
-    `write_timeout_s` is how long a reader waits for the run's end to be stored, `max_waiting_bytes` how large the
-    requests of all that wait may be together.
+    `write_timeout_s` is how long an attached reader waits for the run's end to be stored, `max_waiting_bytes` the total
+    size of the waiting requests.
     """
 
     max_runs: int = 100
@@ -47,275 +47,240 @@ class QueueLimits:
     max_waiting_bytes: int = 256 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """How a run is recorded: `facts` are what its protocol needs to show it.
+class RunQueue:
+    """Records runs, and executes them now or when their turn comes; `reader` reads the runs of all instances.
 
-    `key` is the caller's Idempotency-Key and `content` what was asked with it; `reply` says with what the run goes on.
+    `runs` are the runs that this process executes now, recorded or not, by their ids.
     """
 
-    facts: Mapping[str, Any]
-    key: str | None = None
-    content: bytes = b""
-    reply: Continuation | None = None
-
-
-class Runs(Protocol):
-    """What the recorder needs of the service that performs runs."""
-
-    async def check(self, request: RunRequest, *, limited: bool) -> None:
-        """Raise what `start` would."""
-
-    async def start(self, request: RunRequest, *, run_id: str | None, limited: bool) -> Run:
-        """Start a run."""
-
-    def running(self, run_id: str) -> Run | None:
-        """Return a run of this process that is performed now."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether this process performs runs."""
-
-
-class RunQueue:
-    """RunReader runs and performs them; `records` tells of those of all instances."""
-
-    def __init__(self, database: Database, availability: Availability, runs: Runs, limits: QueueLimits) -> None:
-        self._journal = Journal(RunStore(database), availability)
-        self.reader = RunReader(database, availability, self._journal, limits.days)
+    def __init__(
+        self, database: Database, availability: Availability, runs: Mapping[str, Run], limits: QueueLimits
+    ) -> None:
         self._store = RunStore(database)
+        self._journal = Journal(self._store, availability)
+        self.reader = RunReader(database, availability, self._journal, limits.days)
         self._cancel_requests = CancelRequests(database)
         self._availability = availability
         self._runs = runs
         self._limits = limits
-        self._entries: dict[str, QueuedRun] = {}
-        self._queue: deque[QueuedRun] = deque()
-        self._performing = 0
-        self._submitting: list[int] = []  # sizes of requests
-        self._draining = False
+        self._recorded: dict[str, QueuedRun] = {}
+        self._waiting: deque[QueuedRun] = deque()
+        self._executing = 0
+        self._reserved_sizes: list[int] = []
+        self._stopped = False
         self._closing = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._executions: set[asyncio.Task[None]] = set()
         self._upkeep: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
-        """Begin to write, to look for cancellations and to clean up."""
+        """Start to write events, to poll for cancel requests and to delete expired runs."""
         self._journal.open()
-        self._upkeep = {asyncio.create_task(self._keep_asking()), asyncio.create_task(self._keep_clean())}
+        self._upkeep = {asyncio.create_task(self._poll_cancel_requests()), asyncio.create_task(self._delete_expired())}
 
-    def drop_queue(self) -> None:
-        """Begin no more runs; those that wait are cancelled. Those that are performed may still be cancelled, too."""
-        self._draining = True
-        while self._queue:
-            self._end_queued(self._queue.popleft(), "the service is shutting down, and the run had not begun")
+    def stop(self) -> None:
+        """Cancel the waiting runs and start no more. Runs that execute go on, and can still be cancelled."""
+        self._stopped = True
+        while self._waiting:
+            self._cancel_unstarted(self._waiting.popleft(), _SHUTDOWN)
 
     async def close(self) -> None:
-        """Write the last events, once no run is performed any more, and let everybody go who follows one."""
+        """Write the last events, after all runs have ended, and disconnect the followers."""
         self._closing.set()
-        if tasks := self._tasks | self._upkeep:
-            await asyncio.wait(tasks, timeout=_CLOSE_S)
+        if tasks := self._executions | self._upkeep:
+            await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT_S)
         await self._journal.close()
         await self.reader.close()
-        for task in (*self._upkeep, *self._tasks):
+        for task in (*self._upkeep, *self._executions):
             task.cancel()
-        await asyncio.gather(*self._upkeep, *self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._upkeep, *self._executions, return_exceptions=True)
         self._upkeep = set()
 
-    async def submit(self, request: RunRequest, submission: Recording) -> RecordedRun:
-        """Record a run and perform it in the background, now or when its turn comes.
+    async def find_by_key(self, user_id: str | None, recording: BackgroundRecording) -> RecordedRun | None:
+        """Return the run that the user's idempotency key started, None when there is none.
 
-        Where the caller's key names a run already, that one is returned. Raises what starting a run raises, TooManyRuns
-        when too many wait, InvalidRequest for a key that came with something else before, and Unavailable when the
-        database is unavailable.
+        Raises InvalidRequest for a key of another request, Unavailable when the database is unavailable.
         """
-        key = None if submission.key is None else _digest(f"{request.user_id or ''}\0{submission.key}".encode())
-        fingerprint = _digest(submission.content)
-        if key is not None:
-            with self._availability.required():
-                found = await self._store.find_run_by_key(key)
-            if found is not None:
-                return _same(found, fingerprint)
-        size = len(submission.content)
-        self._submitting.append(size)
+        key = recording.key_digest(user_id)
+        if key is None:
+            return None
+        with self._availability.required():
+            run = await self._store.find_run_by_key(key)
+        return None if run is None else _with_same_content(run, recording)
+
+    @contextmanager
+    def reserved_place(self, size: int) -> Iterator[None]:
+        """Reserve a place for a request of `size` bytes during the block; raises TooManyRuns when the queue is full."""
+        limits = self._limits
+        sizes = [size, *self._reserved_sizes, *(queued.size for queued in self._waiting)]
+        if len(sizes) > 1 and sum(sizes) > limits.max_waiting_bytes:
+            megabytes = limits.max_waiting_bytes // 1024**2
+            raise TooManyRuns(f"the waiting background runs have reached the limit of {megabytes} MB; try again")
+        if self._executing + len(sizes) > limits.max_runs + limits.max_waiting:
+            raise TooManyRuns(
+                f"{limits.max_runs} background runs at once and {limits.max_waiting} waiting ones are the limit; "
+                "try again"
+            )
+        self._reserved_sizes.append(size)
         try:
-            self._check_room()
-            await self._runs.check(request, limited=False)
-            run_id = str(uuid.uuid4())
-            run = await self._add(run_id, request, submission, key, fingerprint)
+            yield
         finally:
-            self._submitting.remove(size)
-        if run.run_id != run_id:  # another request with the key was faster
-            return _same(run, fingerprint)
-        entry = self._entry(request, submission, run)
-        if self._draining:
-            self._end_queued(entry, "the service is shutting down, and the run had not begun")
-        else:
-            self._queue.append(entry)
-            self._begin_waiting()
+            self._reserved_sizes.remove(size)
+
+    async def record(self, run_id: str, request: RunRequest, recording: Recording) -> RecordedRun:
+        """Store a new run, in the session that its continuation belongs to.
+
+        Returns another run when a request with the same idempotency key was recorded first. Raises NotFound or
+        InvalidRequest for a continuation of a run that cannot be continued, InvalidRequest for a key of another
+        request, Unavailable when the database is unavailable.
+        """
+        key, fingerprint = None, ""
+        if isinstance(recording, BackgroundRecording):
+            key, fingerprint = recording.key_digest(request.user_id), recording.fingerprint
+        new = NewRun(
+            run_id, request.session_id, request.user_id, recording.details, key, fingerprint, recording.continuation
+        )
+        with self._availability.required():
+            run = await self._store.add_run(new, self._journal.owner, self._journal.lease_until)
+        if run.run_id != run_id and isinstance(recording, BackgroundRecording):
+            return _with_same_content(run, recording)
         return run
 
-    async def attach(self, request: RunRequest, submission: Recording) -> RecordedStream:
-        """Record a run and perform it for a reader, who gets the run's end once it is stored.
+    async def execute_attached(self, run_id: str, start_run: StartRun) -> RecordedStream:
+        """Execute a recorded run for a reader, who gets its end once that is stored. Raises what `start_run` raises."""
+        queued = self._register(run_id, start_run)
+        run = await self._start(queued)
+        stream = RecordedStream(run)
+        self._create_task(self._store_events(queued, run, stream.events))
+        return stream
 
-        Raises what starting a run raises, and Unavailable when the database is unavailable.
-        """
-        await self._runs.check(request, limited=True)
-        recorded = await self._add(str(uuid.uuid4()), request, submission)
-        entry = self._entry(request, submission, recorded)
-        run = await self._begin(entry, limited=True)
-        attached = RecordedStream(run)
-        self._keep(self._record(entry, run, attached.events))
-        return attached
+    def enqueue(self, run_id: str, start_run: StartRun, size: int) -> None:
+        """Execute a recorded run in the background, now or when its turn comes."""
+        queued = self._register(run_id, start_run, size)
+        if self._stopped:
+            self._cancel_unstarted(queued, _SHUTDOWN)
+        else:
+            self._waiting.append(queued)
+            self._start_waiting()
 
-    def cancel(self, run_id: str) -> None:
-        """Cancel a run that this process has recorded or performs; do nothing about any other."""
-        entry = self._entries.get(run_id)
-        if entry is not None and entry in self._queue:
-            self._queue.remove(entry)
-            self._end_queued(entry, ASKED)
-        elif entry is not None:
-            entry.cancel(ASKED)
+    def cancel_run(self, run_id: str) -> None:
+        """Cancel a run that this process has recorded; do nothing about any other."""
+        queued = self._recorded.get(run_id)
+        if queued is not None and queued in self._waiting:
+            self._waiting.remove(queued)
+            self._cancel_unstarted(queued, CANCEL_REQUESTED)
+        elif queued is not None:
+            queued.cancel(CANCEL_REQUESTED)
 
-    def _check_room(self) -> None:
-        sizes = [*self._submitting, *(entry.size for entry in self._queue)]
-        if len(sizes) > 1 and sum(sizes) > self._limits.max_waiting_bytes:
-            megabytes = self._limits.max_waiting_bytes // 1024**2
-            raise TooManyRuns(f"the background runs that wait have {megabytes} MB, which is the limit; try again")
-        if self._performing + len(sizes) > self._limits.max_runs + self._limits.max_waiting:
-            raise TooManyRuns(
-                f"{self._limits.max_runs} background runs at once and {self._limits.max_waiting} that wait are the "
-                "limit; try again"
-            )
+    def _register(self, run_id: str, start_run: StartRun, size: int = 0) -> QueuedRun:
+        queued = self._recorded[run_id] = QueuedRun(run_id, start_run, self._journal.open_buffer, size)
+        return queued
 
-    async def _add(
-        self, run_id: str, request: RunRequest, submission: Recording, key: str | None = None, fingerprint: str = ""
-    ) -> RecordedRun:
-        reply, facts = submission.reply, submission.facts
-        new = NewRun(run_id, request.session_id, request.user_id, facts, key, fingerprint, reply)
-        with self._availability.required():
-            return await self._store.add_run(new, self._journal.owner, self._journal.lease_until)
+    def _start_waiting(self) -> None:
+        while self._waiting and self._executing < self._limits.max_runs:
+            self._executing += 1
+            self._create_task(self._execute(self._waiting.popleft()))
 
-    def _entry(self, request: RunRequest, submission: Recording, run: RecordedRun) -> QueuedRun:
-        if submission.reply is not None:  # the run goes on with a session that is stored now
-            request = replace(request, session_id=run.session_id, assigned=False, unnamed=True)
-        entry = QueuedRun(request, run.run_id, self._journal.record, len(submission.content))
-        self._entries[run.run_id] = entry
-        return entry
-
-    def _begin_waiting(self) -> None:
-        while self._queue and self._performing < self._limits.max_runs:
-            self._performing += 1
-            self._keep(self._perform(self._queue.popleft()))
-
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+    def _create_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._executions.add(task)
+        task.add_done_callback(self._executions.discard)
 
-    async def _perform(self, entry: QueuedRun) -> None:
+    async def _execute(self, queued: QueuedRun) -> None:
         try:
-            await self._record(entry, await self._begin(entry, limited=False))
+            await self._store_events(queued, await self._start(queued))
         except FlowpodError:
-            pass  # it is recorded as the run's end
+            pass  # it is stored as the run's end
         except Exception:
-            logger.exception("run %s: a bug in Flowpod", entry.recording.run_id)
+            logger.exception("run %s: a bug in Flowpod", queued.id)
         finally:
-            self._performing -= 1
-            self._begin_waiting()
+            self._executing -= 1
+            self._start_waiting()
 
-    async def _begin(self, entry: QueuedRun, *, limited: bool) -> Run:
-        """Start a run that is recorded; one that cannot be started has ended."""
+    async def _start(self, queued: QueuedRun) -> Run:
+        """Start a recorded run; if that fails, the run ends."""
         try:
-            run = await self._runs.start(entry.request, run_id=entry.recording.run_id, limited=limited)
+            return await queued.start_execution()
         except FlowpodError as error:
-            self._drop(entry, error)
+            self._end_unstarted(queued, error)
             raise
         except BaseException:  # a cancelled request too
-            self._drop(entry, RunError("internal error: the run could not be started", code="internal_error"))
+            self._end_unstarted(queued, RunError("internal error: the run could not be started", code="internal_error"))
             raise
-        entry.run = run
-        if entry.cancelled:
-            run.cancel(entry.cancelled)
-        return run
 
-    def _drop(self, entry: QueuedRun, error: FlowpodError) -> None:
-        entry.end(error.info, "Canceled" if self._draining else "Failed")
-        del self._entries[entry.recording.run_id]
+    def _end_unstarted(self, queued: QueuedRun, error: FlowpodError) -> None:
+        queued.end_unstarted(error.info, "Canceled" if self._stopped else "Failed")
+        del self._recorded[queued.id]
 
-    def _end_queued(self, entry: QueuedRun, reason: str) -> None:
-        entry.end(RunError(f"the run was cancelled: {reason}", code="canceled").info, "Canceled")
-        del self._entries[entry.recording.run_id]
+    def _cancel_unstarted(self, queued: QueuedRun, reason: str) -> None:
+        queued.end_unstarted(RunError(f"the run was cancelled: {reason}", code="canceled").info, "Canceled")
+        del self._recorded[queued.id]
 
-    async def _record(self, entry: QueuedRun, run: Run, reader: EventChannel | None = None) -> None:
-        """Write what a run tells, and pass it on to its reader, if there is one; the end only when it is stored."""
-        recording = entry.recording
+    async def _store_events(self, queued: QueuedRun, run: Run, reader: EventChannel | None = None) -> None:
+        """Store a run's events, and pass them on to its reader if there is one."""
         async for batch in run.events.batches():
-            recording.add(batch)
+            queued.buffer.add_events(batch)
             if reader is not None:
-                await self._pass_on(batch, recording, reader)
-            await recording.room()
-        del self._entries[recording.run_id]
+                await self._pass_on(batch, queued.buffer, reader)
+            await queued.buffer.room()
+        del self._recorded[queued.id]
 
-    async def _pass_on(self, batch: Sequence[Event], recording: EventBuffer, reader: EventChannel) -> None:
+    async def _pass_on(self, batch: Sequence[Event], buffer: EventBuffer, reader: EventChannel) -> None:
         for event in batch:
             if isinstance(event, RunTerminated):
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(recording.ended.wait(), self._limits.write_timeout_s)
-                if recording.failure is not None:
-                    event = replace(event, status="Failed", error=recording.failure)
+                    await asyncio.wait_for(buffer.closed.wait(), self._limits.write_timeout_s)
+                if buffer.failure is not None:
+                    event = replace(event, status="Failed", error=buffer.failure)
             reader.put(event)
             await reader.room()
 
-    async def _keep_asking(self) -> None:
-        """Cancel what other instances were asked to cancel."""
-        while not await self._closed_after(_ASK_S):
+    async def _poll_cancel_requests(self) -> None:
+        """Cancel this process's runs that other instances were asked to cancel."""
+        while not await self._closes_within(_CANCEL_POLL_S):
             if self._availability.failure:
                 continue
             try:
-                if self._entries:
+                if self._recorded:
                     for run_id in await self._store.list_cancel_requested(self._journal.owner):
-                        self.cancel(run_id)
-                if self._runs.busy:
+                        self.cancel_run(run_id)
+                if self._runs:
                     await self._accept_cancel_requests()
             except FAILURES as error:
                 self._availability.mark_unavailable(error)
             except Exception:
-                logger.exception("a bug in Flowpod, met while cancellations were looked for")
+                logger.exception("a bug in Flowpod while polling for cancel requests")
 
     async def _accept_cancel_requests(self) -> None:
         accepted = []
         for request in await self._cancel_requests.pending_cancel_requests():
-            run = self._runs.running(request.run_id)
-            if run is not None and (request.user_id is None or run.user_id == request.user_id):
-                run.cancel(ASKED)
+            run = self._runs.get(request.run_id)
+            if run is not None and request.user_id in (None, run.user_id):
+                run.cancel(CANCEL_REQUESTED)
                 accepted.append(request.id)
         if accepted:
             await self._cancel_requests.accept_cancel_requests(accepted)
 
-    async def _keep_clean(self) -> None:
-        pause = _CLEAN_AGAIN_S
-        while not await self._closed_after(pause):
-            pause = _CLEAN_AGAIN_S
+    async def _delete_expired(self) -> None:
+        pause_s = _CLEANUP_RETRY_S
+        while not await self._closes_within(pause_s):
+            pause_s = _CLEANUP_RETRY_S
             if self._availability.failure:
                 continue
             try:
-                pause = await self.reader.clean()
+                pause_s = await self.reader.delete_expired()
             except FAILURES as error:
-                logger.warning("cleaning up old runs failed, trying again: %s", reason_of(error))
+                logger.warning("deleting expired runs failed, trying again: %s", reason_of(error))
             except Exception:
-                logger.exception("a bug in Flowpod, met while old runs were cleaned up")
+                logger.exception("a bug in Flowpod while deleting expired runs")
 
-    async def _closed_after(self, pause_s: float) -> bool:
+    async def _closes_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), pause_s)
+            await asyncio.wait_for(self._closing.wait(), seconds)
         return self._closing.is_set()
 
 
-def _same(run: RecordedRun, fingerprint: str) -> RecordedRun:
-    if run.fingerprint != fingerprint:
-        message = "this Idempotency-Key came with another request before; send a new key with a new request"
+def _with_same_content(run: RecordedRun, recording: BackgroundRecording) -> RecordedRun:
+    if run.fingerprint != recording.fingerprint:
+        message = "this Idempotency-Key was used with another request; send a new key with a new request"
         raise InvalidRequest(message, param="Idempotency-Key", code="idempotency_key_reused")
     return run
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -1,13 +1,13 @@
-"""Recorded runs as any instance tells of them: read, followed, cancelled and deleted."""
+"""Recorded runs of all instances: read, followed, cancelled and deleted."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flowpod.background.event_json import from_json
+from flowpod.background.event_json import event_from_json
 from flowpod.background.journal import BATCH_S, Journal
 from flowpod.engine.events import Event, RunTerminated
 from flowpod.errors import InvalidRequest, NotFound
@@ -18,17 +18,18 @@ from flowpod.storage.runs.records import RecordedRun
 from flowpod.storage.runs.store import RunStore
 from flowpod.storage.sessions.reader import history_budget
 
-_ANSWER_S = 3.0
-_CLEAN_S = 600.0
-_PAUSE_S = 0.5
+_WAIT_S = 3.0
+_CLEANUP_S = 600.0
+_CLEANUP_PAUSE_S = 0.5
 _CANCEL_REQUEST_AGE = timedelta(minutes=1)
 
 
 class RunReader:
-    """The recorded runs of one service.
+    """Reads the recorded runs of one service.
 
-    `user` narrows a method to that user's runs; None means all. Raises NotFound for a run that is not there, or not the
-    user's, and Unavailable when the database is away. Ended runs are kept for `days`.
+    `user_id` restricts a method to that user's runs; None means all runs. Methods raise NotFound for a run that does
+    not exist or belongs to another user, and Unavailable when the database is unavailable. Ended runs expire after
+    `days`.
     """
 
     def __init__(self, database: Database, availability: Availability, journal: Journal, days: float) -> None:
@@ -36,41 +37,41 @@ class RunReader:
         self._cancel_requests = CancelRequests(database)
         self._availability = availability
         self._journal = journal
-        self._age = timedelta(days=days)
-        self._closed = asyncio.Event()
+        self._max_age = timedelta(days=days)
+        self._closing = asyncio.Event()
         self._followers = 0
-        self._nobody = asyncio.Event()
+        self._no_followers = asyncio.Event()
 
     async def close(self) -> None:
-        """Let everybody go who follows a run, with what there is by now."""
-        self._closed.set()
+        """Disconnect all followers after the events that are stored by now."""
+        self._closing.set()
         if self._followers:
-            self._nobody.clear()
+            self._no_followers.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._nobody.wait(), _ANSWER_S)
+                await asyncio.wait_for(self._no_followers.wait(), _WAIT_S)
 
-    async def read(self, run_id: str, user: str | None) -> RecordedRun:
-        """Return a run; one whose instance is gone has failed."""
+    async def read_run(self, run_id: str, user_id: str | None) -> RecordedRun:
+        """Return a run; a run whose instance is gone has failed."""
         with self._availability.required():
             run = await self._store.find_run(run_id)
             if run is not None and await self._journal.fail_if_expired(run):
                 run = await self._store.find_run(run_id)
-        if run is None or (user is not None and run.user_id != user):
+        if run is None or (user_id is not None and run.user_id != user_id):
             raise run_not_found(run_id)
         return run
 
-    async def events(self, run_id: str) -> list[Event]:
+    async def read_events(self, run_id: str) -> list[Event]:
         """Return all events of a run so far."""
         found: list[Event] = []
         with self._availability.required():
             while page := await self._store.read_events(run_id, len(found)):
-                found += [from_json(event) for _, event in page]
+                found += [event_from_json(event) for _, event in page]
         return found
 
     async def follow(self, run_id: str, after: int = 0) -> AsyncGenerator[list[tuple[int, Event]], None]:
-        """Yield (number, event) of a run's events behind number `after`, as they come, to the last one.
+        """Yield (number, event) of a run's events after number `after`, as they come, to the last one.
 
-        While the database is away it waits; it ends early when the process does, or the run is deleted.
+        Waits while the database is unavailable; ends early when the process ends or the run is deleted.
         """
         self._followers += 1
         try:
@@ -79,17 +80,19 @@ class RunReader:
         finally:
             self._followers -= 1
             if not self._followers:
-                self._nobody.set()
+                self._no_followers.set()
 
     async def _pages(self, run_id: str, after: int) -> AsyncGenerator[list[tuple[int, Event]], None]:
-        last_look = False
+        is_last_try = False
         while True:
             try:
-                page = [(number, from_json(event)) for number, event in await self._store.read_events(run_id, after)]
-                goes_on = bool(page) or await self._goes_on(run_id)
+                page = [
+                    (number, event_from_json(event)) for number, event in await self._store.read_events(run_id, after)
+                ]
+                is_active = bool(page) or await self._is_active(run_id)
             except FAILURES as error:
                 self._availability.mark_unavailable(error)
-                if await self._closed_after(BATCH_S):
+                if await self._closes_within(BATCH_S):
                     return
                 continue
             if page:
@@ -97,85 +100,89 @@ class RunReader:
                 yield page
                 if isinstance(page[-1][1], RunTerminated):
                     return
-            elif last_look:
+            elif is_last_try:
                 return
-            else:  # in both cases there may be a last event
-                last_look = not goes_on or await self._closed_after(BATCH_S)
+            else:  # the last events may have been stored since, in both cases
+                is_last_try = not is_active or await self._closes_within(BATCH_S)
 
     async def wait_for_end(self, run_id: str) -> None:
-        """Wait until a run has ended, some seconds at most."""
-        # A statement is never cancelled here: the driver may leave its connection open then.
-        until = time.monotonic() + _ANSWER_S
-        while time.monotonic() < until:
+        """Wait until a run has ended, for a few seconds at most."""
+
+        async def has_ended() -> bool:
             with self._availability.required():
                 run = await self._store.find_run(run_id)
-            if run is None or not run.active or await self._closed_after(BATCH_S):
-                return
+            return run is None or not run.active
 
-    async def request_cancel(self, run_id: str, user: str | None) -> RecordedRun | None:
-        """Ask the instance that performs a run to cancel it; one that has ended stays as it is.
+        await self._poll(has_ended)
 
-        Returns the run as it was before, None where it is not recorded. Of such a one only its instance knows, so it is
-        NotFound when, after some seconds, none has said that it is its own.
+    async def request_cancel(self, run_id: str, user_id: str | None) -> RecordedRun | None:
+        """Ask the instance that executes a run to cancel it; a run that has ended stays as it is.
+
+        Returns the run as it was before, or None for a run that is not recorded. Only the instance that executes it
+        knows such a run: NotFound is raised if no instance accepts the request within a few seconds.
         """
         with self._availability.required():
-            recorded = await self._store.find_run(run_id) is not None
-        if recorded:
-            run = await self.read(run_id, user)
+            is_recorded = await self._store.find_run(run_id) is not None
+        if is_recorded:
+            run = await self.read_run(run_id, user_id)
             with self._availability.required():
                 await self._store.mark_cancel_requested(run_id)
             return run
         with self._availability.required():
-            request_id = await self._cancel_requests.add_cancel_request(run_id, user)
-            accepted = await self._is_accepted(request_id)
-            await self._cancel_requests.delete_cancel_request(request_id)
-        if not accepted:
+            number = await self._cancel_requests.add_cancel_request(run_id, user_id)
+            is_accepted = await self._poll(lambda: self._cancel_requests.is_cancel_request_accepted(number))
+            await self._cancel_requests.delete_cancel_request(number)
+        if not is_accepted:
             raise run_not_found(run_id)
         return None
 
-    async def past(self, run_id: str, user: str | None, rounds: int, tokens: int | None = None) -> list[dict[str, Any]]:
-        """Return the last `rounds` completed turns of a run's session up to its own, oldest first, for a reply to it.
+    async def read_history(
+        self, run_id: str, user_id: str | None, rounds: int, tokens: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the last `rounds` completed turns of a run's session up to the run's own turn, oldest first.
 
-        They have about `tokens` tokens at most. Raises NotFound or InvalidRequest for a run that cannot be replied to.
+        They have about `tokens` tokens at most. Raises NotFound or InvalidRequest for a run that cannot be continued.
         """
         with self._availability.required():
-            return list(await self._store.read_history(run_id, user, rounds, history_budget(tokens)))
+            return list(await self._store.read_history(run_id, user_id, rounds, history_budget(tokens)))
 
-    async def delete(self, run_id: str, user: str | None) -> None:
+    async def delete_run(self, run_id: str, user_id: str | None) -> None:
         """Delete a run that has ended, with its turn; raises InvalidRequest for one that has not."""
-        if (await self.read(run_id, user)).active:
+        if (await self.read_run(run_id, user_id)).active:
             raise InvalidRequest(f"the run {run_id} has not ended; cancel it first", code="run_not_ended")
         with self._availability.required():
             await self._store.delete_runs([run_id], turns=True)
 
-    async def clean(self) -> float:
-        """Delete some old runs; return how many seconds to wait before the next time. May raise SQLAlchemy's errors."""
+    async def delete_expired(self) -> float:
+        """Delete some expired runs; return the seconds to wait before the next call. May raise SQLAlchemy's errors."""
         now = datetime.now(UTC)
         await self._cancel_requests.delete_old_cancel_requests(now - _CANCEL_REQUEST_AGE)
-        return _PAUSE_S if await self._store.delete_old_runs(now - self._age) else _CLEAN_S
+        return _CLEANUP_PAUSE_S if await self._store.delete_old_runs(now - self._max_age) else _CLEANUP_S
 
-    async def _is_accepted(self, request_id: int) -> bool:
-        until = time.monotonic() + _ANSWER_S
-        while time.monotonic() < until:
-            if await self._cancel_requests.is_cancel_request_accepted(request_id):
+    async def _poll(self, is_done: Callable[[], Awaitable[bool]]) -> bool:
+        """Wait until a query returns true, for a few seconds at most; return whether it did."""
+        # The deadline never cancels a statement: the driver may then leave its connection open.
+        deadline = time.monotonic() + _WAIT_S
+        while time.monotonic() < deadline:
+            if await is_done():
                 return True
-            if await self._closed_after(BATCH_S):
+            if await self._closes_within(BATCH_S):
                 break
         return False
 
-    async def _goes_on(self, run_id: str) -> bool:
+    async def _is_active(self, run_id: str) -> bool:
         run = await self._store.find_run(run_id)
         if run is None:
             return False
-        await self._journal.fail_if_expired(run)  # unless its instance was late, and renews its lease just now
+        await self._journal.fail_if_expired(run)  # changes nothing if its instance has just renewed the lease
         return run.active
 
-    async def _closed_after(self, pause_s: float) -> bool:
+    async def _closes_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._closed.wait(), pause_s)
-        return self._closed.is_set()
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        return self._closing.is_set()
 
 
 def run_not_found(run_id: str) -> NotFound:
-    """Return the error for a run that is not there, or not the caller's."""
+    """Return the error for a run that does not exist or belongs to another user."""
     return NotFound(f"there is no run {run_id!r}", param="run_id", code="run_not_found")

@@ -1,6 +1,7 @@
-"""The four events of a run, and the channel that takes them to their reader."""
+"""The four events of a run, and the channel that carries them to its reader."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ OutputStatus = Literal["Streaming", "Finished"]
 
 
 def utc_now() -> datetime:
-    """Return the time that an event carries."""
+    """Return the current time, as events carry it."""
     return datetime.now(UTC)
 
 
@@ -29,10 +30,10 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class NodeUpdated:
-    """A node changed its state; `duration` in seconds, `output` once it is Completed.
+    """A node changed its status. `duration` is in seconds; `output` is set when the node is Completed.
 
-    `cause` is the exception behind a failure, as `(Type) text`, or "" where there was none. `models` has what each
-    model of the run has counted so far, as RunTerminated has it; None before the first one has.
+    `cause` is the exception behind a failure, as `(Type) text`, or "". `models` are the token counts of the run's
+    models so far, as in RunTerminated; None before the first count.
     """
 
     run_id: str
@@ -49,21 +50,32 @@ class NodeUpdated:
 
 
 @dataclass(frozen=True, slots=True)
-class RunOutput:
-    """A piece of an output, or a whole one.
+class NodeRun:
+    """One execution of a node: the node's path and the id of the execution, a uuid."""
 
-    A streamed output opens with an empty delta, closes with an empty delta and then an event that is Finished and has
-    no delta at all. `run_id` is the node's: the run's, the node's name and a uuid. `reasoning` is the model's thinking
-    that came with the delta. `pieces` are the lengths of the texts that were put together to this one, if it was.
+    node: str
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutput:
+    """A chunk of an output, or a whole output.
+
+    A streamed output starts with an empty delta and ends with an empty delta, followed by an event that is Finished and
+    has no delta. `node` and `node_run_id` say which execution of which node made the value; where none did, `node` is
+    the output's name. `reasoning` is the model's reasoning that came with the delta. `chunk_lengths` are the lengths of
+    the chunks that were merged into this one, if any.
     """
 
     run_id: str
+    node: str
+    node_run_id: str
     output: str
     delta: Any
     is_stream: bool
     status: OutputStatus
     reasoning: str = ""
-    pieces: tuple[int, ...] = ()
+    chunk_lengths: tuple[int, ...] = ()
     timestamp: datetime = field(default_factory=utc_now)
 
     @property
@@ -71,22 +83,22 @@ class RunOutput:
         """Whether the event carries a value."""
         return not (self.is_stream and self.status == "Finished")
 
-    def apart(self) -> "list[RunOutput]":
-        """Return the events that this one was put together of; they have its time."""
-        made, start = list[RunOutput](), 0
-        for size in self.pieces:
-            this = slice(start, start + size)
-            made.append(replace(self, delta=self.delta[this], reasoning=self.reasoning[this], pieces=()))
-            start += size
-        return made or [self]
+    def split_chunks(self) -> "list[RunOutput]":
+        """Return the events that were merged into this one, with its timestamp."""
+        chunks, start = list[RunOutput](), 0
+        for length in self.chunk_lengths:
+            part = slice(start, start + length)
+            chunks.append(replace(self, delta=self.delta[part], reasoning=self.reasoning[part], chunk_lengths=()))
+            start += length
+        return chunks or [self]
 
 
 @dataclass(frozen=True, slots=True)
 class RunTerminated:
-    """The last event of every run, whatever became of it.
+    """The last event of every run, however the run ended.
 
-    `usage` has OpenAI's three counts, summed over the run's models, or is empty; `models` has the first two for each
-    model by its name. `finish_reason` is that of the model behind the chat output; `history` is "deferred" when the
+    `usage` has OpenAI's three token counts, summed over the run's models, or is empty; `models` has the first two for
+    each model by name. `finish_reason` is that of the model behind the chat output; `history` is "deferred" when the
     turn could not be stored in time.
     """
 
@@ -107,7 +119,7 @@ Event = RunStarted | NodeUpdated | RunOutput | RunTerminated
 class EventChannel:
     """Carries events from a run to its one reader; a slow reader slows the run.
 
-    Writing never blocks, so that a run can always say how it ended; producers of many events wait for `room`.
+    `put` never blocks, so that a run can always report its end; producers of many events wait for `room`.
     """
 
     def __init__(self, limit: int) -> None:
@@ -120,7 +132,7 @@ class EventChannel:
         self._room.set()
 
     def put(self, event: Event) -> None:
-        """Add an event; once the reader is gone, or the run has ended, it is dropped."""
+        """Add an event; it is dropped when the reader has left or the run has ended."""
         if self._closed or self._ended:
             return
         self._ended = isinstance(event, RunTerminated)
@@ -130,24 +142,24 @@ class EventChannel:
             self._room.clear()
 
     async def room(self) -> None:
-        """Wait until fewer events than the limit are waiting, or nobody reads any more."""
+        """Wait until fewer events than the limit are waiting, or the reader has left."""
         if not self._room.is_set():
             await self._room.wait()
 
     def close(self) -> None:
-        """Let go of the reader: nothing is kept for it from now on."""
+        """Drop the waiting events and those to come: the reader has left."""
         self._closed = True
         self._waiting.clear()
         self._room.set()
 
     def restore(self, events: Sequence[Event]) -> None:
-        """Put back, in front of what waits, events that were read ahead."""
+        """Put events that were read ahead back, in front of the waiting ones."""
         if not self._closed:
             self._waiting[:0] = events
             self._arrived.set()
 
     async def batches(self) -> AsyncGenerator[list[Event], None]:
-        """Yield all events that are waiting, again and again, until RunTerminated has been among them."""
+        """Yield the waiting events again and again, up to and including RunTerminated."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
@@ -159,14 +171,14 @@ class EventChannel:
 
 
 class Readable(Protocol):
-    """A run as its one reader has it, who calls `leave` when done with the events; before the end that cancels it."""
+    """A run as its one reader sees it. The reader calls `leave` when it stops reading; before the end that cancels."""
 
     id: str
     session_id: str
     events: EventChannel
 
     def leave(self) -> None:
-        """Let the reader go."""
+        """Stop reading, which cancels a run that has not ended."""
 
     def cancel(self, reason: str) -> None:
         """End the run early."""

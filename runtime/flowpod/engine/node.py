@@ -10,7 +10,7 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
-from flowpod.engine.events import EventChannel
+from flowpod.engine.events import EventChannel, NodeRun
 from flowpod.engine.failures import cause_of, error_info
 from flowpod.engine.node_reporter import NodeReporter
 from flowpod.engine.outputs import Outputs
@@ -50,13 +50,13 @@ class _Call:
     level: Level
     node: Node
     span: Span
-    run_id: str
+    run: NodeRun
     sent: bool = False
     streamed: bool = False
 
     @property
     def path(self) -> str:
-        return self.level.prefix + self.node.name
+        return self.run.node
 
 
 class NodeRunner:
@@ -113,7 +113,7 @@ class NodeRunner:
                 prints_of(path),
                 self._tracing.node(level.span, node.name, node.type, path, KINDS[node.type].span_kind) as span,
             ):
-                call = _Call(level, node, span, self._outputs.node_run_id(path))
+                call = _Call(level, node, span, NodeRun(path))
                 try:
                     return await self._complete(call, await self._attempts(call))
                 except asyncio.CancelledError as error:
@@ -227,7 +227,7 @@ class NodeRunner:
                     tee.add_chunk(chunk)
                 if feeds:
                     call.sent = True
-                    self._outputs.emit_chunk(name, call.run_id, chunk)
+                    self._outputs.emit_chunk(call.run, chunk)
                     await self._events.room()
                 if count % _CHUNKS_PER_YIELD == 0:
                     await asyncio.sleep(0)  # a generator that never waits would block all other runs
@@ -248,10 +248,10 @@ class NodeRunner:
         await self._events.room()
         self._tracing.record(call.span, "output", result.value)
         if call.streamed and top:
-            self._outputs.close_stream(node.name, call.run_id)
+            self._outputs.close_stream(call.run)
         self.reporter.report(call.level.prefix, node, "Completed", output=result.value)
         if top:
-            self._outputs.settle(node.name, call.run_id, result.value, whole, streamed=call.streamed)
+            self._outputs.settle(call.run, result.value, whole, streamed=call.streamed)
             if node.name in self._tees:
                 self._tees[node.name].end(result.value)
         return NodeEnd(node, result.value, taken=result.taken)

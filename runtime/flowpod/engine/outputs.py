@@ -1,17 +1,18 @@
 """The outputs of one run: their values so far, and their events."""
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowpod.engine.events import EventChannel, RunOutput
+from flowpod.engine.events import EventChannel, NodeRun, OutputStatus, RunOutput
 from flowpod.errors import NodeError
 from flowpod.flow.model import Flow
 from flowpod.flow.references import Scope
 from flowpod.flow.wiring import Wiring
 from flowpod.jsonable import as_text
 from flowpod.models.base import Chunk
+
+_EMPTY = Chunk("")
 
 
 @dataclass(slots=True)
@@ -25,11 +26,11 @@ class _Streamed:
     nodes: tuple[str, ...]
     turn: int = 0
     settled: set[str] = field(default_factory=set)
-    held: dict[str, list[tuple[str, Chunk]]] = field(default_factory=dict)
+    held: dict[str, list[tuple[NodeRun, Chunk]]] = field(default_factory=dict)
     held_bytes: int = 0
     texts: list[str] = field(default_factory=list)
     is_open: bool = False
-    last_run_id: str = ""
+    last_run: NodeRun | None = None
 
 
 class Outputs:
@@ -48,29 +49,25 @@ class Outputs:
         self._missing = {name: set(nodes) for name, nodes in wiring.sources.items()}
         self.values: dict[str, Any] = {}
 
-    def node_run_id(self, name: str) -> str:
-        """Return a new id of a node's run: the run's id, the node's name and a uuid."""
-        return f"{self._run_id}_{name}_{uuid.uuid4()}"
-
     def emit_constants(self, scope: Scope) -> None:
         """Emit the outputs that depend on no node."""
         for name, missing in self._missing.items():
             if not missing:
-                self._put_whole(self.node_run_id(name), name, self._resolved(name, scope))
+                self._put_whole(NodeRun(name), name, self._resolved(name, scope))
 
     def emit_late(self, scope: Scope) -> None:
         """Emit the outputs that have their final values only after the last node."""
         for name in self._wiring.late:
-            self._put_whole(self.node_run_id(name), name, self._resolved(name, scope))
+            self._put_whole(NodeRun(name), name, self._resolved(name, scope))
 
-    def emit_chunk(self, node: str, run_id: str, chunk: Chunk) -> None:
-        """Emit a chunk of the outputs of which `node` is a segment; raises NodeError when too much is held back."""
-        for name in self._wiring.feeds.get(node, ()):
+    def emit_chunk(self, run: NodeRun, chunk: Chunk) -> None:
+        """Emit a chunk of the outputs that a node streams to; raises NodeError when too much is held back."""
+        for name in self._wiring.feeds.get(run.node, ()):
             stream = self._streams[name]
-            if stream.nodes[stream.turn] == node:
-                self._emit(stream, run_id, chunk)
+            if stream.nodes[stream.turn] == run.node:
+                self._emit(stream, run, chunk)
                 continue
-            stream.held.setdefault(node, []).append((run_id, chunk))
+            stream.held.setdefault(run.node, []).append((run, chunk))
             stream.held_bytes += len(chunk.text.encode())
             if stream.held_bytes > self._limit:
                 text = f"more than {self._limit} bytes of the output {name!r} wait for the segments before them"
@@ -92,38 +89,38 @@ class Outputs:
                     raise NodeError(f"outputs.{name}: {error.args[0]}", code="invalid_reference") from None
         return found
 
-    def close_stream(self, node: str, run_id: str) -> None:
-        """Record that the stream of `node` is complete."""
-        for name in self._wiring.feeds.get(node, ()):
-            self._streams[name].last_run_id = run_id
-            self._settle_segment(self._streams[name], node)
+    def close_stream(self, run: NodeRun) -> None:
+        """Record that the stream of a node is complete."""
+        for name in self._wiring.feeds.get(run.node, ()):
+            self._streams[name].last_run = run
+            self._settle_segment(self._streams[name], run.node)
 
-    def settle(self, node: str, run_id: str, value: Any, whole: Mapping[str, Any], *, streamed: bool) -> None:
-        """Record that `node` has ended with `value`, and emit the outputs that this makes `whole`."""
-        if not streamed and self._flow.nodes[node].writes_to is not None:
-            self.emit_chunk(node, run_id, Chunk(as_text(value)))
-            self.close_stream(node, run_id)
+    def settle(self, run: NodeRun, value: Any, whole: Mapping[str, Any], *, streamed: bool) -> None:
+        """Record that a node has ended with `value`, and emit the outputs that this makes `whole`."""
+        if not streamed and self._flow.nodes[run.node].writes_to is not None:
+            self.emit_chunk(run, Chunk(as_text(value)))
+            self.close_stream(run)
         elif not streamed:
-            for name in self._wiring.feeds.get(node, ()):
-                self._put_whole(run_id, name, value)
+            for name in self._wiring.feeds.get(run.node, ()):
+                self._put_whole(run, name, value)
         for name, missing in self._missing.items():
-            missing.discard(node)
+            missing.discard(run.node)
             if name in whole:
-                self._put_whole(run_id, name, whole[name])
+                self._put_whole(run, name, whole[name])
 
     def skip(self, node: str, scope: Scope) -> None:
         """Record that `node` has no value: it adds no text to streamed outputs, and is null in others."""
-        run_id = self.node_run_id(node)
+        run = NodeRun(node)
         for name in self._wiring.feeds.get(node, ()):
             stream = self._streams[name]
             if self._flow.nodes[node].writes_to is not None:
-                stream.last_run_id = stream.last_run_id or run_id
+                stream.last_run = stream.last_run or run
                 self._settle_segment(stream, node)
             else:
-                self._put_whole(run_id, name, None)
+                self._put_whole(run, name, None)
         for name, missing in self._missing.items():
             if missing == {node}:
-                self._put_whole(run_id, name, self._resolved(name, scope))
+                self._put_whole(run, name, self._resolved(name, scope))
             missing.discard(node)
 
     def _resolved(self, name: str, scope: Scope) -> Any:
@@ -139,28 +136,32 @@ class Outputs:
             if stream.turn == len(stream.nodes):
                 self._close(stream)
                 return
-            for run_id, chunk in stream.held.pop(stream.nodes[stream.turn], ()):
+            for run, chunk in stream.held.pop(stream.nodes[stream.turn], ()):
                 stream.held_bytes -= len(chunk.text.encode())
-                self._emit(stream, run_id, chunk)
+                self._emit(stream, run, chunk)
 
-    def _emit(self, stream: _Streamed, run_id: str, chunk: Chunk) -> None:
-        self._open(stream, run_id)
-        stream.last_run_id = run_id
+    def _emit(self, stream: _Streamed, run: NodeRun, chunk: Chunk) -> None:
+        self._open(stream, run)
+        stream.last_run = run
         stream.texts.append(chunk.text)
-        self._events.put(RunOutput(run_id, stream.name, chunk.text, True, "Streaming", chunk.reasoning))
+        self._put_streamed(stream, run, "Streaming", chunk)
 
-    def _open(self, stream: _Streamed, run_id: str) -> None:
+    def _open(self, stream: _Streamed, run: NodeRun) -> None:
         if not stream.is_open:
             stream.is_open = True
-            self._events.put(RunOutput(run_id, stream.name, "", True, "Streaming"))
+            self._put_streamed(stream, run, "Streaming")
 
     def _close(self, stream: _Streamed) -> None:
-        run_id = stream.last_run_id
-        self._open(stream, run_id)
+        assert stream.last_run is not None
+        self._open(stream, stream.last_run)
         self.values[stream.name] = "".join(stream.texts)
-        self._events.put(RunOutput(run_id, stream.name, "", True, "Streaming"))
-        self._events.put(RunOutput(run_id, stream.name, "", True, "Finished"))
+        self._put_streamed(stream, stream.last_run, "Streaming")
+        self._put_streamed(stream, stream.last_run, "Finished")
 
-    def _put_whole(self, run_id: str, name: str, value: Any) -> None:
+    def _put_streamed(self, stream: _Streamed, run: NodeRun, status: OutputStatus, chunk: Chunk = _EMPTY) -> None:
+        event = RunOutput(self._run_id, run.node, run.id, stream.name, chunk.text, True, status, chunk.reasoning)
+        self._events.put(event)
+
+    def _put_whole(self, run: NodeRun, name: str, value: Any) -> None:
         self.values[name] = value
-        self._events.put(RunOutput(run_id, name, value, False, "Finished"))
+        self._events.put(RunOutput(self._run_id, run.node, run.id, name, value, False, "Finished"))

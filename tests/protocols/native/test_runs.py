@@ -33,7 +33,7 @@ async def events(client: httpx.AsyncClient, run_id: str, after: int | None = Non
     return await client.get(f"/runs/{run_id}/events", headers=headers)
 
 
-async def test_any_instance_tells_of_a_run(tmp_path: Path, history_url: str) -> None:
+async def test_any_instance_shows_a_run(tmp_path: Path, history_url: str) -> None:
     async with instances(tmp_path, history_url) as (one, two):
         run_id = await submit(one, {"name": "a", "seconds": 0.5})
         begun = await wait_for(two, run_id, "Running")
@@ -57,7 +57,7 @@ async def test_any_instance_tells_of_a_run(tmp_path: Path, history_url: str) -> 
     ]
 
 
-async def test_events_are_followed_from_where_a_reader_was(tmp_path: Path, history_url: str) -> None:
+async def test_a_reader_resumes_after_its_last_event(tmp_path: Path, history_url: str) -> None:
     async with instances(tmp_path, history_url) as (one, two):
         run_id = await submit(one, {"name": "a", "seconds": 0.5})
         async with asyncio.timeout(PATIENCE_S):
@@ -84,7 +84,7 @@ async def test_a_failed_run_says_why(tmp_path: Path, history_url: str) -> None:
     assert ended["flow_run_info"]["error"] == ended["error"]
 
 
-async def test_what_deserves_a_status_is_checked_at_once(tmp_path: Path, history_url: str) -> None:
+async def test_invalid_requests_are_refused_at_submission(tmp_path: Path, history_url: str) -> None:
     async with instances(tmp_path, history_url) as (one, _):
         bodies: list[dict[str, Any]] = [
             {"inputs": {"nome": "a"}, "background": True},
@@ -99,7 +99,7 @@ async def test_what_deserves_a_status_is_checked_at_once(tmp_path: Path, history
     assert {answer.json()["error"]["param"] for answer in (without, bad_key)} == {"Idempotency-Key"}
 
 
-async def test_response_config_holds_for_state_and_events(tmp_path: Path, history_url: str) -> None:
+async def test_response_config_applies_to_state_and_events(tmp_path: Path, history_url: str) -> None:
     async with instances(tmp_path, history_url) as (one, two):
         body = {
             "inputs": {"name": "a"},
@@ -120,7 +120,7 @@ async def test_response_config_holds_for_state_and_events(tmp_path: Path, histor
     ]
 
 
-async def test_the_same_key_is_the_same_run(tmp_path: Path, history_url: str) -> None:
+async def test_requests_with_one_key_share_a_run(tmp_path: Path, history_url: str) -> None:
     async with instances(tmp_path, history_url) as (one, two):
         log = tmp_path / "log"
         inputs = {"name": "a", "log": str(log)}
@@ -151,7 +151,7 @@ async def test_a_background_run_is_cancelled(tmp_path: Path, history_url: str, a
 
 
 @pytest.mark.parametrize("asked", [0, 1], ids=["its own instance", "another one"])
-async def test_a_waiting_run_is_cancelled_and_never_begins(tmp_path: Path, history_url: str, asked: int) -> None:
+async def test_a_waiting_run_is_cancelled_and_never_starts(tmp_path: Path, history_url: str, asked: int) -> None:
     async with instances(tmp_path, history_url, max_background_runs=1) as pair:
         log = tmp_path / "log"
         first = await submit(pair[0], {"name": "first", "seconds": 60})
@@ -176,19 +176,19 @@ async def test_a_foreground_run_is_cancelled_by_its_id(tmp_path: Path, history_u
         async with asyncio.timeout(PATIENCE_S):
             answer = await reading
     assert answer.json()["flow_run_info"]["status"] == "Canceled"
-    assert answer.json()["error"]["message"] == "the run was cancelled: a client asked for that"
+    assert answer.json()["error"]["message"] == "the run was cancelled: a client requested it"
 
 
 async def running_id(client: httpx.AsyncClient) -> str:
     """Return the id of the run that is in progress at a client's instance."""
     service = client._transport.app._service  # type: ignore[attr-defined]
     async with asyncio.timeout(PATIENCE_S):
-        while not service._runs:
+        while not service.runs:
             await asyncio.sleep(0.01)
-    return str(next(iter(service._runs)).id)
+    return str(next(iter(service.runs)))
 
 
-async def test_a_run_that_nobody_knows_is_not_found(tmp_path: Path, history_url: str) -> None:
+async def test_an_unknown_run_is_not_found(tmp_path: Path, history_url: str) -> None:
     async with instances(tmp_path, history_url) as (one, _):
         answers = [
             await one.get(f"/runs/{UNKNOWN}"),
@@ -200,7 +200,7 @@ async def test_a_run_that_nobody_knows_is_not_found(tmp_path: Path, history_url:
     assert [(answer.status_code, answer.json()["error"]["code"]) for answer in answers] == [(404, "run_not_found")] * 5
 
 
-async def test_a_user_sees_own_runs_only(tmp_path: Path, history_url: str) -> None:
+async def test_a_user_sees_only_their_own_runs(tmp_path: Path, history_url: str) -> None:
     async with instances(tmp_path, history_url) as (one, two):
         run_id = await submit(one, {"name": "a", "seconds": 60}, **ANN)
         for path in (f"/runs/{run_id}", f"/runs/{run_id}/events"):
@@ -211,7 +211,7 @@ async def test_a_user_sees_own_runs_only(tmp_path: Path, history_url: str) -> No
         assert (await wait_for(two, run_id))["status"] == "Canceled"
 
 
-async def test_more_than_may_wait_is_refused(tmp_path: Path, history_url: str) -> None:
+async def test_requests_beyond_the_queue_limit_are_refused(tmp_path: Path, history_url: str) -> None:
     async with instances(tmp_path, history_url, max_background_runs=1, background_queue=2) as (one, two):
         ids = [await submit(one, {"name": f"r{n}", "seconds": 60}, **{"Idempotency-Key": f"{n}"}) for n in range(3)]
         body = {"inputs": {"name": "r3"}, "background": True}
@@ -222,7 +222,7 @@ async def test_more_than_may_wait_is_refused(tmp_path: Path, history_url: str) -
         assert (await one.post("/run", json={"inputs": {"name": "x"}, "stream": False})).status_code == 200
 
 
-async def test_runs_that_shutdown_meets_say_so(tmp_path: Path, history_url: str) -> None:
+async def test_a_shutdown_cancels_running_and_waiting_runs(tmp_path: Path, history_url: str) -> None:
     flow = write_sleepy_flow(tmp_path / "flow")
     async with client_of(flow, database=history_url) as two:
         async with client_of(flow, database=history_url, max_background_runs=1) as one:
@@ -235,7 +235,7 @@ async def test_runs_that_shutdown_meets_say_so(tmp_path: Path, history_url: str)
         ended = [await state(two, run_id) for run_id in (runs, waits)]
     assert [run["status"] for run in ended] == ["Canceled", "Canceled"]
     assert all("the service is shutting down" in run["error"]["message"] for run in ended)
-    assert "had not begun" in ended[1]["error"]["message"]
+    assert "had not started" in ended[1]["error"]["message"]
 
 
 async def test_without_a_database_there_are_no_background_runs(tmp_path: Path) -> None:

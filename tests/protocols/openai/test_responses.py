@@ -1,4 +1,4 @@
-"""OpenAI's Responses: their events, how they are kept, and how replies follow each other; two instances share them."""
+"""OpenAI's Responses: their events, how they are stored, and how one continues another, also on another instance."""
 
 import asyncio
 import json
@@ -53,7 +53,7 @@ async def wait_for(client: httpx.AsyncClient, response_id: str, *statuses: str) 
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
-    """Return a stream's events, whose types stand twice and whose numbers go up one by one."""
+    """Return a stream's events; checks that both type fields agree and that the numbers are consecutive."""
     found = []
     for part in response.text.split("\n\n")[:-1]:
         name, data = [line for line in part.splitlines() if not line.startswith(":")]
@@ -73,8 +73,8 @@ def call_of(server: ModelServer, question: str) -> Call:
     return next(call for call in reversed(server.calls) if call.question == question)
 
 
-def told(server: ModelServer, question: str) -> list[str]:
-    """Return the texts that the model was sent before a question, but for the first, the system's."""
+def sent_history(server: ModelServer, question: str) -> list[str]:
+    """Return the texts that the model got between the system message and a question."""
     return [str(message["content"]) for message in call_of(server, question).body["messages"][1:-1]]
 
 
@@ -121,7 +121,7 @@ async def test_a_stream_has_all_events_in_order(tmp_path: Path, model_server: Mo
     assert not store or shown.json() == last
 
 
-async def test_an_answer_in_one_piece_is_what_the_stream_comes_to(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_json_answer_equals_the_streamed_response(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url)
     async with client_of(flow, data=tmp_path / "data") as client:
         whole = await create(client, "hi")
@@ -136,7 +136,7 @@ async def test_an_answer_in_one_piece_is_what_the_stream_comes_to(tmp_path: Path
     assert without_ids(whole) == without_ids(streamed)
 
 
-async def test_thoughts_are_an_item_of_their_own(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_reasoning_is_a_separate_item(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url, "reasoning")
     async with client_of(flow, data=tmp_path / "data") as client:
         response = await client.post(PATH, json={"model": "any", "input": "hi", "stream": True})
@@ -184,7 +184,7 @@ async def test_a_failed_run_is_a_failed_response(tmp_path: Path, model_server: M
     assert whole.json()["error"].keys() == {"message", "type", "param", "code"}
 
 
-async def test_an_answer_that_was_cut_is_incomplete(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_truncated_answer_is_incomplete(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url, "length")
     async with client_of(flow, data=tmp_path / "data") as client:
         got = events(await client.post(PATH, json={"model": "any", "input": "hi", "stream": True}))
@@ -194,7 +194,7 @@ async def test_an_answer_that_was_cut_is_incomplete(tmp_path: Path, model_server
     assert text_of(last) == "cut off"
 
 
-async def test_a_reply_goes_on_with_the_session(tmp_path: Path, model_server: ModelServer, history_url: str) -> None:
+async def test_a_continuation_stays_in_its_session(tmp_path: Path, model_server: ModelServer, history_url: str) -> None:
     async with instances(tmp_path, model_server, history_url) as (one, two):
         names = [f"{n} {tmp_path.name}" for n in "abc"]
         previous, sessions = None, set()
@@ -209,11 +209,11 @@ async def test_a_reply_goes_on_with_the_session(tmp_path: Path, model_server: Mo
         turns = (await two.get(f"/chat/sessions/{sessions.pop()}/turns")).json()["data"]
     assert [turn["inputs"]["question"] for turn in turns] == names
     expected = [text for name in names[:2] for text in (name, f"You said: {name}")]
-    assert told(model_server, names[2]) == expected
+    assert sent_history(model_server, names[2]) == expected
     assert call_of(model_server, names[2]).body["messages"][0]["content"] == f"Be brief. I {names[2]}"
 
 
-async def test_a_reply_to_an_earlier_response_gets_a_session_of_its_own(
+async def test_continuing_an_older_response_branches_the_session(
     tmp_path: Path, model_server: ModelServer, history_url: str
 ) -> None:
     async with instances(tmp_path, model_server, history_url) as (one, two):
@@ -229,11 +229,11 @@ async def test_a_reply_to_an_earlier_response_gets_a_session_of_its_own(
             for answer in [await two.get(f"/chat/sessions/{one['session_id']}/turns") for one in sessions]
         ]
     assert sorted(turns) == [[a, b, c], [a, d, e]]
-    assert told(model_server, e) == [a, f"You said: {a}", d, f"You said: {d}"]
+    assert sent_history(model_server, e) == [a, f"You said: {a}", d, f"You said: {d}"]
     assert [session["last_turn"] for session in sessions] == [3, 3]
 
 
-async def test_replies_at_once_do_not_mix(tmp_path: Path, model_server: ModelServer, history_url: str) -> None:
+async def test_concurrent_continuations_do_not_mix(tmp_path: Path, model_server: ModelServer, history_url: str) -> None:
     async with instances(tmp_path, model_server, history_url) as pair:
         first = await create(pair[0], "first")
         names = [f"{n} {uuid.uuid4()}" for n in range(6)]
@@ -245,11 +245,11 @@ async def test_replies_at_once_do_not_mix(tmp_path: Path, model_server: ModelSer
             *(create(pair[n % 2], after[n], previous_response_id=reply["id"]) for n, reply in enumerate(replies))
         )
     for name, question in zip(names, after, strict=True):
-        assert told(model_server, name) == ["first", "You said: first"]
-        assert told(model_server, question) == ["first", "You said: first", name, f"You said: {name}"]
+        assert sent_history(model_server, name) == ["first", "You said: first"]
+        assert sent_history(model_server, question) == ["first", "You said: first", name, f"You said: {name}"]
 
 
-async def test_turns_that_a_client_brings_are_stored_too(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_turns_that_a_client_sends_are_stored(tmp_path: Path, model_server: ModelServer) -> None:
     flow, (a, b, c) = write_chat_flow(tmp_path / "flow", model_server.url), [f"{n} {tmp_path.name}" for n in "abc"]
     async with client_of(flow, data=tmp_path / "data") as client:
         brought = [
@@ -263,15 +263,13 @@ async def test_turns_that_a_client_brings_are_stored_too(tmp_path: Path, model_s
         await create(client, c, previous_response_id=first["id"])
         unstored = await create(client, f"u {c}", previous_response_id=first["id"], store=False)
         assert (await client.get(f"{PATH}/{unstored['id']}")).status_code == 404
-    assert told(model_server, b) == [a, "fine"]
+    assert sent_history(model_server, b) == [a, "fine"]
     assert call_of(model_server, b).body["messages"][0]["content"] == "Be brief. be kind"
     for question in (c, f"u {c}"):
-        assert told(model_server, question) == [a, "fine", b, f"You said: {b}"]
+        assert sent_history(model_server, question) == [a, "fine", b, f"You said: {b}"]
 
 
-async def test_an_unstored_reply_gets_no_more_of_the_past_than_the_flow_says(
-    tmp_path: Path, model_server: ModelServer
-) -> None:
+async def test_an_unstored_continuation_keeps_to_the_history_limits(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url, more="history: {rounds: 10, tokens: 30}")
     names = [f"{n} {tmp_path.name[-20:]}" for n in "abcde"]
     async with client_of(flow, data=tmp_path / "data") as client:
@@ -282,11 +280,11 @@ async def test_an_unstored_reply_gets_no_more_of_the_past_than_the_flow_says(
         assert (await client.post(PATH, json=body)).status_code == 200
         none = {"Chat-History-Rounds": "0"}
         assert (await client.post(PATH, json=body | {"input": names[4]}, headers=none)).status_code == 200
-    assert told(model_server, names[3]) == [names[2], f"You said: {names[2]}"]
-    assert told(model_server, names[4]) == []
+    assert sent_history(model_server, names[3]) == [names[2], f"You said: {names[2]}"]
+    assert sent_history(model_server, names[4]) == []
 
 
-async def test_sessions_that_only_replies_went_on_with_go_with_their_responses(
+async def test_sessions_that_no_client_named_expire_with_their_responses(
     tmp_path: Path, model_server: ModelServer
 ) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url)
@@ -294,8 +292,8 @@ async def test_sessions_that_only_replies_went_on_with_go_with_their_responses(
         for headers in ({}, {"Chat-Session-Id": SESSION}):
             first = (await client.post(PATH, json={"input": "a"}, headers=headers)).json()
             await create(client, "b", previous_response_id=first["id"])
-        history, recorder = service_behind(client)
-        await recorder.reader.clean()
+        history, queue = service_behind(client)
+        await queue.reader.delete_expired()
         await history._retention.delete_expired()
         listed = (await client.get("/chat/sessions")).json()["data"]
     assert [(session["session_id"], session["last_turn"]) for session in listed] == [(SESSION, 2)]
@@ -303,10 +301,10 @@ async def test_sessions_that_only_replies_went_on_with_go_with_their_responses(
 
 def service_behind(client: httpx.AsyncClient) -> tuple[HistoryService, RunQueue]:
     service = client._transport.app._service  # type: ignore[attr-defined]
-    return service.history, service.background
+    return service.history, service.run_queue
 
 
-async def test_items_may_be_named_by_their_ids(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_input_items_may_be_references(tmp_path: Path, model_server: ModelServer) -> None:
     flow, (a, b) = write_chat_flow(tmp_path / "flow", model_server.url), [f"{n} {tmp_path.name}" for n in "ab"]
     async with client_of(flow, data=tmp_path / "data") as client:
         item = (await create(client, a))["output"][0]["id"]
@@ -314,21 +312,19 @@ async def test_items_may_be_named_by_their_ids(tmp_path: Path, model_server: Mod
             client,
             [{"role": "user", "content": a}, {"type": "item_reference", "id": item}, {"role": "user", "content": b}],
         )
-    assert told(model_server, b) == [a, f"You said: {a}"]
+    assert sent_history(model_server, b) == [a, f"You said: {a}"]
 
 
-async def test_thoughts_that_are_named_are_left_out(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_referenced_reasoning_items_are_left_out(tmp_path: Path, model_server: ModelServer) -> None:
     flow, question = write_chat_flow(tmp_path / "flow", model_server.url, "reasoning"), f"q {tmp_path.name}"
     async with client_of(flow, data=tmp_path / "data") as client:
         thoughts, message = (await create(client, "hi"))["output"]
         references = [{"type": "item_reference", "id": item["id"]} for item in (thoughts, message)]
         await create(client, [{"role": "user", "content": "hi"}, *references, {"role": "user", "content": question}])
-    assert told(model_server, question) == ["hi", message["content"][0]["text"]]
+    assert sent_history(model_server, question) == ["hi", message["content"][0]["text"]]
 
 
-async def test_only_items_of_responses_may_be_named_and_not_without_end(
-    tmp_path: Path, model_server: ModelServer
-) -> None:
+async def test_invalid_references_and_too_much_text_are_refused(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url)
     async with client_of(flow, data=tmp_path / "data", max_body_bytes=5000) as client:
         run = (await client.post("/run", json={"inputs": {"question": "x"}, "background": True})).json()["run_id"]
@@ -352,7 +348,7 @@ async def test_only_items_of_responses_may_be_named_and_not_without_end(
     ]
 
 
-async def test_images_and_further_inputs_reach_the_flow(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_images_and_more_inputs_reach_the_flow(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_full_chat_flow(tmp_path / "flow", model_server.url)
     question = f"echo {uuid.uuid4()}"
     content = [{"type": "input_text", "text": question}, {"type": "input_image", "image_url": PICTURE, "detail": "low"}]
@@ -403,7 +399,7 @@ async def test_in_the_background(tmp_path: Path, model_server: ModelServer, hist
 @pytest.mark.parametrize(
     ("path", "asked"), [("/run", {"inputs": {"question": "hi"}}), (PATH, {"input": "hi"})], ids=["run", "response"]
 )
-async def test_a_key_that_comes_with_something_else_is_refused(
+async def test_a_key_of_another_request_is_refused(
     tmp_path: Path, model_server: ModelServer, path: str, asked: dict[str, Any]
 ) -> None:
     flow, body = write_chat_flow(tmp_path / "flow", model_server.url), asked | {"background": True}
@@ -483,7 +479,7 @@ async def test_a_session_may_be_named(tmp_path: Path, model_server: ModelServer)
         for question in (a, b):
             response = await client.post(PATH, json={"input": question}, headers={"Chat-Session-Id": SESSION})
             assert response.headers["chat-session-id"] == SESSION
-    assert told(model_server, b) == [a, f"You said: {a}"]
+    assert sent_history(model_server, b) == [a, f"You said: {a}"]
 
 
 @pytest.mark.parametrize(
@@ -541,7 +537,7 @@ async def test_without_a_database_responses_are_not_stored(tmp_path: Path, model
     assert [response.status_code for response in refused] == [400, 404, 404]
 
 
-async def test_a_flow_that_holds_no_conversations_has_no_responses(tmp_path: Path) -> None:
+async def test_a_flow_without_chat_has_no_responses(tmp_path: Path) -> None:
     async with client_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path / "data") as client:
         response = await client.post(PATH, json={"input": "x"})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "not_a_chat_flow")

@@ -12,16 +12,17 @@ from flowpod.api.http.encoder import respond
 from flowpod.api.http.errors import JsonResponse, error_body
 from flowpod.api.http.outcome import Outcome
 from flowpod.api.http.requests import Caller, read_caller, read_model, read_object
-from flowpod.api.native.background import ACCEPTED, IDEMPOTENCY_KEY, RUN, asked_by, read_key, run_queue_of
-from flowpod.background.queue import Recording
+from flowpod.api.native.background import ACCEPTED, IDEMPOTENCY_KEY, RUN, read_idempotency_key, request_content
+from flowpod.background.recording import BackgroundRecording
 from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
+from flowpod.engine.request import RunRequest
 from flowpod.errors import ErrorInfo, InvalidRequest
 from flowpod.jsonable import dumps, timestamp
 from flowpod.service import FlowService
 
 
 class ResponseConfig(BaseModel):
-    """What a caller wants to see of the nodes."""
+    """What the response contains about the nodes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,29 +51,34 @@ class Complete:
         self._settings = settings
 
     async def handle(self, request: Request) -> Response:
-        """Answer with an event stream or with one JSON body."""
+        """Answer with an event stream, with one JSON body, or with the id of a background run."""
         caller = read_caller(request)
         content = await read_object(request, self._settings.max_body_bytes)
         body = read_model(RunBody, content)
-        key = read_key(request)
+        key = read_idempotency_key(request)
         if body.background:
-            return await self._submit(caller, body, key, asked_by(request, RUN, content))
+            return await self._start_background(caller, body, key, request_content(request, RUN, content))
         if key is not None:
             raise InvalidRequest(f"{IDEMPOTENCY_KEY} needs background: true", param=IDEMPOTENCY_KEY)
         streaming = _wants_stream(request) if body.stream is None else body.stream
-        run = await self._service.start(caller.request(body.inputs or {}, protocol="complete", streaming=streaming))
+        run = await self._service.start(_run_request(caller, body, streaming=streaming))
         encoder = Encoder(body.response_config or ResponseConfig())
         return await respond(run, request, encoder, streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
 
-    async def _submit(self, caller: Caller, body: RunBody, key: str | None, asked: bytes) -> Response:
+    async def _start_background(self, caller: Caller, body: RunBody, key: str | None, content: bytes) -> Response:
         if body.stream:
             message = "stream: a background run has no reader; leave it out and follow GET /runs/{id}/events"
             raise InvalidRequest(message, param="stream")
         config = body.response_config or ResponseConfig()
-        submission = Recording({"kind": RUN, "response_config": config.model_dump()}, key, asked)
-        request = caller.request(body.inputs or {}, protocol="complete", streaming=True)
-        run = await run_queue_of(self._service).submit(request, submission)
+        recording = BackgroundRecording(
+            {"kind": RUN, "response_config": config.model_dump()}, idempotency_key=key, content=content
+        )
+        run = await self._service.start(_run_request(caller, body, streaming=True), recording)
         return JsonResponse({"run_id": run.run_id, "status": run.status}, ACCEPTED, {"Location": f"runs/{run.run_id}"})
+
+
+def _run_request(caller: Caller, body: RunBody, *, streaming: bool) -> RunRequest:
+    return caller.request(body.inputs or {}, protocol="complete", streaming=streaming)
 
 
 def _wants_stream(request: Request) -> bool:
@@ -82,55 +88,56 @@ def _wants_stream(request: Request) -> bool:
 
 
 class Encoder:
-    """Encodes events with the page's keys in the page's order."""
+    """Encodes events with the keys of the LangStudio page, in its order."""
 
     def __init__(self, config: ResponseConfig) -> None:
         self._config = config
         self._excluded = frozenset(config.exclude_nodes)
 
     def encode(self, event: Event) -> bytes:
-        """Return the frame of an event, or nothing."""
+        """Return the frame of an event; empty for an event that the caller does not get."""
+        run_id = event.run_id
         match event:
             case RunStarted():
-                facts: dict[str, Any] = {"flow_run_info": _flow_run_info(event.run_id, "Running", None, event.trace_id)}
+                fields: dict[str, Any] = {"flow_run_info": _flow_run_info(run_id, "Running", None, event.trace_id)}
             case NodeUpdated():
                 if event.node in self._excluded:
                     return b""
-                facts = {"node_run_infos": [self._node_run_info(event)]}
+                fields = {"node_run_infos": [self._node_run_info(event)]}
             case RunOutput():
                 if event.reasoning and not event.delta:
                     return b""
-                facts = _output(event)
+                run_id = f"{run_id}_{event.node}_{event.node_run_id}"  # as the page has it
+                fields = _output_fields(event)
             case RunTerminated():
-                facts = _end(event)
+                fields = _end_fields(event)
         head = {
             "event": type(event).__name__,
-            "run_id": event.run_id,
+            "run_id": run_id,
             "timestamp": timestamp(event.timestamp),
         }
-        return b"data: " + dumps(head | facts) + b"\n\n"
+        return b"data: " + dumps(head | fields) + b"\n\n"
 
     def body(self, outcome: Outcome) -> dict[str, Any]:
-        """Return the same facts as one object; a failure is also under `error`, where every JSON answer has it."""
+        """Return a run's events as one object; a failure is also under `error`, as in every JSON answer."""
         end = outcome.terminated
         error = {} if end.error is None else error_body(end.error)
         return {
             **error,
             "run_id": end.run_id,
             "timestamp": timestamp(end.timestamp),
-            **_end(end),
-            **self.parts(outcome),
+            **_end_fields(end),
+            **self._node_and_output_fields(outcome),
         }
 
-    def state(self, run_id: str, status: str, outcome: Outcome) -> dict[str, Any]:
-        """Return the facts about a run that may not have ended; its `status` counts where no event tells."""
+    def run_state(self, run_id: str, status: str, outcome: Outcome) -> dict[str, Any]:
+        """Return the events so far of a run as one object; `status` is that of a run without a last event."""
         end = outcome.end
-        facts = {"flow_run_info": _flow_run_info(run_id, status, None, "")} if end is None else _end(end)
+        fields = {"flow_run_info": _flow_run_info(run_id, status, None, "")} if end is None else _end_fields(end)
         error = {} if end is None or end.error is None else error_body(end.error)
-        return {**error, **facts, **self.parts(outcome)}
+        return {**error, **fields, **self._node_and_output_fields(outcome)}
 
-    def parts(self, outcome: Outcome) -> dict[str, Any]:
-        """Return what there is of the nodes and outputs."""
+    def _node_and_output_fields(self, outcome: Outcome) -> dict[str, Any]:
         return {
             "node_run_infos": [
                 self._node_run_info(node) for node in outcome.nodes.values() if node.node not in self._excluded
@@ -156,15 +163,15 @@ class Encoder:
         }
 
 
-def _output(event: RunOutput) -> dict[str, Any]:
+def _output_fields(event: RunOutput) -> dict[str, Any]:
     return {
         "outputs": {event.output: event.delta} if event.has_delta else {},
         "output_metadata": {event.output: {"is_stream": event.is_stream, "status": event.status}},
     }
 
 
-def _end(event: RunTerminated) -> dict[str, Any]:
-    facts: dict[str, Any] = {
+def _end_fields(event: RunTerminated) -> dict[str, Any]:
+    fields: dict[str, Any] = {
         "flow_run_info": _flow_run_info(event.run_id, event.status, event.error, event.trace_id),
     }
     metadata: dict[str, Any] = {}
@@ -173,8 +180,8 @@ def _end(event: RunTerminated) -> dict[str, Any]:
     if event.history:
         metadata["history"] = event.history
     if metadata:
-        facts["metadata"] = metadata
-    return facts
+        fields["metadata"] = metadata
+    return fields
 
 
 def _flow_run_info(run_id: str, status: str, error: ErrorInfo | None, trace_id: str) -> dict[str, Any]:

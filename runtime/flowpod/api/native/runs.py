@@ -1,4 +1,4 @@
-"""Background runs under `/runs`: their state, their events, and an end to them, from whichever instance is asked."""
+"""Recorded runs under `/runs`: their state and events, and their cancellation, on any instance."""
 
 import re
 from collections.abc import AsyncIterator
@@ -27,56 +27,56 @@ _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LAST_EVENT_ID = "Last-Event-ID"
 _INVALID = "invalid_last_event_id"
 _NUMBER_DIGITS = 9
-_NOTHING_MORE = 204
-"""To a browser's EventSource this says that it need not come back."""
+_NO_MORE_EVENTS = 204
+"""No Content: it tells a browser's EventSource not to reconnect."""
 
 
 class Runs:
-    """The endpoints. A request that names a user in `Chat-User-Id` sees and cancels that user's runs only."""
+    """The endpoints. A request that names a user in `Chat-User-Id` reads and cancels only that user's runs."""
 
     def __init__(self, service: FlowService, settings: ApiSettings) -> None:
         self._service = service
         self._settings = settings
 
     def routes(self) -> list[Route]:
-        """Return the endpoints' paths."""
+        """Return the routes."""
         return [
-            Route("/runs/{run_id}", self.show, methods=["GET"]),
-            Route("/runs/{run_id}/events", self.events, methods=["GET"]),
-            Route("/runs/{run_id}/cancel", self.cancel, methods=["POST"]),
+            Route("/runs/{run_id}", self.show_run, methods=["GET"]),
+            Route("/runs/{run_id}/events", self.stream_events, methods=["GET"]),
+            Route("/runs/{run_id}/cancel", self.cancel_run, methods=["POST"]),
         ]
 
-    async def show(self, request: Request) -> Response:
-        """Show how far a run has come, and its result once it has ended."""
-        run = await self._read(request)
+    async def show_run(self, request: Request) -> Response:
+        """Return a run's state, with its result once it has ended."""
+        run = await self._read_run(request)
         outcome = Outcome()
-        for event in await run_reader_of(self._service).events(run.run_id):
+        for event in await run_reader_of(self._service).read_events(run.run_id):
             outcome.add(event)
         outcome.settle()
-        if run.active and outcome.end is not None:  # it has ended since it was read
-            run = await self._read(request)
+        if run.active and outcome.end is not None:  # it has ended in the meantime
+            run = await self._read_run(request)
         status = run.status if outcome.end is None else outcome.end.status
-        return JsonResponse(_state(run, status) | _encoder(run).state(run.run_id, status, outcome))
+        return JsonResponse(_state(run, status) | _encoder(run).run_state(run.run_id, status, outcome))
 
-    async def events(self, request: Request) -> Response:
-        """Stream a run's events from the first one, or from behind `Last-Event-ID`, to the last."""
+    async def stream_events(self, request: Request) -> Response:
+        """Stream a run's events from the first one, or the one after `Last-Event-ID`, to the last."""
         after = _last_event_id(request)
-        run = await self._read(request)
+        run = await self._read_run(request)
         if after > run.last_event:
             message = f"{LAST_EVENT_ID} is {after}, and the run's newest event is {run.last_event}"
             raise InvalidRequest(message, param=LAST_EVENT_ID, code=_INVALID)
         if after == run.last_event and not run.active:
-            return Response(status_code=_NOTHING_MORE)
+            return Response(status_code=_NO_MORE_EVENTS)
         return stream_of(self._frames(run, after), self._settings.heartbeat_s)
 
-    async def cancel(self, request: Request) -> Response:
-        """Cancel a run, in the background or not."""
+    async def cancel_run(self, request: Request) -> Response:
+        """Cancel a run, recorded or not."""
         run_id = _run_id(request)
-        ended = await self._service.cancel(run_id, read_user_id(request))
+        ended = await self._service.cancel_run(run_id, read_user_id(request))
         return JsonResponse({"run_id": run_id, "status": ended or "Canceling"}, 200 if ended else ACCEPTED)
 
-    async def _read(self, request: Request) -> RecordedRun:
-        return await run_reader_of(self._service).read(_run_id(request), read_user_id(request))
+    async def _read_run(self, request: Request) -> RecordedRun:
+        return await run_reader_of(self._service).read_run(_run_id(request), read_user_id(request))
 
     async def _frames(self, run: RecordedRun, after: int) -> AsyncIterator[bytes]:
         encode = _encoder(run).encode

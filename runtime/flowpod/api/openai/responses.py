@@ -1,10 +1,10 @@
-"""OpenAI's Responses, `/v1/responses`: answers that are kept, replied to, and made in the background."""
+"""OpenAI's Responses, `/v1/responses`: stored answers, continued by later ones, also made in the background."""
 
 import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -16,22 +16,22 @@ from flowpod.api.http.errors import RUN_FAILED, JsonResponse
 from flowpod.api.http.outcome import read
 from flowpod.api.http.requests import Caller, read_model, read_object, read_user_id
 from flowpod.api.http.sse import event_stream, stream_of
-from flowpod.api.native.background import RESPONSE, asked_by, read_key, run_queue_of, run_reader_of
+from flowpod.api.native.background import RESPONSE, read_idempotency_key, request_content, run_reader_of
 from flowpod.api.openai.chat import no_chat_flow
 from flowpod.api.openai.client_headers import read_chat_caller, with_user
 from flowpod.api.openai.messages import ChatFields, Conversation, read_conversation
-from flowpod.api.openai.responses_events import ResponseEvents, frame
+from flowpod.api.openai.responses_events import ResponseEvents, encode_frame
 from flowpod.api.openai.responses_input import (
     ItemReference,
     ResponseBody,
-    check_conversation,
     item_texts,
+    require_no_conversation,
+    resolve_references,
     response_id,
     response_not_found,
     run_id_of,
-    with_texts,
 )
-from flowpod.background.queue import Recording
+from flowpod.background.recording import AttachedRecording, BackgroundRecording
 from flowpod.engine.events import Readable
 from flowpod.engine.request import RunRequest
 from flowpod.errors import BodyTooLarge, InvalidRequest, NotFound
@@ -43,8 +43,61 @@ _NUMBER_DIGITS = 9
 _PREVIOUS = "previous_response_id"
 
 
+@dataclass(frozen=True, slots=True)
+class _ResponseRequest:
+    """A request for a response, read from its headers and its body, whose JSON is `content`."""
+
+    content: dict[str, Any]
+    body: ResponseBody
+    fields: ChatFields
+    caller: Caller
+    conversation: Conversation
+
+    @property
+    def turns(self) -> list[dict[str, Any]]:
+        """The turns that the client sends before its question; none for a flow without a history input."""
+        return self.fields.history_turns(self.conversation) if self.fields.chat_history is not None else []
+
+    @property
+    def previous_run_id(self) -> str | None:
+        """The run of the previous response; raises NotFound for an invalid id."""
+        previous = self.body.previous_response_id
+        return None if previous is None else run_id_of(previous, _PREVIOUS)
+
+    def in_new_session(self) -> "_ResponseRequest":
+        """Return the request in a session of its own."""
+        return replace(self, caller=replace(self.caller, session_id=str(uuid.uuid4()), assigned=True))
+
+    def recorded_request(self) -> tuple[RunRequest, Continuation | None]:
+        """Return the request of a stored response's run, and what it continues."""
+        turns, previous = self.turns, self.previous_run_id
+        if previous is not None:
+            return self.in_new_session().run_request(), Continuation(previous, turns)
+        if turns and self.caller.assigned:
+            return self.run_request(), Continuation(None, turns)
+        return self.run_request(turns), None
+
+    def run_request(self, history: list[dict[str, Any]] | None = None, *, keep: bool = True) -> RunRequest:
+        """Return the request of the run; without `keep` its turn is not stored."""
+        body, fields = self.body, self.fields
+        inputs, more_inputs = fields.inputs(self.conversation.prompt), body.inputs or {}
+        if history and fields.chat_history is not None:
+            inputs[fields.chat_history] = history
+        if fields.chat_input in more_inputs:
+            param = f"inputs.{fields.chat_input}"
+            raise InvalidRequest(f"{param}: the flow's chat input is the input; leave it out here", param=param)
+        return self.caller.request(
+            {**inputs, **more_inputs},
+            protocol="responses",
+            streaming=bool(body.stream or body.background),
+            keep_assigned=keep,
+            instructions="\n\n".join(text for text in (body.instructions, self.conversation.instructions) if text),
+            overrides=body.overrides,
+        )
+
+
 class Responses:
-    """The endpoints. A request that names a user in `Chat-User-Id` sees that user's responses only."""
+    """The endpoints. A request that names a user in `Chat-User-Id` sees only that user's responses."""
 
     def __init__(self, service: FlowService, settings: ApiSettings) -> None:
         self._service = service
@@ -52,155 +105,107 @@ class Responses:
         self._fields = ChatFields.of(service)
 
     def routes(self) -> list[Route]:
-        """Return the endpoints' paths."""
+        """Return the routes."""
         one = "/v1/responses/{response_id}"
         return [
-            Route("/v1/responses", self.create, methods=["POST"]),
-            Route(one, self.show, methods=["GET"]),
-            Route(one, self.delete, methods=["DELETE"]),
-            Route(f"{one}/cancel", self.cancel, methods=["POST"]),
+            Route("/v1/responses", self.create_response, methods=["POST"]),
+            Route(one, self.show_response, methods=["GET"]),
+            Route(one, self.delete_response, methods=["DELETE"]),
+            Route(f"{one}/cancel", self.cancel_response, methods=["POST"]),
         ]
 
-    async def create(self, request: Request) -> Response:
+    async def create_response(self, request: Request) -> Response:
         """Answer with a response, or with its events as they come."""
-        fields = self._chat_fields
-        caller = read_chat_caller(request, keep_chats=self._settings.openwebui_sessions)
-        content = await read_object(request, self._settings.max_body_bytes)
-        body = read_model(ResponseBody, content)
-        caller = with_user(caller, body.user)
-        check_conversation(body)
-        texts = await self._texts(body, caller.user_id)
-        conversation = read_conversation(with_texts(body.input, texts), "input")
-        store = body.store is not False and self._service.background is not None
-        facts = body.facts() | {
+        parsed = await self._read_request(request)
+        body = parsed.body
+        store = body.store is not False and self._service.run_queue is not None
+        details = body.response_fields() | {
             "kind": RESPONSE,
             "created_at": int(time.time()),
             "model": self._service.model,
             "store": store,
         }
         if body.background:
-            return await self._in_background(request, body, fields, caller, conversation, facts, content)
+            return await self._create_in_background(request, parsed, details)
         if store:
-            asked, reply = self._asked(body, fields, caller, conversation)
-            run: Readable = await run_queue_of(self._service).attach(asked, Recording(facts, reply=reply))
+            run_request, continuation = parsed.recorded_request()
+            run: Readable = await self._service.start(run_request, AttachedRecording(details, continuation))
         else:
-            run = await self._service.start(await self._unstored(body, fields, caller, conversation))
+            run = await self._service.start(await self._unstored_request(parsed))
         request.state.session_id = run.session_id
-        events = ResponseEvents(run.id, fields.chat_output, facts)
+        events = ResponseEvents(run.id, parsed.fields.chat_output, details)
         if body.stream:
             return event_stream(run, events.encode, self._settings.heartbeat_s)
-        await read(run, request, events.add)
+        await read(run, request, events.add_event)
         return JsonResponse(events.response, RUN_FAILED if events.response["error"] else 200)
 
-    async def show(self, request: Request) -> Response:
-        """Show a response, or stream its events from behind `starting_after`."""
+    async def show_response(self, request: Request) -> Response:
+        """Return a response, or stream its events after number `starting_after`."""
         query = request.query_params
         after = query.get("starting_after", "")
         if after and not (after.isascii() and after.isdecimal() and len(after) <= _NUMBER_DIGITS):
             raise InvalidRequest("starting_after must be an event's sequence number", param="starting_after")
-        run = await self._read(request)
+        run = await self._read_run(request)
         if query.get("stream") in ("true", "1"):
             return stream_of(self._frames(run, int(after) if after else -1), self._settings.heartbeat_s)
         return JsonResponse(await self._response(run))
 
-    async def delete(self, request: Request) -> Response:
-        """Delete a response with its turn; replies to it stay."""
-        run = await self._read(request)
-        await run_reader_of(self._service).delete(run.run_id, read_user_id(request))
+    async def delete_response(self, request: Request) -> Response:
+        """Delete a response with its turn; the responses that continue it stay."""
+        run = await self._read_run(request)
+        await run_reader_of(self._service).delete_run(run.run_id, read_user_id(request))
         return JsonResponse({"id": response_id(run.run_id), "object": "response", "deleted": True})
 
-    async def cancel(self, request: Request) -> Response:
-        """Cancel a response, and show what there is of it."""
-        run = await self._read(request)
-        await self._service.cancel(run.run_id, read_user_id(request))
+    async def cancel_response(self, request: Request) -> Response:
+        """Cancel a response, and return it as far as it got."""
+        run = await self._read_run(request)
+        await self._service.cancel_run(run.run_id, read_user_id(request))
         await run_reader_of(self._service).wait_for_end(run.run_id)
-        return JsonResponse(await self._response(await self._read(request)))
+        return JsonResponse(await self._response(await self._read_run(request)))
 
-    async def _in_background(
-        self,
-        request: Request,
-        body: ResponseBody,
-        fields: ChatFields,
-        caller: Caller,
-        conversation: Conversation,
-        facts: dict[str, Any],
-        content: dict[str, Any],
+    async def _read_request(self, request: Request) -> _ResponseRequest:
+        fields = self._chat_fields
+        caller = read_chat_caller(request, keep_chats=self._settings.openwebui_sessions)
+        content = await read_object(request, self._settings.max_body_bytes)
+        body = read_model(ResponseBody, content)
+        caller = with_user(caller, body.user)
+        require_no_conversation(body)
+        messages = resolve_references(body.input, await self._referenced_texts(body, caller.user_id))
+        return _ResponseRequest(content, body, fields, caller, read_conversation(messages, "input"))
+
+    async def _create_in_background(
+        self, request: Request, parsed: _ResponseRequest, details: dict[str, Any]
     ) -> Response:
-        if body.store is False:
+        if parsed.body.store is False:
             raise InvalidRequest("background needs a response that is stored: leave store out", param="store")
-        recorder = run_queue_of(self._service)
-        asked, reply = self._asked(body, fields, caller, conversation)
-        submission = Recording(facts, read_key(request), asked_by(request, RESPONSE, content), reply)
-        run = await recorder.submit(replace(asked, streaming=True), submission)
+        run_request, continuation = parsed.recorded_request()
+        key, compared = read_idempotency_key(request), request_content(request, RESPONSE, parsed.content)
+        run = await self._service.start(run_request, BackgroundRecording(details, continuation, key, compared))
         request.state.session_id = run.session_id
-        if body.stream:
+        if parsed.body.stream:
             return stream_of(self._frames(run, -1), self._settings.heartbeat_s)
         return JsonResponse(await self._response(run))
 
-    def _asked(
-        self, body: ResponseBody, fields: ChatFields, caller: Caller, conversation: Conversation
-    ) -> tuple[RunRequest, Continuation | None]:
-        """Return what is asked of the flow, and with what it goes on: its place among the stored turns."""
-        earlier = fields.history_turns(conversation) if fields.chat_history is not None else []
-        if body.previous_response_id is not None:
-            reply = Continuation(run_id_of(body.previous_response_id, _PREVIOUS), earlier)
-            caller = replace(caller, session_id=str(uuid.uuid4()), assigned=True)  # where it begins a session anew
-            return self._request(body, fields, caller, conversation), reply
-        if earlier and caller.assigned:
-            return self._request(body, fields, caller, conversation), Continuation(None, earlier)
-        return self._request(body, fields, caller, conversation, earlier), None
-
-    async def _unstored(
-        self, body: ResponseBody, fields: ChatFields, caller: Caller, conversation: Conversation
-    ) -> RunRequest:
-        """Return what is asked of the flow, with all that came before."""
-        earlier = fields.history_turns(conversation) if fields.chat_history is not None else []
-        if body.previous_response_id is not None:
-            if self._service.background is None:
-                raise response_not_found(body.previous_response_id, _PREVIOUS)
-            run_id = run_id_of(body.previous_response_id, _PREVIOUS)
-            rules = self._service.flow.history
+    async def _unstored_request(self, parsed: _ResponseRequest) -> RunRequest:
+        """Return the request of a run that is not stored, with the history of the response that it continues."""
+        turns, previous = parsed.turns, parsed.body.previous_response_id
+        if previous is not None:
+            if self._service.run_queue is None:
+                raise response_not_found(previous, _PREVIOUS)
+            caller, rules = parsed.caller, self._service.flow.history
             rounds = rules.rounds if caller.history_rounds is None else caller.history_rounds
-            rounds = rounds if fields.chat_history is not None else 0
-            past = await run_reader_of(self._service).past(run_id, caller.user_id, rounds, rules.tokens)
-            earlier = [*past, *earlier]
-        caller = replace(caller, session_id=str(uuid.uuid4()), assigned=True)
-        return self._request(body, fields, caller, conversation, earlier, keep=False)
+            rounds = rounds if parsed.fields.chat_history is not None else 0
+            reader, run_id = run_reader_of(self._service), run_id_of(previous, _PREVIOUS)
+            turns = [*await reader.read_history(run_id, caller.user_id, rounds, rules.tokens), *turns]
+        return parsed.in_new_session().run_request(turns, keep=False)
 
-    def _request(
-        self,
-        body: ResponseBody,
-        fields: ChatFields,
-        caller: Caller,
-        conversation: Conversation,
-        history: list[Any] | None = None,
-        *,
-        keep: bool = True,
-    ) -> RunRequest:
-        inputs = fields.inputs(conversation.prompt)
-        if history and fields.chat_history is not None:
-            inputs[fields.chat_history] = history
-        further = body.inputs or {}
-        if fields.chat_input in further:
-            param = f"inputs.{fields.chat_input}"
-            raise InvalidRequest(f"{param}: the flow's chat input is the input; leave it out here", param=param)
-        told = "\n\n".join(text for text in (body.instructions, conversation.instructions) if text)
-        return caller.request(
-            {**inputs, **further},
-            protocol="responses",
-            streaming=bool(body.stream),
-            keep_assigned=keep,
-            instructions=told,
-            overrides=body.overrides,
-        )
+    async def _referenced_texts(self, body: ResponseBody, user_id: str | None) -> dict[str, str | None]:
+        """Return the texts of the items that the input references, by their ids; None for reasoning items.
 
-    async def _texts(self, body: ResponseBody, user: str | None) -> dict[str, str | None]:
-        """Return the texts of the items that the input names by their ids; a model's thoughts have None.
-
-        Raises NotFound for an item that is not there, BodyTooLarge where the texts have more characters than a body may
-        have bytes, each counted as often as it is named.
+        Raises NotFound for an item that does not exist, BodyTooLarge when the texts have more characters than a body
+        may have bytes. A text counts as often as it is referenced.
         """
-        found: dict[str, dict[str, str | None]] = {}
+        texts_of_runs: dict[str, dict[str, str | None]] = {}
         texts: dict[str, str | None] = {}
         left = self._settings.max_body_bytes
         for number, item in enumerate(body.input):
@@ -208,45 +213,45 @@ class Responses:
                 continue
             param = f"input.{number}.id"
             run_id = run_id_of(item.id, param)
-            if run_id not in found:
-                run = await self._record(item.id, param, user)
-                found[run_id] = item_texts(await self._response(run))
-            if item.id not in found[run_id]:
+            if run_id not in texts_of_runs:
+                run = await self._find_run(item.id, param, user_id)
+                texts_of_runs[run_id] = item_texts(await self._response(run))
+            if item.id not in texts_of_runs[run_id]:
                 raise response_not_found(item.id, param)
-            text = texts[item.id] = found[run_id][item.id]
+            text = texts[item.id] = texts_of_runs[run_id][item.id]
             left -= len(text or "")
             if left < 0:
                 raise BodyTooLarge(
-                    "the items that the input names are over the limit of a body (FLOWPOD_MAX_BODY_BYTES)"
+                    "the items that the input references are over the limit of a body (FLOWPOD_MAX_BODY_BYTES)"
                 )
         return texts
 
-    async def _read(self, request: Request) -> RecordedRun:
-        return await self._record(str(request.path_params["response_id"]), "response_id", read_user_id(request))
+    async def _read_run(self, request: Request) -> RecordedRun:
+        return await self._find_run(str(request.path_params["response_id"]), "response_id", read_user_id(request))
 
-    async def _record(self, given: str, param: str, user: str | None) -> RecordedRun:
-        """Return the run behind a response, or behind one of its items."""
-        run_id = run_id_of(given, param)
+    async def _find_run(self, item_id: str, param: str, user_id: str | None) -> RecordedRun:
+        """Return the run of a response, by the id of the response or of one of its items."""
+        run_id = run_id_of(item_id, param)
         try:
-            run = await run_reader_of(self._service).read(run_id, user)
+            run = await run_reader_of(self._service).read_run(run_id, user_id)
         except NotFound as error:
-            raise response_not_found(given, param) from error
+            raise response_not_found(item_id, param) from error
         if run.facts["kind"] != RESPONSE:
-            raise response_not_found(given, param)
+            raise response_not_found(item_id, param)
         return run
 
     async def _response(self, run: RecordedRun) -> dict[str, Any]:
         events = self._events(run)
-        for event in await run_reader_of(self._service).events(run.run_id):
-            events.add(event)
+        for event in await run_reader_of(self._service).read_events(run.run_id):
+            events.add_event(event)
         return events.response
 
     async def _frames(self, run: RecordedRun, after: int) -> AsyncIterator[bytes]:
         events = self._events(run)
         async with aclosing(run_reader_of(self._service).follow(run.run_id)) as pages:
             async for page in pages:
-                sent = [one for _, event in page for one in events.add(event) if one["sequence_number"] > after]
-                if data := b"".join(map(frame, sent)):
+                sent = [one for _, event in page for one in events.add_event(event) if one["sequence_number"] > after]
+                if data := b"".join(map(encode_frame, sent)):
                     yield data
 
     def _events(self, run: RecordedRun) -> ResponseEvents:

@@ -1,4 +1,4 @@
-"""A run's events as those of OpenAI's Responses, and the response that they come to."""
+"""A run's events as those of OpenAI's Responses, and the response that they make up."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -15,77 +15,77 @@ Wire = dict[str, Any]
 
 
 class ResponseEvents:
-    """One response: takes the run's events one by one; `response` is what they have come to.
+    """One response, built from the run's events; `response` is its state after the events so far.
 
     The same events always make the same wire events, with the same sequence numbers, whether they come from the run or
-    from the database. `output` is the flow's chat output, `facts` are what the response says of its request.
+    from the database. `output` is the flow's chat output, `details` are the response's fields about its request.
     """
 
-    def __init__(self, run_id: str, output: str, facts: Mapping[str, Any]) -> None:
+    def __init__(self, run_id: str, output: str, details: Mapping[str, Any]) -> None:
         self._hex = run_id.replace("-", "")
         self._output = output
         self._number = 0
-        self._open: Wire | None = None
+        self._item: Wire | None = None
         self.response: Wire = {
             "id": response_id(run_id),
             "object": "response",
-            "created_at": facts["created_at"],
+            "created_at": details["created_at"],
             "status": "queued",
-            "background": facts["background"],
+            "background": details["background"],
             "error": None,
             "incomplete_details": None,
-            "instructions": facts["instructions"],
-            "max_output_tokens": facts["max_output_tokens"],
-            "model": facts["model"],
+            "instructions": details["instructions"],
+            "max_output_tokens": details["max_output_tokens"],
+            "model": details["model"],
             "output": [],
             "parallel_tool_calls": True,
-            "previous_response_id": facts["previous_response_id"],
+            "previous_response_id": details["previous_response_id"],
             "reasoning": {"effort": None, "summary": None},
-            "store": facts["store"],
-            "temperature": facts["temperature"],
+            "store": details["store"],
+            "temperature": details["temperature"],
             "text": {"format": {"type": "text"}},
             "tool_choice": "auto",
             "tools": [],
-            "top_p": facts["top_p"],
+            "top_p": details["top_p"],
             "truncation": "disabled",
             "usage": None,
-            "user": facts["user"],
-            "metadata": facts["metadata"],
+            "user": details["user"],
+            "metadata": details["metadata"],
         }
 
     def encode(self, event: Event) -> bytes:
-        """Return the frames of an event, or nothing."""
-        return b"".join(map(frame, self.add(event)))
+        """Return the frames of an event; empty for an event that the protocol does not have."""
+        return b"".join(map(encode_frame, self.add_event(event)))
 
-    def add(self, event: Event) -> list[Wire]:
-        """Take in the next event; return the wire events that it is."""
+    def add_event(self, event: Event) -> list[Wire]:
+        """Add the next event of the run; return its wire events."""
         match event:
             case RunStarted():
                 self.response["status"] = "in_progress"
-                return [self._whole("created"), self._whole("in_progress")]
+                return [self._response_event("created"), self._response_event("in_progress")]
             case RunOutput(output=self._output, has_delta=True):
-                return [wire for piece in event.apart() for wire in self._output_of(piece)]
+                return [wire for chunk in event.split_chunks() for wire in self._chunk_events(chunk)]
             case RunTerminated():
-                return self._end(event)
+                return self._end_events(event)
             case _:
                 return []
 
-    def _output_of(self, event: RunOutput) -> list[Wire]:
-        return [*self._piece("reasoning", event.reasoning), *self._piece("message", as_text(event.delta))]
+    def _chunk_events(self, event: RunOutput) -> list[Wire]:
+        return [*self._text_events("reasoning", event.reasoning), *self._text_events("message", as_text(event.delta))]
 
-    def _piece(self, kind: Literal["reasoning", "message"], text: str) -> list[Wire]:
+    def _text_events(self, kind: Literal["reasoning", "message"], text: str) -> list[Wire]:
         if not text:
             return []
         events = []
-        if self._open is None or self._open["type"] != kind:
-            events = [*self._close(), *self._begin(kind)]
-        assert self._open is not None
-        self._part["text"] += text
+        if self._item is None or self._item["type"] != kind:
+            events = [*self._close_item(), *self._open_item(kind)]
+        assert self._item is not None
+        self._item_part["text"] += text
         name = "reasoning_summary_text" if kind == "reasoning" else "output_text"
-        more: Wire = {"delta": text} if kind == "reasoning" else {"delta": text, "logprobs": []}
-        return [*events, self._of_part(f"{name}.delta", more)]
+        fields: Wire = {"delta": text} if kind == "reasoning" else {"delta": text, "logprobs": []}
+        return [*events, self._part_event(f"{name}.delta", fields)]
 
-    def _begin(self, kind: Literal["reasoning", "message"]) -> list[Wire]:
+    def _open_item(self, kind: Literal["reasoning", "message"]) -> list[Wire]:
         number = len(self.response["output"])
         if kind == "reasoning":
             item: Wire = {"id": f"rs_{self._hex}_{number}", "type": "reasoning", "summary": []}
@@ -95,33 +95,33 @@ class ResponseEvents:
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         item["status"] = "in_progress"
         self.response["output"].append(item)
-        self._open = item
+        self._item = item
         added = self._event("output_item.added", {"output_index": number, "item": deepcopy(item)})
         item["summary" if kind == "reasoning" else "content"].append(part)
         name = "reasoning_summary_part" if kind == "reasoning" else "content_part"
-        return [added, self._of_part(f"{name}.added", {"part": dict(part)})]
+        return [added, self._part_event(f"{name}.added", {"part": dict(part)})]
 
-    def _close(self, status: Literal["completed", "incomplete"] = "completed") -> list[Wire]:
-        if self._open is None:
+    def _close_item(self, status: Literal["completed", "incomplete"] = "completed") -> list[Wire]:
+        if self._item is None:
             return []
-        item, part = self._open, self._part
+        item, part = self._item, self._item_part
         item["status"] = status
         if item["type"] == "reasoning":
-            text = self._of_part("reasoning_summary_text.done", {"text": part["text"]})
-            whole = self._of_part("reasoning_summary_part.done", {"part": dict(part)})
+            text = self._part_event("reasoning_summary_text.done", {"text": part["text"]})
+            whole = self._part_event("reasoning_summary_part.done", {"part": dict(part)})
         else:
-            text = self._of_part("output_text.done", {"text": part["text"], "logprobs": []})
-            whole = self._of_part("content_part.done", {"part": dict(part)})
+            text = self._part_event("output_text.done", {"text": part["text"], "logprobs": []})
+            whole = self._part_event("content_part.done", {"part": dict(part)})
         index = len(self.response["output"]) - 1
-        self._open = None
+        self._item = None
         return [text, whole, self._event("output_item.done", {"output_index": index, "item": deepcopy(item)})]
 
-    def _end(self, event: RunTerminated) -> list[Wire]:
+    def _end_events(self, event: RunTerminated) -> list[Wire]:
         reason = _INCOMPLETE.get(event.finish_reason) if event.status == "Completed" else None
         events: list[Wire] = []
         if event.status == "Completed" and not any(item["type"] == "message" for item in self.response["output"]):
-            events = [*self._close(), *self._begin("message")]  # an empty answer is one
-        events += self._close("completed" if event.status == "Completed" and reason is None else "incomplete")
+            events = [*self._close_item(), *self._open_item("message")]  # an empty answer is a message too
+        events += self._close_item("completed" if event.status == "Completed" and reason is None else "incomplete")
         status = _STATUS[event.status] if reason is None else "incomplete"
         self.response |= {
             "status": status,
@@ -129,32 +129,32 @@ class ResponseEvents:
             "incomplete_details": None if reason is None else {"reason": reason},
             "usage": _usage(event.usage),
         }
-        # There is no event for a response that was cancelled: clients wait for one of these three.
-        return [*events, self._whole(status if status in ("completed", "incomplete") else "failed")]
+        # OpenAI has no event for a cancelled response: clients wait for one of these three.
+        return [*events, self._response_event(status if status in ("completed", "incomplete") else "failed")]
 
     @property
-    def _part(self) -> Wire:
-        assert self._open is not None
-        part: Wire = self._open["summary" if self._open["type"] == "reasoning" else "content"][0]
+    def _item_part(self) -> Wire:
+        assert self._item is not None
+        part: Wire = self._item["summary" if self._item["type"] == "reasoning" else "content"][0]
         return part
 
-    def _of_part(self, name: str, more: Wire) -> Wire:
-        assert self._open is not None
-        place = "summary_index" if self._open["type"] == "reasoning" else "content_index"
+    def _part_event(self, name: str, fields: Wire) -> Wire:
+        assert self._item is not None
+        place = "summary_index" if self._item["type"] == "reasoning" else "content_index"
         index = len(self.response["output"]) - 1
-        return self._event(name, {"item_id": self._open["id"], "output_index": index, place: 0, **more})
+        return self._event(name, {"item_id": self._item["id"], "output_index": index, place: 0, **fields})
 
-    def _whole(self, name: str) -> Wire:
+    def _response_event(self, name: str) -> Wire:
         return self._event(name, {"response": deepcopy(self.response)})
 
-    def _event(self, name: str, more: Wire) -> Wire:
-        event = {"type": f"response.{name}", "sequence_number": self._number, **more}
+    def _event(self, name: str, fields: Wire) -> Wire:
+        event = {"type": f"response.{name}", "sequence_number": self._number, **fields}
         self._number += 1
         return event
 
 
-def frame(event: Wire) -> bytes:
-    """Return an event as it is sent."""
+def encode_frame(event: Wire) -> bytes:
+    """Return the server-sent event of a wire event."""
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), dumps(event))
 
 

@@ -1,4 +1,4 @@
-"""From the body of a response's request to a conversation."""
+"""The body of a request for a response, and its input as messages."""
 
 import re
 import uuid
@@ -16,7 +16,7 @@ _IDS = re.compile(r"(resp|msg|rs)_([0-9a-f]{32})(_\d+)?")
 
 
 class ItemReference(BaseModel):
-    """An item of an earlier response, named by its id."""
+    """A reference to an item of a stored response."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,7 +27,7 @@ Item = Message | ItemReference
 
 
 def _items_of(given: Any) -> Any:
-    """Return the messages of an input, a text or a list of items; items of tools are passed over."""
+    """Return the items of an input, which is a text or a list; items of tools are skipped."""
     if isinstance(given, str):
         return (Message.model_construct(role="user", content=(given,)),)
     if not (isinstance(given, list) and given):
@@ -70,9 +70,9 @@ def _part(part: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 class ResponseBody(BaseModel):
-    """The request's body. Any model name is taken, and whatever is not here is accepted and passed over.
+    """The request's body. Any model name is accepted, and unknown fields are ignored.
 
-    `inputs` are further inputs of the flow by name, as `extra_body` of OpenAI's clients sends them.
+    `inputs` are more inputs of the flow by name; OpenAI's clients send them in `extra_body`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -94,29 +94,32 @@ class ResponseBody(BaseModel):
     @property
     def overrides(self) -> dict[str, Any]:
         """The parameters for the flow's models."""
-        given: dict[str, Any] = {
+        parameters: dict[str, Any] = {
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_tokens": self.max_output_tokens,
             "max_completion_tokens": self.max_output_tokens,
         }
-        return {name: value for name, value in given.items() if value is not None}
+        return {name: value for name, value in parameters.items() if value is not None}
 
-    def facts(self) -> dict[str, Any]:
-        """Return what a response says of its request."""
+    def response_fields(self) -> dict[str, Any]:
+        """Return the fields of the response that repeat the request."""
         names = ("instructions", "previous_response_id", "temperature", "top_p", "max_output_tokens")
-        shown = {name: getattr(self, name) for name in names}
         user = self.user if isinstance(self.user, str) else None
-        return shown | {"metadata": self.metadata or {}, "user": user, "background": bool(self.background)}
+        return {name: getattr(self, name) for name in names} | {
+            "metadata": self.metadata or {},
+            "user": user,
+            "background": bool(self.background),
+        }
 
 
 def response_id(run_id: str) -> str:
-    """Return the id of the response that a run is."""
+    """Return the id of a run's response."""
     return f"resp_{run_id.replace('-', '')}"
 
 
 def run_id_of(item_id: str, param: str) -> str:
-    """Return the id of the run to which a response or an item belongs; raises NotFound for an id that is none."""
+    """Return the id of the run of a response or an item; raises NotFound for an invalid id."""
     match = _IDS.fullmatch(item_id)
     if match is None:
         raise response_not_found(item_id, param)
@@ -124,26 +127,26 @@ def run_id_of(item_id: str, param: str) -> str:
 
 
 def response_not_found(item_id: str, param: str) -> NotFound:
-    """Return the error for a response that is not there, or not the caller's."""
+    """Return the error for a response that does not exist or belongs to another user."""
     return NotFound(f"there is no response {item_id!r}", param=param, code="response_not_found")
 
 
-def check_conversation(body: ResponseBody) -> None:
-    """Raise InvalidRequest for what would otherwise be lost without a word."""
+def require_no_conversation(body: ResponseBody) -> None:
+    """Raise InvalidRequest for a conversation, which would otherwise be ignored without notice."""
     if body.conversation is not None:
         message = "conversation: there are no conversations here; go on with previous_response_id, or Chat-Session-Id"
         raise InvalidRequest(message, param="conversation")
 
 
 def item_texts(response: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the text of each item of a response by its id, None for a model's thoughts."""
+    """Return the text of each item of a response by its id, None for reasoning items."""
     return {
         item["id"]: item["content"][0]["text"] if item["type"] == "message" else None for item in response["output"]
     }
 
 
-def with_texts(items: Sequence[Item], texts: Mapping[str, str | None]) -> list[Message]:
-    """Return the messages, those that are named by their ids with their texts; a model's thoughts are left out."""
+def resolve_references(items: Sequence[Item], texts: Mapping[str, str | None]) -> list[Message]:
+    """Return the messages, each reference replaced by a message with its text; reasoning items are left out."""
     messages = []
     for item in items:
         if isinstance(item, Message):

@@ -99,6 +99,13 @@ class SessionReader:
             variables = await executor.fetch_rows(self._variables, session=session_id)
         return StoredSession(user_id, last_turn, history, {name: orjson.loads(value) for name, value in variables})
 
+    async def find_owner(self, session_id: str) -> str | None:
+        """Return the user who owns a session, None when nobody does or the session is not stored."""
+        async with self._database.reading() as connection:
+            executor = await self._database.dialect.executor(connection)
+            rows = await executor.fetch_rows(self._session, session=session_id)
+        return rows[0][0] if rows else None
+
     async def claim_session(self, session_id: str, user_id: str) -> str | None:
         """Make the user the owner of a session that has none, and return its owner.
 

@@ -93,10 +93,22 @@ class HistoryService:
                 if user_id is not None and owner is None:
                     owner = await self._reader.claim_session(session_id, user_id)
         if user_id is not None and owner != user_id:
-            raise NotFound(f"there is no session {session_id!r}", param="Chat-Session-Id", code="session_not_found")
+            raise _session_not_found(session_id)
         if stored is None:
             return SessionState()
         return SessionState(stored.history, stored.last_turn, stored.variables)
+
+    async def claim_session(self, session_id: str, user_id: str) -> None:
+        """Make the user the owner of a session, without reading its turns.
+
+        Raises NotFound when the session belongs to another user, Unavailable when the database is unavailable.
+        """
+        with self.availability.required():
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                owner = await self._reader.find_owner(session_id)
+                owner = owner or await self._reader.claim_session(session_id, user_id)
+        if owner != user_id:
+            raise _session_not_found(session_id)
 
     async def store_turn(self, turn: Turn) -> bool:
         """Store a turn; return whether it was stored in time. If not, the write continues in the background."""
@@ -140,3 +152,7 @@ class HistoryService:
             except Exception:
                 logger.exception("a bug in Flowpod, while deleting old sessions")
             await asyncio.sleep(pause)
+
+
+def _session_not_found(session_id: str) -> NotFound:
+    return NotFound(f"there is no session {session_id!r}", param="Chat-Session-Id", code="session_not_found")

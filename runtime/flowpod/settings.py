@@ -105,7 +105,9 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1, description="The largest request body; a larger one gets 413.")
     max_output_chars: int = Field(
-        8 * 1024 * 1024, ge=1, description="How long the text that a node streams may get, in characters."
+        8 * 1024 * 1024,
+        ge=1,
+        description="How long a text that a node streams, or that an output holds back, may get, in characters.",
     )
     file_mounts: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
@@ -113,7 +115,7 @@ class Settings(BaseSettings):
     )
     allow_private_urls: Literal["on", "off"] = Field(
         "off",
-        description="`on` lets a request name files and images by URLs of loopback, link-local and private addresses.",
+        description="`on` lets a request name files and images at URLs whose address is not public.",
     )
     docs: Literal["on", "off"] = Field(
         "on", description="`off` serves neither `/openapi.json` nor `/docs`, which anybody may read."

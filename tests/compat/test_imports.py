@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from flowpod import compat
+from flowpod.compat import stand_ins
 from flowpod.compat.marker import TOOL_MARK
 from flowpod.compat.tools import log_metric
 from flowpod.compat.tracing import start_trace
@@ -47,32 +47,32 @@ def test_installed_package_goes_first(tmp_path: Path, package: str) -> None:
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text("")
     (tmp_path / package / "core.py").write_text("tool = 'the installed one'")
-    code = f"from flowpod import compat; compat.install()\nfrom {package}.core import tool; print(tool)"
+    code = f"from flowpod.compat import stand_ins; stand_ins.install()\nfrom {package}.core import tool; print(tool)"
     assert run_python(code, tmp_path) == "the installed one\n"
 
 
 def test_names_are_importable_only_after_the_installation() -> None:
     code = """
 import importlib.util
-from flowpod import compat
+from flowpod.compat import stand_ins
 print(importlib.util.find_spec("langstudio"))
-compat.install()
+stand_ins.install()
 print(importlib.util.find_spec("langstudio") is not None)
 """
     assert run_python(code) == "None\nTrue\n"
 
 
 def test_installing_twice_is_installing_once() -> None:
-    compat.install()
+    stand_ins.install()
     before = list(sys.meta_path)
-    compat.install()
+    stand_ins.install()
     assert sys.meta_path == before
 
 
 def test_package_that_is_a_namespace_goes_first_too(tmp_path: Path) -> None:
     (tmp_path / "promptflow").mkdir()
     (tmp_path / "promptflow/core.py").write_text("tool = 'that of promptflow-core'")
-    code = "from flowpod import compat; compat.install()\nfrom promptflow.core import tool; print(tool)"
+    code = "from flowpod.compat import stand_ins; stand_ins.install()\nfrom promptflow.core import tool; print(tool)"
     assert run_python(code, tmp_path) == "that of promptflow-core\n"
 
 

@@ -26,7 +26,7 @@ class _Streamed:
     turn: int = 0
     settled: set[str] = field(default_factory=set)
     held: dict[str, list[tuple[str, Chunk]]] = field(default_factory=dict)
-    held_bytes: int = 0
+    held_chars: int = 0
     texts: list[str] = field(default_factory=list)
     is_open: bool = False
     last_run_id: str = ""
@@ -35,7 +35,7 @@ class _Streamed:
 class Outputs:
     """Puts RunOutput events for the outputs that nodes make, and keeps the values.
 
-    Text that is held back, so that an output's parts come in order, may be `limit` bytes for each output.
+    Text that is held back, so that an output's parts come in order, may be `limit` characters for each output.
     """
 
     def __init__(self, flow: Flow, wiring: Wiring, events: EventChannel, run_id: str, limit: int) -> None:
@@ -71,9 +71,12 @@ class Outputs:
                 self._emit(stream, run_id, chunk)
                 continue
             stream.held.setdefault(node, []).append((run_id, chunk))
-            stream.held_bytes += len(chunk.text.encode())
-            if stream.held_bytes > self._limit:
-                text = f"more than {self._limit} bytes of the output {name!r} wait for its parts before them"
+            stream.held_chars += len(chunk.text)
+            if stream.held_chars > self._limit:
+                text = (
+                    f"more than {self._limit} characters (FLOWPOD_MAX_OUTPUT_CHARS) of the output {name!r} wait for "
+                    "an earlier node"
+                )
                 raise NodeError(text, code="output_too_large")
 
     def of_node(self, node: str, value: Any, scope: Scope) -> dict[str, Any]:
@@ -140,7 +143,7 @@ class Outputs:
                 self._close(stream)
                 return
             for run_id, chunk in stream.held.pop(stream.nodes[stream.turn], ()):
-                stream.held_bytes -= len(chunk.text.encode())
+                stream.held_chars -= len(chunk.text)
                 self._emit(stream, run_id, chunk)
 
     def _emit(self, stream: _Streamed, run_id: str, chunk: Chunk) -> None:

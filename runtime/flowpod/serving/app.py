@@ -34,6 +34,7 @@ from flowpod.api.openai.chat import ChatCompletions, Models
 from flowpod.api.openai.responses import Responses
 from flowpod.api.promptflow.score import Feedback, Score, Swagger, health, version
 from flowpod.background.queue import QueueLimits
+from flowpod.compat import modules_in_force
 from flowpod.content.files import Files
 from flowpod.engine.package import Package
 from flowpod.engine.run import Limits
@@ -100,10 +101,7 @@ def create_service(
         )
     tracing.metrics.observe_abandoned_threads(lambda: package.resources.threads.abandoned)
     limits = Limits(settings.max_runs, settings.run_timeout_s, settings.max_output_chars)
-    # A flow's nodes import this name themselves: it is there once the process has installed `compat`, and not before.
-    from langstudio.types import File
-
-    files = Files(File, settings.file_mounts, settings.allow_private_urls == "on")
+    files = Files(modules_in_force.files().File, settings.file_mounts, settings.allow_private_urls == "on")
     recorded = QueueLimits(
         settings.max_background_runs, settings.background_queue, settings.run_days, settings.history_write_timeout_s
     )

@@ -47,5 +47,5 @@ def test_download_url_is_the_source_where_that_is_one() -> None:
 
 
 def test_a_file_in_oss_cannot_be_signed_here() -> None:
-    with pytest.raises(ValueError, match=r"^oss://bucket/key came without a download_url"):
+    with pytest.raises(ValueError, match=r"^oss://bucket/key has no download_url"):
         File("oss://bucket/key").get_download_url()

@@ -107,7 +107,7 @@ def test_promptflows_names_are_there(statement: str) -> None:
     ],
 )
 def test_name_that_is_not_provided_says_so(module: str, name: str) -> None:
-    message = f"Flowpod's own {module} has no '{name}'; install promptflow in Flowpod's environment to use it"
+    message = f"Flowpod's stand-in for {module} has no '{name}'; install promptflow in Flowpod's environment to use it"
     with pytest.raises(ImportError, match=message):
         exec(f"from {module} import {name}")
     assert not hasattr(sys.modules[module], "__no_such__")

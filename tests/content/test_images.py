@@ -128,21 +128,21 @@ async def test_detail_is_told(tmp_path: Path, model_server: ModelServer) -> None
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([{"data:image/png;path": "a.png"}], "an image of a request is sent as base64 or as a URL; files are not read"),
-        ([{"a": {"data:image/png;path": "/etc/passwd"}}], "files are not read"),
-        ([{"data:image/png;base64": "%%%"}], "an image is not valid base64"),
-        ([{"data:image/png;url": "file:///etc/passwd"}], "is no http address of an image"),
-        ([{"data:image/png;url": "http://[::"}], "is no http address of an image"),
+        ([{"data:image/png;path": "a.png"}], "a request must send images as base64 or URLs; paths are not accepted"),
+        ([{"a": {"data:image/png;path": "/etc/passwd"}}], "paths are not accepted"),
+        ([{"data:image/png;base64": "%%%"}], "the image is not valid base64"),
+        ([{"data:image/png;url": "file:///etc/passwd"}], "is not a valid http:// or https:// URL"),
+        ([{"data:image/png;url": "http://[::"}], "is not a valid http:// or https:// URL"),
         (
             [{"data:image/png;url": "http://localhost/x"}],
-            "is a private address; FLOWPOD_ALLOW_PRIVATE_URLS allows them",
+            "is not a public address; FLOWPOD_ALLOW_PRIVATE_URLS=on allows such addresses",
         ),
-        ([{"data:image/png;url": "http://127.0.0.1:80/x"}], "is a private address"),
-        ([{"data:image/png;url": "http://10.0.0.1/x"}], "is a private address"),
-        ([{"data:image/png;url": "http://192.168.1.1/x"}], "is a private address"),
-        ([{"data:image/png;url": "http://169.254.169.254/latest"}], "is a private address"),
-        ([{"data:image/png;url": "http://[::1]/x"}], "is a private address"),
-        ([{"data:image/png;url": "http://[fe80::1]/x"}], "is a private address"),
+        ([{"data:image/png;url": "http://127.0.0.1:80/x"}], "is not a public address"),
+        ([{"data:image/png;url": "http://10.0.0.1/x"}], "is not a public address"),
+        ([{"data:image/png;url": "http://192.168.1.1/x"}], "is not a public address"),
+        ([{"data:image/png;url": "http://169.254.169.254/latest"}], "is not a public address"),
+        ([{"data:image/png;url": "http://[::1]/x"}], "is not a public address"),
+        ([{"data:image/png;url": "http://[fe80::1]/x"}], "is not a public address"),
     ],
 )
 async def test_image_that_a_request_may_not_name_is_refused(
@@ -215,7 +215,7 @@ async def test_python_codes_image_is_fetched(tmp_path: Path, images: str, path: 
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("/gone", "the server answered 404"), ("/around", "it is redirected too often")]
+    ("path", "message"), [("/gone", "the server answered 404"), ("/around", "it redirects more than 5 times")]
 )
 async def test_image_that_cannot_be_fetched_fails_the_node(
     tmp_path: Path, images: str, path: str, message: str
@@ -296,8 +296,8 @@ async def test_image_file_of_the_flow_is_read(tmp_path: Path, literal: str) -> N
 @pytest.mark.parametrize(
     ("literal", "message"),
     [
-        ("../a.png", "the image '../a.png' lies outside the flow's folder"),
-        ("/etc/passwd", "the image '/etc/passwd' lies outside the flow's folder"),
+        ("../a.png", "the image '../a.png' is outside the flow's folder"),
+        ("/etc/passwd", "the image '/etc/passwd' is outside the flow's folder"),
         ("gone.png", "the image 'gone.png' cannot be read: No such file or directory"),
         ("5", "expected an image, such as {'data:image/png;url': 'https://example.com/a.png'}"),
     ],

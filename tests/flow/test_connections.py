@@ -150,7 +150,7 @@ def test_fallback_is_used_while_none_of_the_variables_is_set(
         ("m: {type: open_ai, timeout_s: .inf}", ["connections.yaml:1: m.timeout_s: input should be a finite number"]),
         (
             "m: {type: open_ai}\nm: {type: open_ai}",
-            ["connections.yaml:2: m: this key stands twice; the second one would win"],
+            ["connections.yaml:2: m: duplicate key; YAML would use the last one"],
         ),
         ("m:\n  type: open_ai\n  fallback: n", ["connections.yaml:3: m.fallback: the only fallback is 'offline'"]),
         ("m: [", ["connections.yaml:1: not valid YAML: expected the node content, but found '<stream end>'"]),
@@ -159,7 +159,7 @@ def test_fallback_is_used_while_none_of_the_variables_is_set(
         ("connections_of_mine:\n  typ: x", ["connections.yaml:1: connections_of_mine.type: this key is required"]),
         (
             "m: {type: open_ai}\n2: {}",
-            ["connections.yaml:2: 2: a key in here is not text; put numbers, yes, no, on and off in quotes"],
+            ["connections.yaml:2: 2: a key in this mapping is not text; quote numbers, yes, no, on and off"],
         ),
     ],
 )
@@ -259,7 +259,7 @@ def test_secrets_are_not_in_the_repr(tmp_path: Path) -> None:
     [
         (
             "m: {type: azure}",
-            "connections.yaml:1: m.type: there is no type 'azure'; there are open_ai, azure_open_ai, ",
+            "connections.yaml:1: m.type: unknown type 'azure'; the types are open_ai, azure_open_ai, ",
         ),
         (
             "m: {type: azure_open_ai, api_base: https://a, auth_mode: meid_token}",
@@ -307,7 +307,7 @@ def test_name_that_stands_twice_is_a_problem(tmp_path: Path) -> None:
     write(tmp_path / "flow/connections/a.yaml", ONE.format(name="one", key="other"))
     _, problems = load_connections(tmp_path / "flow", {})
     assert [str(problem) for problem in problems] == [
-        "connections/a.yaml:1: the connection 'one' stands in connections.yaml too; leave one"
+        "connections/a.yaml:1: the connection 'one' is also defined in connections.yaml; remove one of the two"
     ]
 
 
@@ -325,7 +325,9 @@ def test_connections_from_outside_win(tmp_path: Path, place: str, text: str) -> 
 def test_outside_that_is_missing_or_wrong_is_named_with_its_path(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     _, problems = load_connections(tmp_path, {}, missing)
-    assert [str(problem) for problem in problems] == [f"{missing}: there is no such file or folder of connections"]
+    assert [str(problem) for problem in problems] == [
+        f"{missing}: the file or folder of FLOWPOD_CONNECTIONS does not exist"
+    ]
     wrong = write(tmp_path / "wrong.yaml", "one:\n  type: x")
     _, problems = load_connections(tmp_path, {}, wrong)
-    assert str(problems[0]).startswith(f"{wrong}:2: one.type: there is no type 'x'")
+    assert str(problems[0]).startswith(f"{wrong}:2: one.type: unknown type 'x'")

@@ -84,8 +84,8 @@ def test_requirements_txt_counts_where_none_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "needs/all.txt: the flow's requirements cannot be read"),
-        ({"needs/all.txt": "-r ../../secret.txt"}, "is outside of the flow's folder"),
+        ({}, "needs/all.txt: the requirements cannot be read"),
+        ({"needs/all.txt": "-r ../../secret.txt"}, "is outside the flow's folder"),
         ({"flow.dag.yaml": "a: ["}, "flow.dag.yaml: not valid YAML"),
     ],
     ids=["missing", "outside", "broken"],
@@ -97,5 +97,5 @@ def test_what_cannot_be_packed_is_named(tmp_path: Path, files: dict[str, str], m
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "packed").mkdir()
-    with pytest.raises(InvalidRequest, match="is there already"):
+    with pytest.raises(InvalidRequest, match="already exists"):
         requirements(tmp_path, {"needs/all.txt": ""})

@@ -90,10 +90,13 @@ async def test_a_file_flows_through_every_protocol_and_the_history(tmp_path: Pat
         ({"source_uri": ""}, "input 'doc': source_uri is missing"),
         ({"source_uri": 7}, "input 'doc': source_uri: expected text, got 7"),
         ({"source_uri": URL, "file_name": []}, "input 'doc': file_name: expected text, got []"),
-        ({"source_uri": "/etc/passwd"}, "input 'doc': local paths are not taken: FLOWPOD_FILE_MOUNTS names no folder"),
+        (
+            {"source_uri": "/etc/passwd"},
+            "input 'doc': local paths are not accepted: FLOWPOD_FILE_MOUNTS names no folder",
+        ),
         (
             {"source_uri": "http://127.0.0.1/a"},
-            "input 'doc': 127.0.0.1 is 127.0.0.1; a loopback, link-local or private",
+            "input 'doc': 127.0.0.1 is not a public address; FLOWPOD_ALLOW_PRIVATE_URLS=on allows",
         ),
         ({"source_uri": "gopher://8.8.8.8/a"}, "input 'doc': source_uri: gopher:// is not supported"),
     ],

@@ -80,6 +80,7 @@ def test_package_that_is_a_namespace_goes_first_too(tmp_path: Path) -> None:
     "statement",
     [
         "from promptflow import tool, log_metric, log_flow_metric, ToolProvider",
+        "from promptflow import connections, contracts, core, entities, tracing",
         "from promptflow.core import tool, log_metric, ToolProvider, AzureOpenAIConnection, OpenAIConnection",
         "from promptflow.connections import CustomConnection, AzureOpenAIConnection, CustomStrongTypeConnection",
         "from promptflow.entities import CustomConnection, AzureOpenAIConnection",

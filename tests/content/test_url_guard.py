@@ -253,7 +253,7 @@ async def test_tls_is_verified_for_the_name_and_never_left(
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     names: list[str | None] = []
-    tls.sni_callback = lambda connection, name, context: names.append(name)  # type: ignore[assignment]
+    tls.sni_callback = lambda connection, name, context: names.append(name)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -273,5 +273,5 @@ async def test_tls_is_verified_for_the_name_and_never_left(
         assert (content.decode(), names) == (f"secure.test:{port}", ["secure.test"])
         with pytest.raises(ValueError, match="redirects from https to http"):
             await fetch(f"https://secure.test:{port}/away", is_allowed=loopback_1)
-        with pytest.raises(ValueError, match="(?i)certificate"):
+        with pytest.raises(ValueError, match=r"(?i)certificate"):
             await fetch(f"https://other.test:{port}/", is_allowed=loopback_1)

@@ -23,12 +23,12 @@ def filled(tmp_path: Path, part: str, environ: Mapping[str, str]) -> Connection:
     return connections["m"]
 
 
-def test_flow_without_the_file_has_the_offline_connection_alone(tmp_path: Path) -> None:
+def test_flow_without_the_file_has_only_the_offline_connection(tmp_path: Path) -> None:
     assert load_connections(tmp_path, {}) == ({"offline": OFFLINE}, [])
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}\n"])
-def test_empty_file_has_the_offline_connection_alone(tmp_path: Path, text: str) -> None:
+def test_empty_file_gives_only_the_offline_connection(tmp_path: Path, text: str) -> None:
     assert load(tmp_path, text) == ({"offline": OFFLINE}, [])
 
 
@@ -63,7 +63,7 @@ def test_connection_has_defaults(tmp_path: Path) -> None:
         ("$A", {"A": "a"}, "$A"),
     ],
 )
-def test_variables_are_filled_in(tmp_path: Path, text: str, environ: dict[str, str], value: str) -> None:
+def test_variables_are_replaced(tmp_path: Path, text: str, environ: dict[str, str], value: str) -> None:
     assert filled(tmp_path, f"organization: '{text}', api_key: k", environ).fields["organization"] == value
 
 
@@ -242,7 +242,7 @@ def test_custom_connection_has_configs_and_secrets(tmp_path: Path) -> None:
     )
 
 
-def test_placeholder_of_a_template_is_no_secret(tmp_path: Path) -> None:
+def test_placeholder_in_place_of_a_secret_is_reported(tmp_path: Path) -> None:
     text = "a: {type: open_ai, api_key: '<your-key>'}\nb: {type: custom, configs: {x: <x>}, secrets: {y: <y>}}"
     connections, _ = load(tmp_path, text)
     assert connections["a"].problems == ("connection 'a': api_key: it is the placeholder '<your-key>'",)
@@ -268,7 +268,7 @@ def test_secrets_are_not_in_the_repr(tmp_path: Path) -> None:
         ("m: {type: custom, secrets: [a]}", "connections.yaml:1: m.secrets: expected a mapping"),
     ],
 )
-def test_connection_that_flowpod_cannot_make_is_named(tmp_path: Path, text: str, problem: str) -> None:
+def test_unsupported_connection_is_reported(tmp_path: Path, text: str, problem: str) -> None:
     (found,) = load(tmp_path, text)[1]
     assert found.startswith(problem)
 
@@ -297,12 +297,12 @@ def test_file_of_one_connection_is_found(tmp_path: Path, place: str) -> None:
     "text",
     ["name: f\ntype: chat\nnodes: []", "name: t\ntype: python\nfunction: f", "name: x", "- a", "a: [", "'\ud800'"],
 )
-def test_other_yaml_files_of_a_flow_are_left_alone(tmp_path: Path, text: str) -> None:
+def test_other_yaml_files_of_a_flow_are_ignored(tmp_path: Path, text: str) -> None:
     write(tmp_path / "flow/other.yaml", text.encode("utf-8", "replace").decode())
     assert load_connections(tmp_path / "flow", {}) == ({"offline": OFFLINE}, [])
 
 
-def test_name_that_stands_twice_is_a_problem(tmp_path: Path) -> None:
+def test_duplicate_name_is_reported(tmp_path: Path) -> None:
     write(tmp_path / "flow/connections.yaml", "one: {type: serp, api_key: k}")
     write(tmp_path / "flow/connections/a.yaml", ONE.format(name="one", key="other"))
     _, problems = load_connections(tmp_path / "flow", {})
@@ -313,7 +313,7 @@ def test_name_that_stands_twice_is_a_problem(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["outside.yaml", "outside/a.yaml"])
 @pytest.mark.parametrize("text", ["one: {type: serp, api_key: mine}", ONE.format(name="one", key="mine")])
-def test_connections_from_outside_win(tmp_path: Path, place: str, text: str) -> None:
+def test_configured_connections_take_precedence(tmp_path: Path, place: str, text: str) -> None:
     write(tmp_path / "flow/connections.yaml", "one: {type: serp, api_key: own}\ntwo: {type: serp, api_key: own}")
     write(tmp_path / place, text)
     outside = tmp_path / place.partition("/")[0]
@@ -322,7 +322,7 @@ def test_connections_from_outside_win(tmp_path: Path, place: str, text: str) -> 
     assert [connections[name].fields["api_key"] for name in ("one", "two")] == ["mine", "own"]
 
 
-def test_outside_that_is_missing_or_wrong_is_named_with_its_path(tmp_path: Path) -> None:
+def test_configured_file_that_is_missing_or_invalid_is_reported_with_its_path(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     _, problems = load_connections(tmp_path, {}, missing)
     assert [str(problem) for problem in problems] == [

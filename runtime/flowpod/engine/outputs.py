@@ -64,7 +64,7 @@ class Outputs:
             self._put_whole(self.node_run_id(name), name, self._resolved(name, scope))
 
     def put_chunk(self, node: str, run_id: str, chunk: Chunk) -> None:
-        """Put a piece of the outputs that `node` is a part of; raises NodeError when too much is held back."""
+        """Put a chunk of the outputs that `node` streams to; raises NodeError when too much text is held back."""
         for name in self._wiring.feeds.get(node, ()):
             stream = self._streams[name]
             if stream.nodes[stream.turn] == node:
@@ -74,8 +74,8 @@ class Outputs:
             stream.held_chars += len(chunk.text)
             if stream.held_chars > self._limit:
                 text = (
-                    f"more than {self._limit} characters (FLOWPOD_MAX_OUTPUT_CHARS) of the output {name!r} wait for "
-                    "an earlier node"
+                    f"the output {name!r} holds back more than {self._limit} characters (FLOWPOD_MAX_OUTPUT_CHARS) "
+                    f"until the node {stream.nodes[stream.turn]!r} ends"
                 )
                 raise NodeError(text, code="output_too_large")
 

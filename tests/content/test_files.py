@@ -1,4 +1,4 @@
-"""Which files a request may name."""
+"""The files that a request may name."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ async def test_url_of_a_private_address_needs_the_setting(url: str) -> None:
 
 
 @pytest.mark.parametrize("source_uri", ["https://8.8.8.8/a.pdf", "https://nowhere.invalid/a", "oss://bucket/key.pdf"])
-async def test_a_public_place_is_accepted(source_uri: str) -> None:
+async def test_public_source_is_accepted(source_uri: str) -> None:
     await Files(File).check({"source_uri": source_uri})
 
 
@@ -40,14 +40,14 @@ async def test_any_other_source_is_refused(source_uri: str, message: str) -> Non
 
 
 @pytest.mark.parametrize("url", ["oss://bucket/key", "file:///etc/passwd", "/etc/passwd"])
-async def test_a_download_url_is_a_url(url: str) -> None:
+async def test_download_url_must_be_http_or_https(url: str) -> None:
     files = Files(File, (Path("/"),))
     assert (
         await refused(files, "https://8.8.8.8", download_url=url) == "download_url must be an http:// or https:// URL"
     )
 
 
-async def test_a_path_needs_a_mount(tmp_path: Path) -> None:
+async def test_path_needs_a_mount(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     for source in (str(tmp_path / "a.txt"), (tmp_path / "a.txt").as_uri()):
         assert await refused(Files(File), source) == "local paths are not accepted: FLOWPOD_FILE_MOUNTS names no folder"
@@ -72,7 +72,7 @@ async def test_a_path_needs_a_mount(tmp_path: Path) -> None:
         ("{mount}/circle", "the file does not exist"),
     ],
 )
-async def test_a_path_must_lead_into_a_mount(tmp_path: Path, source_uri: str, message: str) -> None:
+async def test_path_must_be_inside_a_mount(tmp_path: Path, source_uri: str, message: str) -> None:
     mount = tmp_path / "mount"
     mount.mkdir()
     (tmp_path / "secret.txt").write_text("s")
@@ -84,7 +84,7 @@ async def test_a_path_must_lead_into_a_mount(tmp_path: Path, source_uri: str, me
     assert await refused(Files(File, (mount,)), source_uri.format(mount=mount)) == message
 
 
-async def test_a_mount_may_be_a_link_itself(tmp_path: Path) -> None:
+async def test_mount_may_be_a_symbolic_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.txt").write_text("a")
     (tmp_path / "mount").symlink_to(tmp_path / "real")

@@ -191,15 +191,15 @@ def nodes(*parts: str) -> str:
         (
             nodes("")
             + "inputs:\n  p: {type: string, is_chat_input: true}\n  q: {type: string, is_chat_input: true}\noutputs: {o: {}}",
-            ["flow.dag.yaml:6: inputs: only one may have this chat role, not p and q"],
+            ["flow.dag.yaml:6: inputs: only one may have this chat role; p and q have it"],
         ),
         (
             nodes("") + "inputs:\n  p: {type: list, is_chat_history: true}\n  chat_history: {type: list}",
-            ["flow.dag.yaml:6: inputs: only one may have this chat role, not p and chat_history"],
+            ["flow.dag.yaml:6: inputs: only one may have this chat role; p and chat_history have it"],
         ),
         (
             nodes("") + "outputs:\n  o: {is_chat_output: true}\n  p: {is_chat_output: true}",
-            ["flow.dag.yaml:6: outputs: only one may have this chat role, not o and p"],
+            ["flow.dag.yaml:6: outputs: only one may have this chat role; o and p have it"],
         ),
         (
             nodes("") + "inputs: {q: {type: string, is_chat_input: true}}\noutputs: {o: {}, p: {}}",

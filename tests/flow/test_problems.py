@@ -228,7 +228,7 @@ def test_unsupported_features_are_named_all_at_once(tmp_path: Path) -> None:
         "flow.dag.yaml:2: inputs.helper.type: inputs of type 'assistant_definition' are not supported",
         (
             "flow.dag.yaml:3: environment_variables.A: ${nowhere.key}: there is no connection 'nowhere'; "
-            "there are offline"
+            "the connections are offline"
         ),
         "flow.dag.yaml:1: language: C# flows are not supported",
     ]

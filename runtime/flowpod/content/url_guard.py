@@ -72,7 +72,7 @@ def check_url(url: str, *, private_urls: bool = False, is_allowed: AddressRule =
 
 
 def _addresses_written_as(host: str) -> list[Address]:
-    """Return the address that a host is, also in a form such as 127.1 or 0x7f000001; a name is none."""
+    """Return the address that a host is written as, also as 127.1 or 0x7f000001; nothing for a name."""
     bare = host.rstrip(".")
     if bare == "localhost" or bare.endswith(".localhost"):
         return [IPv4Address("127.0.0.1")]

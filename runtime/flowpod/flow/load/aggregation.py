@@ -8,7 +8,7 @@ from flowpod.flow.model import Flow, Node, references_in
 
 
 def without_aggregation(flow: Flow, marked: Collection[str], source: Source) -> Flow:
-    """Return the flow without the nodes `marked` and everything that refers to them; each gets a warning."""
+    """Return the flow without the nodes `marked` and everything that refers to them; each of `marked` gets a warning."""
     if not marked:
         return flow
     removed = set(marked)

@@ -24,8 +24,8 @@ def pack(flow: Path, target: Path) -> list[str]:
 
     The copy contains the files that the flow includes, and its `additional_includes` are empty. A folder `connections`
     beside the flow is copied too. The requirements are those of `environment.python_requirements_txt`, or else of
-    `requirements.txt`, in one file and without the packages that Flowpod stands in for, which are returned. Raises
-    FlowProblems when the flow or its requirements cannot be read, InvalidRequest when `target` exists.
+    `requirements.txt`, in one file. Packages that Flowpod stands in for are omitted. Returns the omitted requirements.
+    Raises FlowProblems when the flow or its requirements cannot be read, InvalidRequest when `target` exists.
     """
     if target.exists():
         raise InvalidRequest(f"{target} already exists; name a folder that does not")

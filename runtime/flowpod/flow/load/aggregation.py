@@ -8,7 +8,7 @@ from flowpod.flow.model import Flow, Node, references_in
 
 
 def without_aggregation(flow: Flow, marked: Collection[str], source: Source) -> Flow:
-    """Return the flow without the nodes `marked` and everything that refers to them; each of `marked` gets a warning."""
+    """Return the flow without the nodes `marked` and all that refers to them, with a warning for each of `marked`."""
     if not marked:
         return flow
     removed = set(marked)

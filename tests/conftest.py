@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flowpod import compat
+from flowpod.compat import stand_ins
 
 from tests.support.mariadb import MariaDB, running_mariadb
 from tests.support.model_server import ModelServer, running_model_server
 from tests.support.needs import need
 
-compat.install()
+stand_ins.install()
 # Programs that make puts beside this Python, such as Helm, are found like any other.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 

@@ -131,7 +131,10 @@ class Settings(BaseSettings):
     max_output_chars: int = Field(
         8 * 1024 * 1024,
         ge=1,
-        description="The maximum length of the text that a node streams, in characters. A node that exceeds it fails.",
+        description=(
+            "The maximum length of a text that a node streams, or that an output holds back, in characters. "
+            "A node that exceeds it fails."
+        ),
     )
     file_mounts: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
@@ -140,7 +143,7 @@ class Settings(BaseSettings):
     )
     allow_private_urls: Literal["on", "off"] = Field(
         "off",
-        description="`on` lets requests name files and images at loopback, link-local and private addresses.",
+        description="`on` lets requests name files and images at URLs whose address is not public.",
     )
     docs: Literal["on", "off"] = Field(
         "on", description="`off` disables `/openapi.json` and `/docs`, which are otherwise public."

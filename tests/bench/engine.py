@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from flowpod import compat
+from flowpod.compat import stand_ins
 from flowpod.engine.request import RunRequest
 from flowpod.service import FlowService
 from flowpod.serving.server import collect_rarely
@@ -85,7 +85,7 @@ async def milliseconds(call: Callable[[], Awaitable[None]]) -> float:
 
 async def measure() -> list[dict[str, Any]]:
     """Print the costs, and return them."""
-    compat.install()
+    stand_ins.install()
     collect_rarely()  # as the served process does
     rows: list[dict[str, Any]] = []
     print(f"{'ms a run':24}{'plain':>10}{'flow':>10}{'recorded':>10}{'us a node':>11}")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flowpod import compat
+from flowpod.compat import stand_ins
 from flowpod.engine.request import RunRequest
 from flowpod.service import FlowService
 from flowpod.telemetry.content import Content, Secrets
@@ -76,7 +76,7 @@ def silent_collector() -> Iterator[str]:
 
 
 async def main() -> None:
-    compat.install()
+    stand_ins.install()
     print(f"{'':34}{'ms a run':>10}{'cpu ms':>10}")
     await measure("neither spans nor metrics", Tracing(None))
     await measure("metrics", Tracing(None, counted()))

@@ -272,7 +272,7 @@ def test_missing_includes_and_connections_are_reported(tmp_path: Path) -> None:
             "error: flow/flow.dag.yaml:4: additional_includes[0]: there is no file or folder '../shared', seen from the "
             "flow's folder"
         ),
-        "error: flow/flow.dag.yaml:3: environment_variables.KEY: ${llm.api_key}: there is no connection 'llm'; there are offline",
+        "error: flow/flow.dag.yaml:3: environment_variables.KEY: ${llm.api_key}: there is no connection 'llm'; the connections are offline",
         (
             "error: flow/flow.dag.yaml:8: nodes[0].inputs.c: node 'n': there is no connection 'llm'; define it in "
             "connections.yaml or where FLOWPOD_CONNECTIONS points"

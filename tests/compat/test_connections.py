@@ -90,7 +90,7 @@ class Mine(CustomStrongTypeConnection):
     size: int = 3
 
 
-def test_own_class_reads_configs_and_secrets_by_its_annotations() -> None:
+def test_custom_class_reads_configs_and_secrets_by_its_annotations() -> None:
     mine = Mine(secrets={"key": "s", "late": "l"}, configs={"url": "https://own"})
     assert (mine.key, mine.late, mine.url, mine.size) == ("s", "l", "https://own", 3)
     mine.key, mine.url = Secret("t"), "https://new"

@@ -9,7 +9,7 @@ from langstudio.types import File
 
 
 @pytest.mark.parametrize(
-    ("source_uri", "name", "address"),
+    ("source_uri", "name", "download_url"),
     [
         ("https://host/a/b%20c.pdf?x=1#y", "b c.pdf", "https://host/a/b%20c.pdf?x=1#y"),
         ("HTTP://host/a.pdf", "a.pdf", "HTTP://host/a.pdf"),
@@ -20,15 +20,20 @@ from langstudio.types import File
         ("/mnt/folder/", "folder", "file:///mnt/folder"),
     ],
 )
-def test_what_is_left_out_is_made_up(source_uri: str, name: str, address: str | None) -> None:
+def test_missing_fields_get_defaults(source_uri: str, name: str, download_url: str | None) -> None:
     file = File(source_uri)
-    assert (file.source_uri, file.file_name, file.download_url, file.file_type) == (source_uri, name, address, None)
+    assert (file.source_uri, file.file_name, file.download_url, file.file_type) == (
+        source_uri,
+        name,
+        download_url,
+        None,
+    )
     assert file.file_id is not None
     assert len(file.file_id) == 8
     assert file.file_id != File(source_uri).file_id
 
 
-def test_what_is_given_stays() -> None:
+def test_given_fields_are_kept() -> None:
     given = {
         "source_uri": "oss://bucket/key",
         "download_url": "https://signed",
@@ -42,10 +47,10 @@ def test_what_is_given_stays() -> None:
     assert File(**orjson.loads(dumps(file))) == file
 
 
-def test_download_url_is_the_source_where_that_is_one() -> None:
+def test_download_url_is_the_source_if_that_is_a_url() -> None:
     assert File("https://host/a.pdf").get_download_url() == "https://host/a.pdf"
 
 
 def test_a_file_in_oss_cannot_be_signed_here() -> None:
-    with pytest.raises(ValueError, match=r"^oss://bucket/key came without a download_url"):
+    with pytest.raises(ValueError, match=r"^oss://bucket/key has no download_url"):
         File("oss://bucket/key").get_download_url()

@@ -24,13 +24,13 @@ def test_type_is_read_from_the_bytes(start: bytes, kind: str) -> None:
     assert image.to_base64(with_type=True) == f"data:{kind};base64,{encoded}"
 
 
-def test_type_and_address_may_be_given() -> None:
+def test_type_and_url_may_be_given() -> None:
     image = Image(b"x", "image/PNG", source_url="https://e/x.png")
     assert image.to_base64(with_type=True).startswith("data:image/png;base64,")
     assert image.source_url == "https://e/x.png"
     assert Image(b"x").source_url is None
 
 
-def test_repr_is_short_and_tells_images_apart() -> None:
+def test_repr_is_short_and_differs_between_images() -> None:
     assert len(str(Image(b"x" * 1000))) == len("Image(01234567)")
     assert str(Image(b"x")) != repr(Image(b"y"))

@@ -14,8 +14,8 @@ from opentelemetry import trace as otel
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from flowpod import compat
-compat.install()
+from flowpod.compat import stand_ins
+stand_ins.install()
 from promptflow.tracing import ThreadPoolExecutorWithContext, trace
 
 exporter = InMemorySpanExporter()

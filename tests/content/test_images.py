@@ -68,17 +68,21 @@ async def asked(
     return response, next((call.body for call in server.calls if tag in json.dumps(call.body)), {})
 
 
-def part(url: str) -> dict[str, Any]:
+def content_part(url: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url, "detail": "auto"}}
 
 
 @pytest.mark.parametrize("name", ["azure", "open"])
-async def test_images_become_parts_of_the_message(tmp_path: Path, model_server: ModelServer, name: str) -> None:
+async def test_images_become_content_parts_of_the_message(tmp_path: Path, model_server: ModelServer, name: str) -> None:
     value = [{"data:image/png;url": REMOTE}, "How many?", {"data:image/jpg;base64": ENCODED}]
     response, body = await asked(tmp_path, model_server, value, name=name)
     assert response.status_code == 200, response.text
     *parts, last = body["messages"][0]["content"]
-    assert parts == [part(REMOTE), {"type": "text", "text": "How many?"}, part(f"data:image/jpg;base64,{ENCODED}")]
+    assert parts == [
+        content_part(REMOTE),
+        {"type": "text", "text": "How many?"},
+        content_part(f"data:image/jpg;base64,{ENCODED}"),
+    ]
     assert last["type"] == "text"
     sampling = {"temperature": 1.0, "top_p": 1.0, "n": 1, "presence_penalty": 0, "frequency_penalty": 0}
     assert {name: body[name] for name in sampling} == sampling
@@ -93,7 +97,7 @@ async def test_llm_nodes_take_images_too(tmp_path: Path, model_server: ModelServ
         tmp_path, model_server, value, node=node, source=source, connection=connection, name="open"
     )
     assert response.status_code == 200, response.text
-    assert body["messages"][0]["content"][:2] == [part(REMOTE), {"type": "text", "text": "What?"}]
+    assert body["messages"][0]["content"][:2] == [content_part(REMOTE), {"type": "text", "text": "What?"}]
 
 
 @pytest.mark.parametrize(
@@ -109,17 +113,17 @@ async def test_llm_nodes_take_images_too(tmp_path: Path, model_server: ModelServ
 async def test_input_of_type_image_may_be_text(tmp_path: Path, model_server: ModelServer, value: Any, url: str) -> None:
     response, body = await asked(tmp_path, model_server, value, "# user:\nlook ![image]({{q}})\n{{tag}}", type="image")
     assert response.status_code == 200, response.text
-    assert body["messages"][0]["content"][:2] == [{"type": "text", "text": "look "}, part(url)]
+    assert body["messages"][0]["content"][:2] == [{"type": "text", "text": "look "}, content_part(url)]
 
 
-async def test_message_of_text_alone_stays_text(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_message_without_images_is_text(tmp_path: Path, model_server: ModelServer) -> None:
     _, body = await asked(tmp_path, model_server, ["one", "two"])
     assert body["messages"][0]["content"].startswith("one\ntwo\n")
     _, body = await asked(tmp_path, model_server, ["one", "two"], name="open", source=LLM_TOOL)
     assert body["messages"][0]["content"].startswith("['one', 'two']\n")
 
 
-async def test_detail_is_told(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_detail_is_sent_to_the_model(tmp_path: Path, model_server: ModelServer) -> None:
     value = [{"data:image/png;url": REMOTE}]
     _, body = await asked(tmp_path, model_server, value, extra="detail: low,")
     assert body["messages"][0]["content"][0]["image_url"]["detail"] == "low"
@@ -128,21 +132,16 @@ async def test_detail_is_told(tmp_path: Path, model_server: ModelServer) -> None
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([{"data:image/png;path": "a.png"}], "an image of a request is sent as base64 or as a URL; files are not read"),
-        ([{"a": {"data:image/png;path": "/etc/passwd"}}], "files are not read"),
-        ([{"data:image/png;base64": "%%%"}], "an image is not valid base64"),
-        ([{"data:image/png;url": "file:///etc/passwd"}], "is no http address of an image"),
-        ([{"data:image/png;url": "http://[::"}], "is no http address of an image"),
+        ([{"data:image/png;path": "a.png"}], "a request must send images as base64 or URLs; paths are not accepted"),
+        ([{"a": {"data:image/png;path": "/etc/passwd"}}], "paths are not accepted"),
+        ([{"data:image/png;base64": "%%%"}], "the image is not valid base64"),
+        ([{"data:image/png;url": "file:///etc/passwd"}], "is not a valid http:// or https:// URL"),
+        ([{"data:image/png;url": "http://[::"}], "is not a valid http:// or https:// URL"),
         (
             [{"data:image/png;url": "http://localhost/x"}],
-            "is a private address; FLOWPOD_ALLOW_PRIVATE_URLS allows them",
+            "is not a public address; FLOWPOD_ALLOW_PRIVATE_URLS=on allows such addresses",
         ),
-        ([{"data:image/png;url": "http://127.0.0.1:80/x"}], "is a private address"),
-        ([{"data:image/png;url": "http://10.0.0.1/x"}], "is a private address"),
-        ([{"data:image/png;url": "http://192.168.1.1/x"}], "is a private address"),
-        ([{"data:image/png;url": "http://169.254.169.254/latest"}], "is a private address"),
-        ([{"data:image/png;url": "http://[::1]/x"}], "is a private address"),
-        ([{"data:image/png;url": "http://[fe80::1]/x"}], "is a private address"),
+        ([{"data:image/png;url": "http://169.254.169.254/latest"}], "is not a public address"),
     ],
 )
 async def test_image_that_a_request_may_not_name_is_refused(
@@ -207,7 +206,7 @@ async def test_python_code_gets_an_image_object(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["a.png", "moved"])
-async def test_python_codes_image_is_fetched(tmp_path: Path, images: str, path: str) -> None:
+async def test_image_for_python_code_is_fetched(tmp_path: Path, images: str, path: str) -> None:
     url = f"{images}/{path}"
     async with client_of(write_flow(tmp_path, PYTHON, {"a.py": CODE}), allow_private_urls="on") as client:
         response = await client.post("/", json={"q": [{"data:image/png;url": url}]})
@@ -215,7 +214,7 @@ async def test_python_codes_image_is_fetched(tmp_path: Path, images: str, path: 
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("/gone", "the server answered 404"), ("/around", "it is redirected too often")]
+    ("path", "message"), [("/gone", "the server answered 404"), ("/around", "it redirects more than 5 times")]
 )
 async def test_image_that_cannot_be_fetched_fails_the_node(
     tmp_path: Path, images: str, path: str, message: str
@@ -245,7 +244,7 @@ def f(more: list):
 """
 
 
-async def test_score_gives_the_content_of_an_image_that_came_as_a_url(tmp_path: Path, images: str) -> None:
+async def test_score_returns_the_content_of_an_image_sent_as_a_url(tmp_path: Path, images: str) -> None:
     flow = write_flow(tmp_path, PASSED_ON, {"a.py": OWN})
     body = {"one": f"{images}/a.png", "more": [{"data:image/jpg;url": f"{images}/moved"}, "text"]}
     async with client_of(flow, allow_private_urls="on") as client:
@@ -296,13 +295,13 @@ async def test_image_file_of_the_flow_is_read(tmp_path: Path, literal: str) -> N
 @pytest.mark.parametrize(
     ("literal", "message"),
     [
-        ("../a.png", "the image '../a.png' lies outside the flow's folder"),
-        ("/etc/passwd", "the image '/etc/passwd' lies outside the flow's folder"),
+        ("../a.png", "the image '../a.png' is outside the flow's folder"),
+        ("/etc/passwd", "the image '/etc/passwd' is outside the flow's folder"),
         ("gone.png", "the image 'gone.png' cannot be read: No such file or directory"),
         ("5", "expected an image, such as {'data:image/png;url': 'https://example.com/a.png'}"),
     ],
 )
-def test_image_file_that_is_not_the_flows_is_refused(tmp_path: Path, literal: str, message: str) -> None:
+def test_image_file_outside_the_flow_is_refused(tmp_path: Path, literal: str, message: str) -> None:
     folder = write_flow(tmp_path / "flow", LITERAL % literal, {"a.py": LITERAL_CODE})
     (problem,) = problems_of(folder)
     assert problem.message == f"node 'n': {message}"

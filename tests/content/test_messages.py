@@ -65,7 +65,7 @@ CALLS = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments":
         ("# assistant:\n<mark>tool_calls:\n[]", {"role": "assistant", "content": "tool_calls:\n[]"}),
     ],
 )
-def test_headings_of_a_message_are_read(text: str, expected: dict[str, object]) -> None:
+def test_headings_of_a_message_are_parsed(text: str, expected: dict[str, object]) -> None:
     assert split_messages(text.replace("<mark>", MARK)) == [expected]
 
 
@@ -73,8 +73,8 @@ def test_headings_of_a_message_are_read(text: str, expected: dict[str, object]) 
     ("text", "key"),
     [("# function:\nx", "name"), ("# tool:\nx", "tool_call_id"), ("# tool:\nname:\nf\ncontent:\nx", "tool_call_id")],
 )
-def test_answer_that_names_no_call_is_refused(text: str, key: str) -> None:
-    with pytest.raises(NodeError, match=f"has the line '{key}:', its value, the line 'content:'"):
+def test_answer_without_its_heading_is_refused(text: str, key: str) -> None:
+    with pytest.raises(NodeError, match=f"needs the line '{key}:', its value, the line 'content:'"):
         split_messages(text)
 
 

@@ -115,6 +115,35 @@ async def test_a_stream_without_end_is_cut_at_the_limit(tmp_path: Path) -> None:
     assert "FLOWPOD_MAX_OUTPUT_CHARS" in events[-1].error.message  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("length", "fails"), [(500, False), (501, True)])
+async def test_text_that_waits_for_an_earlier_node_is_limited_in_characters(
+    tmp_path: Path, length: int, fails: bool
+) -> None:
+    flow = write_flow(
+        tmp_path,
+        f"""
+        inputs:
+          text: {{type: string, default: "{"字" * length}"}}
+        outputs:
+          out: {{type: string}}
+        nodes:
+        - {{name: first, type: output, to: out, text: "{{{{ value }}}}", inputs: {{value: "${{wait.output}}"}}}}
+        - {{name: second, type: output, to: out, text: "{{{{ value }}}}", inputs: {{value: "${{inputs.text}}"}}}}
+        - {{name: third, type: output, to: out, text: "{{{{ value }}}}", inputs: {{value: "${{inputs.text}}"}}}}
+        - {{name: wait, type: python, source: {{path: wait.py}}}}
+        """,
+        {"wait.py": "import asyncio\nasync def invoke():\n    await asyncio.sleep(0.2)\n    return ''\n"},
+    )
+    async with service_of(flow, max_output_chars=1000) as service:
+        events = await events_of(service, {})
+    message = (
+        "the output 'out' holds back more than 1000 characters (FLOWPOD_MAX_OUTPUT_CHARS) until the node 'first' ends"
+    )
+    assert (message in str(events[-1])) == fails
+    assert isinstance(events[-1], RunTerminated)
+    assert events[-1].status == ("Failed" if fails else "Completed")
+
+
 async def test_a_node_that_waits_for_its_reader_is_reported_once(tmp_path: Path) -> None:
     flow = write_flow(
         tmp_path,

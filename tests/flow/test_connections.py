@@ -23,12 +23,12 @@ def filled(tmp_path: Path, part: str, environ: Mapping[str, str]) -> Connection:
     return connections["m"]
 
 
-def test_flow_without_the_file_has_the_offline_connection_alone(tmp_path: Path) -> None:
+def test_flow_without_the_file_has_only_the_offline_connection(tmp_path: Path) -> None:
     assert load_connections(tmp_path, {}) == ({"offline": OFFLINE}, [])
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}\n"])
-def test_empty_file_has_the_offline_connection_alone(tmp_path: Path, text: str) -> None:
+def test_empty_file_gives_only_the_offline_connection(tmp_path: Path, text: str) -> None:
     assert load(tmp_path, text) == ({"offline": OFFLINE}, [])
 
 
@@ -63,7 +63,7 @@ def test_connection_has_defaults(tmp_path: Path) -> None:
         ("$A", {"A": "a"}, "$A"),
     ],
 )
-def test_variables_are_filled_in(tmp_path: Path, text: str, environ: dict[str, str], value: str) -> None:
+def test_variables_are_replaced(tmp_path: Path, text: str, environ: dict[str, str], value: str) -> None:
     assert filled(tmp_path, f"organization: '{text}', api_key: k", environ).fields["organization"] == value
 
 
@@ -150,7 +150,7 @@ def test_fallback_is_used_while_none_of_the_variables_is_set(
         ("m: {type: open_ai, timeout_s: .inf}", ["connections.yaml:1: m.timeout_s: input should be a finite number"]),
         (
             "m: {type: open_ai}\nm: {type: open_ai}",
-            ["connections.yaml:2: m: this key stands twice; the second one would win"],
+            ["connections.yaml:2: m: duplicate key; YAML would use the last one"],
         ),
         ("m:\n  type: open_ai\n  fallback: n", ["connections.yaml:3: m.fallback: the only fallback is 'offline'"]),
         ("m: [", ["connections.yaml:1: not valid YAML: expected the node content, but found '<stream end>'"]),
@@ -159,7 +159,7 @@ def test_fallback_is_used_while_none_of_the_variables_is_set(
         ("connections_of_mine:\n  typ: x", ["connections.yaml:1: connections_of_mine.type: this key is required"]),
         (
             "m: {type: open_ai}\n2: {}",
-            ["connections.yaml:2: 2: a key in here is not text; put numbers, yes, no, on and off in quotes"],
+            ["connections.yaml:2: 2: a key in this mapping is not text; quote numbers, yes, no, on and off"],
         ),
     ],
 )
@@ -242,7 +242,7 @@ def test_custom_connection_has_configs_and_secrets(tmp_path: Path) -> None:
     )
 
 
-def test_placeholder_of_a_template_is_no_secret(tmp_path: Path) -> None:
+def test_placeholder_in_place_of_a_secret_is_reported(tmp_path: Path) -> None:
     text = "a: {type: open_ai, api_key: '<your-key>'}\nb: {type: custom, configs: {x: <x>}, secrets: {y: <y>}}"
     connections, _ = load(tmp_path, text)
     assert connections["a"].problems == ("connection 'a': api_key: it is the placeholder '<your-key>'",)
@@ -259,7 +259,7 @@ def test_secrets_are_not_in_the_repr(tmp_path: Path) -> None:
     [
         (
             "m: {type: azure}",
-            "connections.yaml:1: m.type: there is no type 'azure'; there are open_ai, azure_open_ai, ",
+            "connections.yaml:1: m.type: unknown type 'azure'; the types are open_ai, azure_open_ai, ",
         ),
         (
             "m: {type: azure_open_ai, api_base: https://a, auth_mode: meid_token}",
@@ -268,7 +268,7 @@ def test_secrets_are_not_in_the_repr(tmp_path: Path) -> None:
         ("m: {type: custom, secrets: [a]}", "connections.yaml:1: m.secrets: expected a mapping"),
     ],
 )
-def test_connection_that_flowpod_cannot_make_is_named(tmp_path: Path, text: str, problem: str) -> None:
+def test_unsupported_connection_is_reported(tmp_path: Path, text: str, problem: str) -> None:
     (found,) = load(tmp_path, text)[1]
     assert found.startswith(problem)
 
@@ -297,23 +297,23 @@ def test_file_of_one_connection_is_found(tmp_path: Path, place: str) -> None:
     "text",
     ["name: f\ntype: chat\nnodes: []", "name: t\ntype: python\nfunction: f", "name: x", "- a", "a: [", "'\ud800'"],
 )
-def test_other_yaml_files_of_a_flow_are_left_alone(tmp_path: Path, text: str) -> None:
+def test_other_yaml_files_of_a_flow_are_ignored(tmp_path: Path, text: str) -> None:
     write(tmp_path / "flow/other.yaml", text.encode("utf-8", "replace").decode())
     assert load_connections(tmp_path / "flow", {}) == ({"offline": OFFLINE}, [])
 
 
-def test_name_that_stands_twice_is_a_problem(tmp_path: Path) -> None:
+def test_duplicate_name_is_reported(tmp_path: Path) -> None:
     write(tmp_path / "flow/connections.yaml", "one: {type: serp, api_key: k}")
     write(tmp_path / "flow/connections/a.yaml", ONE.format(name="one", key="other"))
     _, problems = load_connections(tmp_path / "flow", {})
     assert [str(problem) for problem in problems] == [
-        "connections/a.yaml:1: the connection 'one' stands in connections.yaml too; leave one"
+        "connections/a.yaml:1: the connection 'one' is also defined in connections.yaml; remove one of the two"
     ]
 
 
 @pytest.mark.parametrize("place", ["outside.yaml", "outside/a.yaml"])
 @pytest.mark.parametrize("text", ["one: {type: serp, api_key: mine}", ONE.format(name="one", key="mine")])
-def test_connections_from_outside_win(tmp_path: Path, place: str, text: str) -> None:
+def test_configured_connections_take_precedence(tmp_path: Path, place: str, text: str) -> None:
     write(tmp_path / "flow/connections.yaml", "one: {type: serp, api_key: own}\ntwo: {type: serp, api_key: own}")
     write(tmp_path / place, text)
     outside = tmp_path / place.partition("/")[0]
@@ -322,10 +322,12 @@ def test_connections_from_outside_win(tmp_path: Path, place: str, text: str) -> 
     assert [connections[name].fields["api_key"] for name in ("one", "two")] == ["mine", "own"]
 
 
-def test_outside_that_is_missing_or_wrong_is_named_with_its_path(tmp_path: Path) -> None:
+def test_configured_file_that_is_missing_or_invalid_is_reported_with_its_path(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     _, problems = load_connections(tmp_path, {}, missing)
-    assert [str(problem) for problem in problems] == [f"{missing}: there is no such file or folder of connections"]
+    assert [str(problem) for problem in problems] == [
+        f"{missing}: the file or folder of FLOWPOD_CONNECTIONS does not exist"
+    ]
     wrong = write(tmp_path / "wrong.yaml", "one:\n  type: x")
     _, problems = load_connections(tmp_path, {}, wrong)
-    assert str(problems[0]).startswith(f"{wrong}:2: one.type: there is no type 'x'")
+    assert str(problems[0]).startswith(f"{wrong}:2: one.type: unknown type 'x'")

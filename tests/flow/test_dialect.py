@@ -158,14 +158,14 @@ def test_aggregation_inside_a_batch_or_a_loop_is_refused(tmp_path: Path) -> None
         nodes: [{name: n, type: python, source: {path: a.py}, aggregation: true}]
     """
     assert load(tmp_path, dag)[1] == [
-        "flow.dag.yaml:9: nodes[0].nodes[0].nodes[0].aggregation: aggregation nodes stand in the flow itself only"
+        "flow.dag.yaml:9: nodes[0].nodes[0].nodes[0].aggregation: an aggregation node cannot be inside another node"
     ]
 
 
 def test_flow_of_aggregation_alone_has_nothing_to_serve(tmp_path: Path) -> None:
     _, problems = load(tmp_path, "nodes: [{name: n, type: python, source: {path: a.py}, aggregation: true}]")
     assert problems[-1] == (
-        "flow.dag.yaml:1: nodes: every node aggregates a batch run or depends on one that does: there is nothing to serve"
+        "flow.dag.yaml:1: nodes: there is nothing to serve: every node aggregates a batch run or depends on a node that does"
     )
 
 

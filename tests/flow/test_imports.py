@@ -19,7 +19,7 @@ def found(folder: Path, **files: str) -> list[str]:
         "class C:\n    def f(self):\n        if True:\n            import no_such_module.inner",
     ],
 )
-def test_late_import_of_what_is_missing_is_named(tmp_path: Path, code: str) -> None:
+def test_late_import_of_a_missing_module_is_reported(tmp_path: Path, code: str) -> None:
     (problem,) = found(tmp_path, a=code)
     line = len(code.splitlines())
     assert problem == (
@@ -27,13 +27,13 @@ def test_late_import_of_what_is_missing_is_named(tmp_path: Path, code: str) -> N
     )
 
 
-def test_stand_ins_are_looked_into(tmp_path: Path) -> None:
+def test_modules_of_stand_ins_are_checked(tmp_path: Path) -> None:
     code = "def f():\n    from promptflow.core import tool\n    from promptflow.tools.aoai import chat"
     (problem,) = found(tmp_path, a=code)
     assert "promptflow.tools.aoai is imported" in problem
 
 
-def test_flows_own_files_are_followed(tmp_path: Path) -> None:
+def test_imports_of_the_flows_own_files_are_checked(tmp_path: Path) -> None:
     files = {
         "a": "import b\ndef f():\n    from sub.c import g",
         "b": "import a, sub\ndef f():\n    import missing_1",
@@ -48,7 +48,7 @@ def test_flows_own_files_are_followed(tmp_path: Path) -> None:
     ]
 
 
-def test_file_that_is_imported_late_imports_all_late(tmp_path: Path) -> None:
+def test_all_imports_of_a_file_that_is_imported_late_are_late(tmp_path: Path) -> None:
     assert found(tmp_path, a="def f():\n    import b", b="import missing")[0].startswith("b.py:1: missing is")
     assert found(tmp_path, a="import b\ndef f():\n    import b", b="import missing") == []
 
@@ -64,7 +64,7 @@ def test_file_that_is_imported_late_imports_all_late(tmp_path: Path) -> None:
         "x = '\x00'",
     ],
 )
-def test_anything_else_is_not_named(tmp_path: Path, code: str) -> None:
+def test_other_imports_are_not_reported(tmp_path: Path, code: str) -> None:
     assert found(tmp_path, a=code) == []
     assert late_imports(tmp_path, ["gone.py"]) == []
 
@@ -75,7 +75,7 @@ def test_warning_is_among_the_flows_problems(tmp_path: Path) -> None:
     assert (problem.severity, problem.file, problem.line) == ("warning", "a.py", 2)
 
 
-def test_files_of_nodes_inside_a_batch_are_looked_into(tmp_path: Path) -> None:
+def test_files_of_nodes_inside_a_batch_are_checked(tmp_path: Path) -> None:
     dag = "nodes: [{name: b, type: batch, inputs: {x: [1]}, nodes: [{name: n, type: python, source: {path: a.py}}]}]"
     (problem,) = problems_of(write_flow(tmp_path, dag, {"a.py": "def invoke():\n    import no_such_module"}))
     assert problem.message.startswith("no_such_module is imported when the flow runs")

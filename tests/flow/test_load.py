@@ -138,11 +138,11 @@ def test_chat_flow_has_a_chat_input_and_a_chat_output(tmp_path: Path, inputs: st
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        ("nothing", "{folder}: there is no such folder"),
+        ("nothing", "{folder}: the folder does not exist"),
         ("folder", "{folder}: there is no flow.dag.yaml in this folder"),
         (
             "flow.flex.yaml",
-            "{folder}/flow.flex.yaml: this is a flex flow, a Python program of its own; Flowpod serves flow.dag.yaml",
+            "{folder}/flow.flex.yaml: this is a flex flow, which is a Python program; Flowpod serves flow.dag.yaml",
         ),
         ("folder as file", "{folder}: there is no flow.dag.yaml in this folder"),
     ],

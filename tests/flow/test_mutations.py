@@ -191,32 +191,32 @@ NODE = "{name: a, type: python, source: {path: a.py}}"
         ),
         (
             f"nodes: [{NODE}]\nadditional_includes: [{LONG}]",
-            f"flow.dag.yaml:2: additional_includes[0]: there is no file or folder '{LONG}', seen from the flow's folder",
+            f"flow.dag.yaml:2: additional_includes[0]: there is no file or folder '{LONG}'; paths start at the flow's folder",
         ),
         (
             f'nodes: [{NODE}]\nadditional_includes: ["\\0"]',
-            "flow.dag.yaml:2: additional_includes[0]: there is no file or folder '\\x00', seen from the flow's folder",
+            "flow.dag.yaml:2: additional_includes[0]: there is no file or folder '\\x00'; paths start at the flow's folder",
         ),
         (
             f"nodes: [{NODE}]\nadditional_includes: [../a.py]",
-            "flow.dag.yaml: additional_includes: what is included cannot be copied: ",
+            "flow.dag.yaml: additional_includes: the included files cannot be copied: ",
         ),
         (
             f"nodes: [{NODE}]\nenvironment_variables: {{a=b: x}}",
-            "flow.dag.yaml:2: environment_variables.a=b: no environment variable can have this name or this text",
+            "flow.dag.yaml:2: environment_variables.a=b: not a valid name or value of an environment variable",
         ),
         (
             f'nodes: [{NODE}]\nenvironment_variables: {{a: "\\0"}}',
-            "flow.dag.yaml:2: environment_variables.a: no environment variable can have this name or this text",
+            "flow.dag.yaml:2: environment_variables.a: not a valid name or value of an environment variable",
         ),
         (
             'a: !!int ""',
-            "flow.dag.yaml: not valid YAML: a value is not what its tag, such as !!int, or its escapes say",
+            "flow.dag.yaml: not valid YAML: a value does not fit its tag, such as !!int, or has an invalid escape",
         ),
         ("a: 2024-13-45", "flow.dag.yaml: not valid YAML: month must be in 1..12"),
         (
             'nodes: ["\\ud83d"]',
-            r"flow.dag.yaml:1: nodes[0]: half a character, such as \ud83d, is no text; write the character itself",
+            r"flow.dag.yaml:1: nodes[0]: half of a surrogate pair, such as \ud83d, is not text; write the character itself",
         ),
     ],
 )

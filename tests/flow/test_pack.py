@@ -30,7 +30,7 @@ def requirements(folder: Path, files: dict[str, str], head: str = ENVIRONMENT) -
     return (folder / "packed" / "requirements.txt").read_text(), left_out
 
 
-def test_a_packed_flow_is_whole_and_runs_alone(tmp_path: Path) -> None:
+def test_a_packed_flow_contains_its_includes_and_runs(tmp_path: Path) -> None:
     flow = write_flow(tmp_path / "a" / "flow", FLOW)
     write_flow(tmp_path / "a" / "shared", "", {"words.jinja2": "Hello {{ name }}", "more/x.txt": "x"})
     write_flow(tmp_path / "a" / "connections", "", {"mine.yaml": "name: mine\ntype: custom\n"})
@@ -51,7 +51,7 @@ def test_a_packed_flow_is_whole_and_runs_alone(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "Hello Ann\n"), done.stderr
 
 
-def test_requirements_are_one_list_without_what_flowpod_stands_in_for(tmp_path: Path) -> None:
+def test_requirements_are_one_list_without_packages_that_flowpod_stands_in_for(tmp_path: Path) -> None:
     text, left_out = requirements(
         tmp_path,
         {
@@ -77,25 +77,25 @@ def test_requirements_are_one_list_without_what_flowpod_stands_in_for(tmp_path: 
     assert left_out == ["promptflow[azure]>=1.0", "langstudio", "promptflow-core ; python_version > '3'"]
 
 
-def test_requirements_txt_counts_where_none_is_named(tmp_path: Path) -> None:
+def test_requirements_txt_is_the_default(tmp_path: Path) -> None:
     assert requirements(tmp_path, {"requirements.txt": "six\n"}, head="") == ("six\n", [])
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "needs/all.txt: the flow's requirements cannot be read"),
-        ({"needs/all.txt": "-r ../../secret.txt"}, "is outside of the flow's folder"),
+        ({}, "needs/all.txt: the requirements cannot be read"),
+        ({"needs/all.txt": "-r ../../secret.txt"}, "is outside the flow's folder"),
         ({"flow.dag.yaml": "a: ["}, "flow.dag.yaml: not valid YAML"),
     ],
     ids=["missing", "outside", "broken"],
 )
-def test_what_cannot_be_packed_is_named(tmp_path: Path, files: dict[str, str], message: str) -> None:
+def test_flow_that_cannot_be_packed_is_reported(tmp_path: Path, files: dict[str, str], message: str) -> None:
     with pytest.raises(FlowProblems, match=message):
         requirements(tmp_path, files)
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_existing_target_is_refused(tmp_path: Path) -> None:
     (tmp_path / "packed").mkdir()
-    with pytest.raises(InvalidRequest, match="is there already"):
+    with pytest.raises(InvalidRequest, match="already exists"):
         requirements(tmp_path, {"needs/all.txt": ""})

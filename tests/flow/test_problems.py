@@ -41,11 +41,11 @@ NODE = "{name: a, type: python, source: {path: a.py}}"
         ),
         (
             f"nodes: [{NODE}]\ninputs: {{yes: {{type: int}}}}",
-            ["flow.dag.yaml:2: inputs: a key in here is not text; put numbers, yes, no, on and off in quotes"],
+            ["flow.dag.yaml:2: inputs: a key in this mapping is not text; quote numbers, yes, no, on and off"],
         ),
         (
             f"nodes: [{NODE}]\n7: x",
-            ["flow.dag.yaml:1: a key in here is not text; put numbers, yes, no, on and off in quotes"],
+            ["flow.dag.yaml:1: a key in this mapping is not text; quote numbers, yes, no, on and off"],
         ),
         (f"nodes: [{NODE}]\n? [a]\n: b", ["flow.dag.yaml:2: not valid YAML: found unhashable key"]),
         ("tags: {d: 2024-13-45}", ["flow.dag.yaml: not valid YAML: month must be in 1..12"]),
@@ -67,10 +67,10 @@ NODE = "{name: a, type: python, source: {path: a.py}}"
             ],
         ),
         ("a: 1\n---\nb: 2", ["flow.dag.yaml:2: not valid YAML: but found another document"]),
-        (f"nodes: [{NODE}]\nnodes: []", ["flow.dag.yaml:2: nodes: this key stands twice; the second one would win"]),
+        (f"nodes: [{NODE}]\nnodes: []", ["flow.dag.yaml:2: nodes: duplicate key; YAML would use the last one"]),
         (
             "nodes:\n- name: a\n  type: python\n  name: b",
-            ["flow.dag.yaml:4: nodes[0].name: this key stands twice; the second one would win"],
+            ["flow.dag.yaml:4: nodes[0].name: duplicate key; YAML would use the last one"],
         ),
         (
             f"nodes: [{NODE}]\nextra: 1\ninputs: {{q: {{type: int, more: 1}}}}",
@@ -193,19 +193,19 @@ def nodes(*parts: str) -> str:
         (
             nodes("")
             + "inputs:\n  p: {type: string, is_chat_input: true}\n  q: {type: string, is_chat_input: true}\noutputs: {o: {}}",
-            ["flow.dag.yaml:6: inputs: only one may have this chat role, not p and q"],
+            ["flow.dag.yaml:6: inputs: only one may have this chat role; p and q have it"],
         ),
         (
             nodes("") + "inputs:\n  p: {type: list, is_chat_history: true}\n  chat_history: {type: list}",
-            ["flow.dag.yaml:6: inputs: only one may have this chat role, not p and chat_history"],
+            ["flow.dag.yaml:6: inputs: only one may have this chat role; p and chat_history have it"],
         ),
         (
             nodes("") + "outputs:\n  o: {is_chat_output: true}\n  p: {is_chat_output: true}",
-            ["flow.dag.yaml:6: outputs: only one may have this chat role, not o and p"],
+            ["flow.dag.yaml:6: outputs: only one may have this chat role; o and p have it"],
         ),
         (
             nodes("") + "inputs: {q: {type: string, is_chat_input: true}}\noutputs: {o: {}, p: {}}",
-            ["flow.dag.yaml:7: outputs: the flow has the chat input 'q', but no output says is_chat_output: true"],
+            ["flow.dag.yaml:7: outputs: the flow has the chat input 'q', but no output with is_chat_output: true"],
         ),
     ],
 )
@@ -226,11 +226,11 @@ def test_unsupported_features_are_named_all_at_once(tmp_path: Path) -> None:
         - {name: a, type: python, source: {type: package, path: a.py}}
         """
     assert problems(tmp_path, dag) == [
-        "flow.dag.yaml:4: additional_includes[0]: there is no file or folder '../x', seen from the flow's folder",
+        "flow.dag.yaml:4: additional_includes[0]: there is no file or folder '../x'; paths start at the flow's folder",
         "flow.dag.yaml:2: inputs.helper.type: inputs of type 'assistant_definition' are not supported",
         (
             "flow.dag.yaml:3: environment_variables.A: ${nowhere.key}: there is no connection 'nowhere'; "
-            "there are offline"
+            "the connections are offline"
         ),
         "flow.dag.yaml:1: language: C# flows are not supported",
     ]

@@ -156,7 +156,7 @@ def test_a_package_that_conflicts_with_the_lock_fails_the_build_and_both_are_nam
     ("name", "text", "message"),
     [
         ("broken", NODE.replace("shout.output", "shoot.output"), "there is no node 'shoot'"),
-        ("without-requirements", NODE, "needs/all.txt: the flow's requirements cannot be read"),
+        ("without-requirements", NODE, "needs/all.txt: the requirements cannot be read"),
         ("nowhere", "", "flow.dag.yaml: cannot be read"),
     ],
 )

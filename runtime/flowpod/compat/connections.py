@@ -1,11 +1,11 @@
 """Connections as a flow's Python code sees them, with promptflow's classes and attributes.
 
-The repr of a connection names it and no more: it may end up in a log.
+The repr of a connection has its name only, because it may end up in a log.
 """
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from flowpod.compat.values import Secret
 
@@ -23,24 +23,33 @@ __all__ = [
 ]
 
 
-class _Setting:
-    """An attribute that is kept in the connection's `configs` or `secrets`."""
+def class_name(connection_type: str) -> str:
+    """Return the name of the class for a connection type, "" when promptflow has none.
 
-    def __init__(self, place: str = "configs") -> None:
-        self._place = place
+    promptflow spells a type as a class or in snake case: `azure_open_ai` and `AzureOpenAI` are AzureOpenAIConnection.
+    """
+    wanted = f"{connection_type.replace('_', '')}Connection".lower()
+    return next((name for name in __all__ if name.lower() == wanted), "")
+
+
+class _Setting:
+    """An attribute whose value is in the connection's `configs` or `secrets`."""
+
+    def __init__(self, mapping: Literal["configs", "secrets"] = "configs") -> None:
+        self._mapping = mapping
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
     def __get__(self, connection: Any, owner: type | None = None) -> Any:
-        return self if connection is None else getattr(connection, self._place).get(self._name)
+        return self if connection is None else getattr(connection, self._mapping).get(self._name)
 
     def __set__(self, connection: Any, value: Any) -> None:
-        getattr(connection, self._place)[self._name] = value
+        getattr(connection, self._mapping)[self._name] = value
 
 
 class _Connection:
-    """A connection: `configs` may be shown, `secrets` may not. `dict(connection)` has both, configs first."""
+    """A connection. `configs` may be shown, `secrets` must not; `dict(connection)` has both, configs first."""
 
     TYPE: ClassVar[str] = "_Connection"
 
@@ -57,7 +66,7 @@ class _Connection:
         self.secrets: dict[str, Any] = dict(secrets or {})
 
     def keys(self) -> list[str]:
-        """Return the names of all values, so that `dict(connection)` and `**connection` work."""
+        """Return the names of all values, which `dict(connection)` and `**connection` need."""
         return [*self.configs, *self.secrets]
 
     def __getitem__(self, key: str) -> Any:
@@ -72,7 +81,7 @@ class _Connection:
 
 
 class OpenAIConnection(_Connection):
-    """OpenAI, or a server that speaks its API."""
+    """OpenAI, or a server with the same API."""
 
     TYPE = "OpenAI"
     api_key = _Setting("secrets")
@@ -212,7 +221,7 @@ class SerpConnection(_Connection):
 
 
 class CustomConnection(_Connection):
-    """Any values; each is an attribute as well."""
+    """Any values, each also an attribute."""
 
     TYPE = "Custom"
 
@@ -222,8 +231,8 @@ class CustomConnection(_Connection):
         super().__init__(configs, secrets, name)
 
     def __getattr__(self, name: str) -> Any:
-        for place in ("secrets", "configs"):
-            values = self.__dict__.get(place, {})  # copy makes an object without them, and asks it
+        for mapping in ("secrets", "configs"):
+            values = self.__dict__.get(mapping, {})  # copy.copy asks an object that has neither yet
             if name in values:
                 return values[name]
         raise AttributeError(f"connection {self.__dict__.get('name')!r} has no {name!r}")
@@ -236,8 +245,8 @@ class CustomConnection(_Connection):
 class CustomStrongTypeConnection(_Connection):
     """The base of a flow's own connection classes, whose annotations name the values of a custom connection.
 
-    A value that is annotated as Secret is one of `secrets`, any other one of `configs`; the class's default counts
-    where the connection has none.
+    A value annotated as Secret is in `secrets`, any other one in `configs`. The class's default applies where the
+    connection has no value.
     """
 
     TYPE = "Custom"
@@ -248,21 +257,21 @@ class CustomStrongTypeConnection(_Connection):
         super().__init__(configs, secrets, name)
 
     def __getattribute__(self, name: str) -> Any:
-        place = _place(type(self), name)
-        if place and name in (values := object.__getattribute__(self, place)):
+        mapping = _mapping_of(type(self), name)
+        if mapping and name in (values := object.__getattribute__(self, mapping)):
             return values[name]
         return object.__getattribute__(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if place := _place(type(self), name):
-            getattr(self, place)[name] = value
+        if mapping := _mapping_of(type(self), name):
+            getattr(self, mapping)[name] = value
         else:
             object.__setattr__(self, name, value)
 
 
-def _place(kind: type, name: str) -> str:
-    """Return where a class keeps the value `name` that it annotates, "" when it does not annotate it."""
-    for base in kind.__mro__:
+def _mapping_of(cls: type, name: str) -> str:
+    """Return the mapping that holds the value `name` which a class annotates, "" when it does not annotate it."""
+    for base in cls.__mro__:
         if base is CustomStrongTypeConnection:
             return ""
         annotations = inspect.get_annotations(base)

@@ -1,4 +1,4 @@
-"""Images as a flow's Python code sees them: bytes that know their type."""
+"""Images as a flow's Python code sees them: bytes with a media type."""
 
 import base64
 import hashlib
@@ -14,13 +14,13 @@ _SIGNATURES = (
 
 
 class PFBytes(bytes):
-    """Bytes with a media type and, if they have one, the address that they came from."""
+    """Bytes with a media type and, if they were fetched, the URL."""
 
     _mime_type: str
     _source_url: str | None
 
     def __new__(cls, value: bytes, mime_type: str, source_url: str | None = None) -> "PFBytes":
-        """Make the bytes of `value`."""
+        """Return `value` with its media type and URL."""
         made = super().__new__(cls, value)
         made._mime_type = mime_type.lower()
         made._source_url = source_url
@@ -28,20 +28,20 @@ class PFBytes(bytes):
 
     @property
     def source_url(self) -> str | None:
-        """The address that the bytes came from."""
+        """The URL that the bytes were fetched from."""
         return self._source_url
 
     def to_base64(self, with_type: bool = False) -> str:
-        """Return the bytes in base64; `with_type` makes it a data URL."""
+        """Return the bytes as base64, `with_type` as a data URL."""
         text = base64.b64encode(self).decode()
         return f"data:{self._mime_type};base64,{text}" if with_type else text
 
 
 class Image(PFBytes):
-    """An image; its type is read from its first bytes where none is given."""
+    """An image; its first bytes give the media type if `mime_type` does not."""
 
     def __new__(cls, value: bytes, mime_type: str | None = None, source_url: str | None = None) -> "Image":
-        """Make the image of `value`."""
+        """Return `value` as an image."""
         made = super().__new__(cls, value, mime_type or _mime_type(value), source_url)
         assert isinstance(made, cls)
         return made

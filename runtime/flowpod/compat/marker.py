@@ -1,10 +1,10 @@
-"""How the function of a Python node is marked."""
+"""The decorator `@tool`, which marks the function that a Python node calls."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 TOOL_MARK = "__tool"
-"""The attribute of a function that is a Python node's; promptflow's decorator sets the same one."""
+"""The attribute of a marked function; promptflow's own decorator sets the same one."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -16,7 +16,7 @@ def tool(function: None = None, **options: Any) -> Callable[[Function], Function
 
 
 def tool(function: Function | None = None, **options: Any) -> Function | Callable[[Function], Function]:  # noqa: ARG001
-    """Mark a function as what its node calls; with or without arguments, which promptflow shows in its editor."""
+    """Mark a function as a tool; the options are for promptflow's editor and change nothing here."""
 
     def mark(target: Function) -> Function:
         setattr(target, TOOL_MARK, True)

@@ -1,4 +1,4 @@
-"""promptflow's base class of tools, and its metrics."""
+"""promptflow's base class for tools, and its metrics."""
 
 import logging
 
@@ -8,13 +8,13 @@ logger = logging.getLogger(__name__)
 class ToolProvider:
     """The base of a class whose methods marked @tool are tools.
 
-    A node's inputs are those of the constructor, which must be literals, and those of the method.
+    A node's inputs are the parameters of the constructor, as literals, and those of the method.
     """
 
     def __init__(self) -> None:
-        """Do nothing; subclasses call it."""
+        """Do nothing; subclasses call this."""
 
 
 def log_metric(key: str, value: float, variant_id: str | None = None) -> None:
-    """Write a metric to the log: promptflow collects metrics of batch runs, and a service has none."""
+    """Log a metric; promptflow collects metrics of batch runs, which a service does not have."""
     logger.info("metric %s = %s%s", key, value, f" ({variant_id})" if variant_id else "")

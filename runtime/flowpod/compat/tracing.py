@@ -25,9 +25,9 @@ def trace(func: None = None) -> Callable[[Function], Function]: ...
 
 
 def trace(func: Function | None = None) -> Function | Callable[[Function], Function]:
-    """Give each call of a function a span of its name, with the call's failure if it fails; with () or without.
+    """Record each call of a function as a span of the function's name, with its error if it fails.
 
-    The span of a generator lasts until it ends. It is not the current one while the generator is suspended.
+    A generator's span lasts until the generator ends, and is not the current span.
     """
     return trace if func is None else cast(Function, _traced(func))
 
@@ -87,11 +87,11 @@ def _span(function: Callable[..., Any], *, current: bool = True) -> Iterator[Spa
 
 
 def start_trace(*, resource_attributes: Any = None, collection: str | None = None, **kwargs: Any) -> None:
-    """Do nothing: Flowpod traces every run by itself, and OTEL_EXPORTER_OTLP_ENDPOINT says where spans go."""
+    """Do nothing: Flowpod traces every run, and OTEL_EXPORTER_OTLP_ENDPOINT sets where spans go."""
 
 
 class ThreadPoolExecutorWithContext(ThreadPoolExecutor):
-    """A thread pool whose threads have the context variables of the code that submits to it."""
+    """A thread pool whose threads have the context variables of the code that submits work."""
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "Future[R]":
         """Call `fn` in a thread, in a copy of the current context."""

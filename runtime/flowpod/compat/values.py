@@ -1,8 +1,8 @@
-"""promptflow's kinds of text, with which a tool's parameters are annotated."""
+"""promptflow's types of text for the annotations of a tool's parameters."""
 
 
 class Secret(str):
-    """A text that must not be shown."""
+    """Text that must not be shown."""
 
     __slots__ = ()
 

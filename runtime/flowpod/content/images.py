@@ -1,21 +1,20 @@
 """Images in a flow's values: `{"data:image/png;base64": ...}`, or with `url` or `path`, as promptflow writes them.
 
-A value keeps this form from the request to the response. A node that needs more makes it: a part of a message, or an
-object for Python code.
+A value keeps this form from the request to the response. A node converts it where needed: to a content part of a
+message, or to an object for Python code.
 """
 
 import base64
 import binascii
-import importlib
-import ipaddress
 import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Literal, cast
 
+from flowpod.compat import modules_in_force
+from flowpod.content.url_guard import check_url
 from flowpod.jsonable import is_too_deep
 
 _KEY = re.compile(r"data:image/(.*);(path|base64|url)")
@@ -23,12 +22,15 @@ _DATA_URL = re.compile(r"data:(image/[^;,]*);base64,(.*)", re.DOTALL)
 _TOKEN = secrets.token_hex(8)
 
 
+ImageKind = Literal["base64", "url", "path"]
+
+
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """An image: its media type, and the text that holds it or says where it is."""
+class ImageValue:
+    """An image: its media type, and a `text` that is its content in base64, its URL or its path, by `kind`."""
 
     mime: str
-    kind: str
+    kind: ImageKind
     text: str
 
     @property
@@ -38,138 +40,113 @@ class Picture:
 
     @property
     def url(self) -> str:
-        """The address that a model reads it from."""
+        """The URL that a model reads it from."""
         return self.text if self.kind == "url" else f"data:{self.mime};base64,{self.text.rpartition(',')[2]}"
 
 
-def picture_of(value: Any) -> Picture | None:
-    """Return the image that a value is, None when it is none."""
-    if isinstance(value, bytes) and hasattr(value, "to_base64"):  # an object that Python code made
+def image_in(value: Any) -> ImageValue | None:
+    """Return the image that `value` is in promptflow's form or as an object of Python code; None for other values."""
+    if isinstance(value, bytes) and hasattr(value, "to_base64"):  # promptflow's class, or the stand-in for it
         mime = str(getattr(value, "_mime_type", "image/*"))
         source = getattr(value, "source_url", None)
-        return Picture(mime, "url", str(source)) if source else Picture(mime, "base64", value.to_base64())
-    return _written(value)
+        return ImageValue(mime, "url", str(source)) if source else ImageValue(mime, "base64", value.to_base64())
+    return _image_written_as(value)
 
 
-def _written(value: Any) -> Picture | None:
+def _image_written_as(value: Any) -> ImageValue | None:
     if not (isinstance(value, dict) and len(value) == 1):
         return None
     ((key, text),) = value.items()
     match = _KEY.fullmatch(key) if isinstance(key, str) else None
-    return Picture(f"image/{match[1]}", match[2], text) if match and isinstance(text, str) else None
+    if match is None or not isinstance(text, str):
+        return None
+    return ImageValue(f"image/{match[1]}", cast(ImageKind, match[2]), text)
 
 
 def has_images(value: Any) -> bool:
-    """Return whether there is an image in a value's lists and objects; in one that is nested too deep there is none."""
-    return not is_too_deep(value) and _has_images(value)  # a value of Python code may hold itself
+    """Return whether a value holds an image at any depth; False for a value that is nested too deep."""
+    return not is_too_deep(value) and _has_images(value)  # a value from Python code may contain itself
 
 
 def _has_images(value: Any) -> bool:
-    if picture_of(value) is not None:
+    if image_in(value) is not None:
         return True
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(_has_images(item) for item in items)
 
 
-def mapped(value: Any, change: Callable[[Picture], Any]) -> Any:
-    """Return `value` with each image that is written in it replaced by what `change` makes of it."""
-    if (picture := _written(value)) is not None:
-        return change(picture)
+def map_images(value: Any, convert: Callable[[ImageValue], Any]) -> Any:
+    """Return a copy of `value` with every image in promptflow's form converted."""
+    if (image := _image_written_as(value)) is not None:
+        return convert(image)
     if isinstance(value, list):
-        return [mapped(item, change) for item in value]
+        return [map_images(item, convert) for item in value]
     if isinstance(value, dict):
-        return {key: mapped(item, change) for key, item in value.items()}
+        return {key: map_images(item, convert) for key, item in value.items()}
     return value
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRules:
-    """Where images may come from. `folder` is the flow's, for what the flow itself says; a request reads no files."""
+    """Where images may come from. `folder` is the flow's, for images that the flow itself names; None for requests."""
 
     folder: Path | None = None
     private_urls: bool = False
 
     def checked(self, value: Any, *, is_image: bool = False) -> Any:
-        """Return `value`, of a file its content in the file's place; `is_image` says that it must be an image.
+        """Return `value` with every image file replaced by its content; with `is_image`, `value` must be an image.
 
-        Raises ValueError for an image that may not be read or is none.
+        Raises ValueError for an image that is invalid or not allowed.
         """
-        if is_image and picture_of(value) is None:
+        if is_image and image_in(value) is None:
             if not (isinstance(value, str) and value):
                 raise ValueError("expected an image, such as {'data:image/png;url': 'https://example.com/a.png'}")
-            value = _from_text(value).as_value
-        return mapped(value, lambda picture: self._checked(picture).as_value)
+            value = _parse(value).as_value
+        return map_images(value, lambda image: self._check(image).as_value)
 
-    def _checked(self, picture: Picture) -> Picture:
-        if picture.kind == "url":
-            check_url(picture.text, private=self.private_urls)
-        elif picture.kind == "base64":
-            _decoded(picture)
+    def _check(self, image: ImageValue) -> ImageValue:
+        if image.kind == "url":
+            check_url(image.text, private_urls=self.private_urls)
+        elif image.kind == "base64":
+            _decoded(image)
         elif self.folder is None:
-            raise ValueError("an image of a request is sent as base64 or as a URL; files are not read")
+            raise ValueError("a request must send images as base64 or URLs; paths are not accepted")
         else:
-            path = (self.folder / picture.text).absolute()
-            if ".." in Path(picture.text).parts or not path.is_relative_to(self.folder.absolute()):
-                raise ValueError(f"the image {picture.text!r} lies outside the flow's folder")
+            path = (self.folder / image.text).absolute()
+            if ".." in Path(image.text).parts or not path.is_relative_to(self.folder.absolute()):
+                raise ValueError(f"the image {image.text!r} is outside the flow's folder")
             try:
-                return Picture(picture.mime, "base64", base64.b64encode(path.read_bytes()).decode())
+                return ImageValue(image.mime, "base64", base64.b64encode(path.read_bytes()).decode())
             except OSError as error:
-                raise ValueError(f"the image {picture.text!r} cannot be read: {error.strerror}") from None
-        return picture
+                raise ValueError(f"the image {image.text!r} cannot be read: {error.strerror}") from None
+        return image
 
 
-def _from_text(text: str) -> Picture:
+def _parse(text: str) -> ImageValue:
     if match := _DATA_URL.fullmatch(text):
-        return Picture(match[1], "base64", match[2])
+        return ImageValue(match[1], "base64", match[2])
     if "://" in text:
-        return Picture("image/*", "url", text)
-    kind = "base64" if re.fullmatch(r"(?:[A-Za-z0-9+/]{4})+|(?:[A-Za-z0-9+/]{2,4})+={1,2}", text) else "path"
-    return Picture("image/*", kind, text)
+        return ImageValue("image/*", "url", text)
+    is_base64 = re.fullmatch(r"(?:[A-Za-z0-9+/]{4})+|(?:[A-Za-z0-9+/]{2,4})+={1,2}", text)
+    return ImageValue("image/*", "base64" if is_base64 else "path", text)
 
 
-def _decoded(picture: Picture) -> bytes:
+def _decoded(image: ImageValue) -> bytes:
     try:
-        return base64.b64decode(picture.text.rpartition(",")[2], validate=True)
+        return base64.b64decode(image.text.rpartition(",")[2], validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("an image is not valid base64") from None
+        raise ValueError("the image is not valid base64") from None
 
 
-def check_url(url: str, *, private: bool) -> str:
-    """Return the host of an http address; raises ValueError for any other, and for a private one unless `private`.
-
-    The name of a host is looked up by who fetches the image.
-    """
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError:
-        parts, host = None, ""
-    if parts is None or parts.scheme not in ("http", "https") or not host:
-        raise ValueError(f"{url[:80]!r} is no http address of an image")
-    if not private and (host == "localhost" or host.endswith(".localhost") or is_private(host)):
-        raise ValueError(f"{url[:80]!r} is a private address; FLOWPOD_ALLOW_PRIVATE_URLS allows them")
-    return host
-
-
-def is_private(address: str) -> bool:
-    """Return whether an IP address is of this machine or its network; False for a name."""
-    try:
-        return not ipaddress.ip_address(address.partition("%")[0]).is_global
-    except ValueError:
-        return False
-
-
-def image_object(picture: Picture, content: bytes | None = None) -> Any:
-    """Return the image as the object that promptflow gives to Python code; `content` is what its URL had."""
-    module = importlib.import_module("promptflow.contracts.multimedia")
-    mime = None if picture.mime == "image/*" else picture.mime
-    if content is not None:
-        return module.Image(content, mime, picture.text)
-    return module.Image(_decoded(picture), mime)
+def image_object(image: ImageValue, content: bytes | None = None) -> Any:
+    """Return the image as the object that promptflow passes to Python code; `content` is what its URL holds."""
+    make = modules_in_force.multimedia().Image
+    mime = None if image.mime == "image/*" else image.mime
+    return make(_decoded(image), mime) if content is None else make(content, mime, image.text)
 
 
 class _Lines(list[Any]):
-    """A list that a template prints an item a line, as promptflow's."""
+    """A list that a template prints with one item per line, as promptflow does."""
 
     def __str__(self) -> str:
         return "\n".join(map(str, self))
@@ -177,29 +154,29 @@ class _Lines(list[Any]):
 
 @dataclass
 class PromptImages:
-    """The images among the values of one prompt: each is printed as a token, for which a part of a message is put."""
+    """The images of one prompt: each is rendered as a token, which `parts` maps to a content part of the message."""
 
     detail: str = "auto"
     parts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def printed(self, values: Mapping[str, Any], *, lists_as_lines: bool) -> dict[str, Any]:
-        """Return the values with tokens for images; a list with an image in it is printed an item a line."""
+        """Return the values with tokens for images; a list that holds an image is rendered with one item per line."""
         return {
             name: self._printed(value, lists_as_lines) if lists_as_lines or has_images(value) else value
             for name, value in values.items()
         }
 
     def _printed(self, value: Any, lines: bool) -> Any:
-        if (picture := picture_of(value)) is not None:
-            return self._token(picture)
+        if (image := image_in(value)) is not None:
+            return self._token(image)
         if isinstance(value, dict):
             return {key: self._printed(item, lines) for key, item in value.items()}
         if type(value) is list:
             items = [self._printed(item, lines) for item in value]
-            return _Lines(items) if lines or any(picture_of(item) for item in value) else items
+            return _Lines(items) if lines or any(image_in(item) for item in value) else items
         return value
 
-    def _token(self, picture: Picture) -> str:
+    def _token(self, image: ImageValue) -> str:
         token = f"\u2063image {_TOKEN} {len(self.parts)}\u2063"
-        self.parts[token] = {"type": "image_url", "image_url": {"url": picture.url, "detail": self.detail}}
+        self.parts[token] = {"type": "image_url", "image_url": {"url": image.url, "detail": self.detail}}
         return token

@@ -1,8 +1,8 @@
-"""Jinja2 templates, in which no value can pass for a role line of the template.
+"""Jinja2 templates in which no value can inject a role line.
 
-A prompt file is split into messages at lines such as `# user:`. A value that holds such a line must not make a message
-of its own, so every line of a value that could be one is marked while the template is rendered; the mark is a random
-word of this process, and it is taken out when the text has been split.
+A prompt file is split into messages at lines such as `# user:`. A value that contains such a line must not start a
+message, so rendering marks every line of a value that could be one. The mark is a random word of this process and is
+removed after the text has been split.
 """
 
 import re
@@ -18,18 +18,18 @@ from jinja2.sandbox import SandboxedEnvironment
 from flowpod.errors import BuildError, NodeError
 from flowpod.threads import Threads
 
-# Digits, so that a filter which changes the case of a marked text leaves the mark alone.
 _WORD = re.compile(r"\w+")
-_HASHES = 2  # before the headings in a message, such as `## name:`; a role has at most one
-# What may go on for long; everything else takes a time in proportion to the template's length and its values'.
+_HASHES = 2  # of a heading in a message, such as `## name:`; a role line has at most one
+# These may take long. Everything else takes time in proportion to the lengths of the template and the values.
 _REPEATS = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Call)
+# Digits, because a filter may change the case of a marked text.
 MARK = f"\u2063{secrets.randbelow(10**16):016}\u2063"
 
 
 def role_word(line: str, hashes: int = 1) -> str | None:
-    """Return the word of a line such as `# user:`, "" where it has none, or None when the line is not of this form.
+    """Return the word of a line such as `# user:`, "" if it has no word, None if the line has another form.
 
-    At most `hashes` of `#` may stand before the word.
+    The word may follow up to `hashes` characters `#`.
     """
     text = line.strip()
     return _bare_word(text[:-1], hashes) if text.endswith(":") else None
@@ -44,7 +44,7 @@ def _bare_word(text: str, hashes: int) -> str | None:
 
 
 class Rendered(str):
-    """The text of a prompt node: role lines of its template stay role lines in the prompt that it goes into."""
+    """The text of a prompt node; its template's role lines remain role lines in a prompt that includes it."""
 
     __slots__ = ("marked",)
     marked: str
@@ -58,7 +58,7 @@ class Rendered(str):
 
 
 class _Marked(str):
-    """What a macro, a call or a set block of the template made: values in it are marked, its own role lines count."""
+    """The text of a macro, call or set block: its values are marked, and its own role lines stay role lines."""
 
     __slots__ = ()
 
@@ -66,22 +66,22 @@ class _Marked(str):
 class _Environment(SandboxedEnvironment):
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
-        """Join the parts of a template, or of a block in it."""
+        """Join the rendered parts of a template or block."""
         return _Marked("".join(parts))
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedTemplate:
-    """A template: the names of the `variables` that it uses, and whether it `repeats`, in loops, macros or calls."""
+    """A template, the `variables` that it uses, and whether it `repeats` anything in loops, macros or calls."""
 
     template: Template
     variables: frozenset[str]
     repeats: bool
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """Return the rendered text with its marks; `unmarked` takes them out.
+        """Return the rendered text with its marks, which `unmarked` removes.
 
-        Raises NodeError that names the template and the cause.
+        Raises NodeError with the template's name and the cause.
         """
         try:
             return self.template.render(values)
@@ -99,10 +99,10 @@ class ParsedTemplate:
             raise NodeError(text, code="template_error") from error
 
     async def render_apart(self, threads: Threads, values: Mapping[str, Any]) -> str:
-        """Return the same, from a thread if the template repeats: a long list or an endless loop hold up nobody else.
+        """Return the rendered text, from a thread if the template repeats, so that a long loop does not block others.
 
-        A thread costs 60 to 100 microseconds a call, where a prompt without loops takes 7 and one with ten turns of a
-        history 37; so what cannot take long is rendered on the event loop.
+        A thread costs 60 to 100 microseconds per call. A prompt without loops takes 7 and one with ten turns of history
+        37, so a template that cannot take long is rendered on the event loop.
         """
         return await threads.run(self.render, values) if self.repeats else self.render(values)
 
@@ -113,7 +113,7 @@ def unmarked(text: str) -> str:
 
 
 def parse_template(source: str, name: str) -> ParsedTemplate:
-    """Return the template of the text `source`; raises BuildError with the line of a syntax error."""
+    """Return the template in the text `source`. Raises BuildError with the line of a syntax error."""
     try:
         parsed = _ENVIRONMENT.parse(source)
         names = meta.find_undeclared_variables(parsed)
@@ -133,8 +133,8 @@ def _mark(value: Any) -> Any:
     if ":" not in text and "\n" not in text:
         return text
     *lines, last = text.split("\n")
-    # The last line may also become a role line when the template goes on, with a colon say. A value of one line is left
-    # alone there: it is how templates write the role of a message, as in `{{ message.role }}:`.
+    # The template's next character, such as a colon, can make a role line of the last line. That is allowed for a value
+    # of one line, because templates write a message's role that way: `{{ message.role }}:`.
     marks_last = role_word(last, _HASHES) is not None or (lines and _bare_word(last, _HASHES))
     marked = [MARK + line if role_word(line, _HASHES) is not None else line for line in lines]
     return "\n".join([*marked, MARK + last if marks_last else last])

@@ -1,4 +1,4 @@
-"""From a rendered prompt to the messages of a chat request."""
+"""Splitting a rendered prompt into the messages of a chat request."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from flowpod.content.jinja import role_word, unmarked
 from flowpod.errors import NodeError
 
-# promptflow's: `system:`, `# system:` and so on, alone on a line (promptflow, tools/common.py).
+# promptflow's roles: a line is one of them with a colon, as `system:` or `# system:` (promptflow, tools/common.py).
 _ROLES = ("system", "user", "assistant", "function", "tool")
 
 
@@ -20,56 +20,56 @@ def _with_content(name: str) -> re.Pattern[str]:
     return re.compile(rf"\A{_heading(name)}\n\s*(\S+)[^\S\n]*\n{_heading('content')}\n?(.*)\Z", re.DOTALL)
 
 
-# What may stand first in a message, with or without `##`. Anchored there, so that no text in the middle counts.
+# Headings at the start of a message, with or without `##`; the same text further down is content.
 _NAMED = _with_content("name")
-_ANSWERED = _with_content("tool_call_id")
+_TOOL_ANSWER = _with_content("tool_call_id")
 _CALLS = re.compile(rf"\A{_heading('tool_calls')}\n\s*(\[.*)\Z", re.DOTALL)
 
 
 def split_messages(marked: str, images: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """Return OpenAI messages from the text of a prompt, marks still in it.
+    """Return OpenAI messages from the text of a prompt that still has its marks.
 
-    A text without any role is one user message. `images` maps the texts that stand for images to the parts that they
-    become. Raises NodeError when text stands before the first role, or a function's or tool's answer names no call.
+    A text without a role line is one user message. `images` maps the tokens of images to their content parts. Raises
+    NodeError for text before the first role line, and for a function's or tool's answer without its headings.
     """
-    before: list[str] = []
+    preamble: list[str] = []
     messages: list[tuple[str, list[str]]] = []
-    # Line by line: a pattern over the whole text takes far more than linear time on lines of white space.
+    # Line by line: a pattern for the whole text would take quadratic time on lines of white space.
     for line in marked.split("\n"):
         word = role_word(line)
         if word is not None and word.lower() in _ROLES:
             messages.append((word.lower(), []))
         else:
-            (messages[-1][1] if messages else before).append(line)
-    opening = unmarked("\n".join(before)).strip()
+            (messages[-1][1] if messages else preamble).append(line)
+    leading = unmarked("\n".join(preamble)).strip()
     if not messages:
-        return [{"role": "user", "content": _content("\n".join(before), images or {})}]
-    if opening:
+        return [{"role": "user", "content": _content("\n".join(preamble), images or {})}]
+    if leading:
         raise NodeError(
-            f"the prompt has text before its first role: {opening[:80]!r}; begin it with '# system:' or '# user:'",
+            f"the prompt has text before its first role: {leading[:80]!r}; begin it with '# system:' or '# user:'",
             code="prompt_error",
         )
     return [_message(role, "\n".join(lines), images or {}) for role, lines in messages]
 
 
 def _message(role: str, text: str, images: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    text = text.lstrip()  # so that the patterns below meet no run of white space at their beginning
+    text = text.lstrip()  # the patterns below are slow on leading white space
     if role == "tool":
-        match = _ANSWERED.match(text)
+        match = _TOOL_ANSWER.match(text)
         if match is None:
-            raise _headings_missing("tool", "tool_call_id")
+            raise _missing_headings("tool", "tool_call_id")
         return {"role": role, "tool_call_id": unmarked(match[1]), "content": _content(match[2], images)}
     if role == "assistant" and (calls := _tool_calls(text)) is not None:
         return {"role": role, "tool_calls": calls}
     if match := _NAMED.match(text):
         return {"role": role, "name": unmarked(match[1]), "content": _content(match[2], images)}
     if role == "function":
-        raise _headings_missing("function", "name")
+        raise _missing_headings("function", "name")
     return {"role": role, "content": _content(text, images)}
 
 
-def _headings_missing(role: str, key: str) -> NodeError:
-    text = f"a message of the role {role!r} has the line '{key}:', its value, the line 'content:' and its content"
+def _missing_headings(role: str, key: str) -> NodeError:
+    text = f"a message of the role {role!r} needs the line '{key}:', its value, the line 'content:' and its content"
     return NodeError(text, code="prompt_error")
 
 
@@ -85,7 +85,7 @@ def _tool_calls(text: str) -> list[Any] | None:
 
 
 def _content(marked: str, images: Mapping[str, Mapping[str, Any]]) -> str | list[Mapping[str, Any]]:
-    """Return a text, or where a line is an image, the parts of promptflow: a part a line, empty lines left out."""
+    """Return the text, or with images one content part per line, as promptflow does; empty lines are dropped."""
     if not any(token in marked for token in images):
         return unmarked(marked).strip()
     for token in images:

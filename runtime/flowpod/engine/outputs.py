@@ -27,7 +27,7 @@ class _Streamed:
     turn: int = 0
     settled: set[str] = field(default_factory=set)
     held: dict[str, list[tuple[NodeRun, Chunk]]] = field(default_factory=dict)
-    held_bytes: int = 0
+    held_chars: int = 0
     texts: list[str] = field(default_factory=list)
     is_open: bool = False
     last_run: NodeRun | None = None
@@ -36,7 +36,7 @@ class _Streamed:
 class Outputs:
     """Emits RunOutput events for the outputs, and keeps their values.
 
-    For each output, at most `limit` bytes of text are held back to keep its segments in order.
+    For each output, at most `limit` characters are held back to keep its segments in order.
     """
 
     def __init__(self, flow: Flow, wiring: Wiring, events: EventChannel, run_id: str, limit: int) -> None:
@@ -68,9 +68,12 @@ class Outputs:
                 self._emit(stream, run, chunk)
                 continue
             stream.held.setdefault(run.node, []).append((run, chunk))
-            stream.held_bytes += len(chunk.text.encode())
-            if stream.held_bytes > self._limit:
-                text = f"more than {self._limit} bytes of the output {name!r} wait for the segments before them"
+            stream.held_chars += len(chunk.text)
+            if stream.held_chars > self._limit:
+                text = (
+                    f"the output {name!r} holds back more than {self._limit} characters (FLOWPOD_MAX_OUTPUT_CHARS) "
+                    f"until the node {stream.nodes[stream.turn]!r} ends"
+                )
                 raise NodeError(text, code="output_too_large")
 
     def whole_outputs(self, node: str, value: Any, scope: Scope) -> dict[str, Any]:
@@ -137,7 +140,7 @@ class Outputs:
                 self._close(stream)
                 return
             for run, chunk in stream.held.pop(stream.nodes[stream.turn], ()):
-                stream.held_bytes -= len(chunk.text.encode())
+                stream.held_chars -= len(chunk.text)
                 self._emit(stream, run, chunk)
 
     def _emit(self, stream: _Streamed, run: NodeRun, chunk: Chunk) -> None:

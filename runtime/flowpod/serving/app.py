@@ -35,6 +35,7 @@ from flowpod.api.openai.chat import ChatCompletions, ModelList
 from flowpod.api.openai.responses import Responses
 from flowpod.api.promptflow.score import Feedback, Health, Score, Swagger, Version
 from flowpod.background.queue import QueueLimits
+from flowpod.compat import modules_in_force
 from flowpod.content.files import Files
 from flowpod.engine.package import Package
 from flowpod.engine.run import Limits
@@ -100,10 +101,7 @@ def create_service(
         )
     tracing.metrics.observe_abandoned_threads(lambda: package.resources.threads.abandoned)
     limits = Limits(settings.max_runs, settings.run_timeout_s, settings.max_output_chars)
-    # The import name that flows use; it exists only once the process has installed `compat`.
-    from langstudio.types import File
-
-    files = Files(File, settings.file_mounts, settings.allow_private_urls == "on")
+    files = Files(modules_in_force.files().File, settings.file_mounts, settings.allow_private_urls == "on")
     recorded = QueueLimits(
         settings.max_background_runs, settings.background_queue, settings.run_days, settings.history_write_timeout_s
     )

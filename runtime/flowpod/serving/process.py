@@ -1,4 +1,4 @@
-"""Opening a flow in this process: its folder, its import path, its environment and its traces."""
+"""Opening a flow in this process: its folder, import path, environment variables and traces."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowpod import compat
+from flowpod.compat.stand_ins import install as install_stand_ins
 from flowpod.engine.package import Package, build_package
 from flowpod.errors import FlowProblems, Problem
 from flowpod.flow.load.includes import FILE, assemble, includes_of
@@ -34,12 +34,12 @@ class Opened:
 def opened_flow(
     flow: Path, settings: Settings, environ: MutableMapping[str, str], secrets: Secrets
 ) -> Iterator[Opened]:
-    """Build the flow in the folder `flow`, its own folder current and its own files importable until the block ends.
+    """Build the flow in the folder `flow`; until the block ends, its folder is current and its files are importable.
 
-    Its environment variables are put into `environ`, its connections' keys into `secrets`. Raises FlowProblems when it
-    cannot be served, problems of the environment included.
+    Sets its environment variables in `environ` and adds its connections' keys to `secrets`. Raises FlowProblems when it
+    cannot be served, also for problems of the environment.
     """
-    compat.install()
+    install_stand_ins()
     service = service_name(settings, flow)
     telemetry = set_up_telemetry(settings, service, data_dir(settings, service, flow), environ, secrets)
     try:
@@ -60,14 +60,14 @@ def opened_flow(
 
 
 def _uses_openai(folder: Path) -> bool:
-    """Return whether the flow may call models by itself: the package takes half a second to import."""
+    """Return whether the flow's code may call models with the openai package, which takes half a second to import."""
     files = (file for file in folder.rglob("*.py") if file.is_file())
     return "openai" in sys.modules or any(b"openai" in file.read_bytes() for file in files)
 
 
 def problems_of(flow: Path, settings: Settings, environ: MutableMapping[str, str]) -> list[Problem]:
-    """Return everything that is wrong with the flow in the folder `flow`, which runs none of its nodes."""
-    compat.install()
+    """Return every problem of the flow in the folder `flow`, without running its nodes."""
+    install_stand_ins()
     try:
         with _inside(flow) as place:
             return _build(place, settings, Tracing(None), environ)[1]
@@ -77,7 +77,7 @@ def problems_of(flow: Path, settings: Settings, environ: MutableMapping[str, str
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a flow is, the copy of it that is served if it includes other files, and where the command was given."""
+    """The flow's folder, the copy that is served if the flow includes other files, and the folder of the command."""
 
     flow: Path
     assembled: Path | None
@@ -86,13 +86,13 @@ class _Place:
 
 @contextmanager
 def _inside(flow: Path, data: Path | None = None) -> Iterator[_Place]:
-    """Make the flow's folder the current one, as promptflow does, and its files importable; write nothing into it.
+    """Make the flow's folder current, as promptflow does, and its files importable; nothing is written into it.
 
-    A flow that includes files from elsewhere is copied with them, into the folder `data` if there is one.
+    A flow that includes files from elsewhere is copied with them, into the folder `data` if given.
     """
     started_in = Path.cwd()
     if not flow.is_dir():
-        yield _Place(flow, None, started_in)  # which is told of when the flow is read
+        yield _Place(flow, None, started_in)  # loading the flow reports it
         return
     with _assembled(flow, data) as assembled:
         folder = assembled or flow
@@ -113,13 +113,13 @@ def _assembled(folder: Path, data: Path | None) -> Iterator[Path | None]:
         yield None
         return
     if data is not None:
-        data = data.absolute()  # the current folder will be another one
+        data = data.absolute()  # the current folder changes below
         data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="flow-", dir=data) as target:
         try:
             assemble(folder, includes, Path(target))
         except OSError as error:
-            text = f"what is included cannot be copied: {error}"
+            text = f"the included files cannot be copied: {error}"
             raise FlowProblems([Problem(FILE, "additional_includes", text)]) from error
         yield Path(target)
 

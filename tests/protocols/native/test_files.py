@@ -60,7 +60,7 @@ async def ask(client: httpx.AsyncClient, path: str, doc: Any) -> httpx.Response:
 
 
 @pytest.mark.parametrize("kind", ["File", "file"])
-async def test_a_file_flows_through_every_protocol_and_the_history(tmp_path: Path, kind: str) -> None:
+async def test_file_passes_through_every_protocol_and_the_history(tmp_path: Path, kind: str) -> None:
     async with client_of(file_flow(tmp_path / "flow", kind), data=tmp_path) as client:
         for number, path in enumerate(("/", "/run", "/score")):
             response = await ask(client, path, {"source_uri": f"{URL}?{number}", "file_type": "document", "size": 3})
@@ -90,15 +90,18 @@ async def test_a_file_flows_through_every_protocol_and_the_history(tmp_path: Pat
         ({"source_uri": ""}, "input 'doc': source_uri is missing"),
         ({"source_uri": 7}, "input 'doc': source_uri: expected text, got 7"),
         ({"source_uri": URL, "file_name": []}, "input 'doc': file_name: expected text, got []"),
-        ({"source_uri": "/etc/passwd"}, "input 'doc': local paths are not taken: FLOWPOD_FILE_MOUNTS names no folder"),
+        (
+            {"source_uri": "/etc/passwd"},
+            "input 'doc': local paths are not accepted: FLOWPOD_FILE_MOUNTS names no folder",
+        ),
         (
             {"source_uri": "http://127.0.0.1/a"},
-            "input 'doc': 127.0.0.1 is 127.0.0.1; a loopback, link-local or private",
+            "input 'doc': 127.0.0.1 is not a public address; FLOWPOD_ALLOW_PRIVATE_URLS=on allows",
         ),
         ({"source_uri": "gopher://8.8.8.8/a"}, "input 'doc': source_uri: gopher:// is not supported"),
     ],
 )
-async def test_any_other_file_is_400_and_names_the_input(tmp_path: Path, path: str, doc: Any, message: str) -> None:
+async def test_invalid_file_is_400_with_the_input(tmp_path: Path, path: str, doc: Any, message: str) -> None:
     async with client_of(file_flow(tmp_path / "flow"), data=tmp_path) as client:
         response = await ask(client, path, doc)
     assert response.status_code == 400
@@ -108,7 +111,7 @@ async def test_any_other_file_is_400_and_names_the_input(tmp_path: Path, path: s
         assert (error["type"], error["param"]) == ("invalid_request_error", "doc")
 
 
-async def test_settings_open_mounts_and_private_urls(tmp_path: Path) -> None:
+async def test_settings_allow_mounts_and_private_urls(tmp_path: Path) -> None:
     document = tmp_path / "mount" / "a.txt"
     document.parent.mkdir()
     document.write_text("a")
@@ -122,7 +125,7 @@ async def test_settings_open_mounts_and_private_urls(tmp_path: Path) -> None:
     assert outside.status_code == 400
 
 
-async def test_a_default_is_the_flows_own_and_needs_no_permission(tmp_path: Path) -> None:
+async def test_default_file_needs_no_permission(tmp_path: Path) -> None:
     flow = file_flow(tmp_path, more=", default: {source_uri: /no/mount/a.txt}")
     async with client_of(flow) as client:
         first, second = await client.post("/", json={}), await client.post("/", json={})
@@ -130,13 +133,13 @@ async def test_a_default_is_the_flows_own_and_needs_no_permission(tmp_path: Path
     assert first.json()["same"]["file_id"] != second.json()["same"]["file_id"]
 
 
-def test_a_default_that_is_no_file_is_a_problem_of_the_flow(tmp_path: Path) -> None:
+def test_invalid_default_file_is_a_problem_of_the_flow(tmp_path: Path) -> None:
     (problem,) = problems_of(file_flow(tmp_path, more=", default: {name: a.txt}"))
     assert (problem.key, problem.message) == ("inputs.doc.default", "source_uri is missing")
 
 
 @pytest.mark.parametrize("kind", ["string", "list", "object", "int", "File"])
-async def test_a_python_node_gets_none_for_what_is_not_set_yet(tmp_path: Path, kind: str) -> None:
+async def test_python_node_gets_none_for_a_missing_value(tmp_path: Path, kind: str) -> None:
     flow = write_flow(
         tmp_path,
         f"""

@@ -1,7 +1,7 @@
-"""Connections as their authors write them, one class a type; the types and keys are promptflow's."""
+"""Connections as they are written in YAML, one class per type; the types and keys are promptflow's."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -9,7 +9,7 @@ from flowpod.flow.document.base import Section, Text, empty_if_none
 
 
 def _scalar_text(value: Any) -> Any:
-    """Return YAML's numbers, dates and booleans as text: promptflow's connections hold text alone."""
+    """Return YAML's numbers, dates and booleans as text: promptflow's connections have no other values."""
     if value is None:
         return ""
     return value if isinstance(value, str | list | dict) else str(value)
@@ -18,31 +18,34 @@ def _scalar_text(value: Any) -> Any:
 Texts = Annotated[dict[str, Annotated[str, BeforeValidator(_scalar_text)]], BeforeValidator(empty_if_none)]
 
 
-class ConnectionPart(Section):
-    """What all connections have; any string may hold ${env:NAME} or ${env:NAME:-default}."""
+class ConnectionDocument(Section):
+    """The keys of all connections; any string may contain ${env:NAME} or ${env:NAME:-default}."""
 
     secret: ClassVar[frozenset[str]] = frozenset({"api_key"})
+    """The keys whose values must not be shown."""
 
     schema_: str | None = Field(None, alias="$schema")
     name: Text = ""
     module: Text = ""
-    fallback: Text = Field("", description="The connection to use when none of this one's variables is set.")
+    fallback: Text = Field("", description="The connection to use when no variable of this one is set.")
 
 
-class _ModelPart(ConnectionPart):
+class _ModelDocument(ConnectionDocument):
     """A connection that llm nodes can use."""
 
     api_key: Text = ""
-    model: Text = Field("", description="The model of the nodes that name none.")
+    model: Text = Field("", description="The model for nodes that name none.")
     timeout_s: float = Field(
-        120, gt=0, allow_inf_nan=False, description="How long the model may be silent, in seconds."
+        120, gt=0, allow_inf_nan=False, description="The longest silence of the model, in seconds."
     )
-    max_retries: int = Field(2, ge=0, description="How often a call that failed before its first token is repeated.")
-    stream_usage: bool = Field(True, description="Ask for token counts in streams; off for servers that refuse that.")
+    max_retries: int = Field(2, ge=0, description="How often a call is repeated that failed before its first token.")
+    stream_usage: bool = Field(
+        True, description="Ask for token counts in streams; off for servers that refuse the option."
+    )
 
 
-class OpenAIPart(_ModelPart):
-    """OpenAI, or a server that speaks its API."""
+class OpenAIDocument(_ModelDocument):
+    """OpenAI, or a server with the same API."""
 
     type: Literal["open_ai"]
     base_url: Text = ""
@@ -50,18 +53,18 @@ class OpenAIPart(_ModelPart):
     api: Literal["chat", "responses"] = Field("chat", description="Chat completions, or the Responses API.")
 
 
-class DashScopePart(_ModelPart):
-    """Alibaba Cloud's DashScope by its own API."""
+class DashScopeDocument(_ModelDocument):
+    """Alibaba Cloud's DashScope, by its own API."""
 
     type: Literal["dashscope"]
     base_url: Text = ""
     workspace: Text = ""
     api: Literal["auto", "text", "multimodal"] = Field(
-        "auto", description="Text or multimodal generation; by default what a prompt needs. Some models know only one."
+        "auto", description="Text or multimodal generation; by default what a prompt needs. Some models have only one."
     )
 
 
-class _KeyOnlyPart(ConnectionPart):
+class _KeyOnlyDocument(ConnectionDocument):
     auth_mode: Text = "key"
 
     @field_validator("auth_mode")
@@ -72,7 +75,7 @@ class _KeyOnlyPart(ConnectionPart):
         return value
 
 
-class AzureOpenAIPart(_ModelPart, _KeyOnlyPart):
+class AzureOpenAIDocument(_ModelDocument, _KeyOnlyDocument):
     """Azure OpenAI: the model is a deployment."""
 
     type: Literal["azure_open_ai"]
@@ -82,14 +85,14 @@ class AzureOpenAIPart(_ModelPart, _KeyOnlyPart):
     resource_id: Text = ""
 
 
-class ServerlessPart(_ModelPart):
+class ServerlessDocument(_ModelDocument):
     """A serverless endpoint of Azure's model catalogue."""
 
     type: Literal["serverless"]
     api_base: str
 
 
-class CognitiveSearchPart(_KeyOnlyPart):
+class CognitiveSearchDocument(_KeyOnlyDocument):
     """Azure AI Search."""
 
     type: Literal["cognitive_search"]
@@ -98,7 +101,7 @@ class CognitiveSearchPart(_KeyOnlyPart):
     api_version: Annotated[str, BeforeValidator(_scalar_text)] = "2023-11-01"
 
 
-class ContentSafetyPart(ConnectionPart):
+class ContentSafetyDocument(ConnectionDocument):
     """Azure AI Content Safety."""
 
     type: Literal["azure_content_safety"]
@@ -108,7 +111,7 @@ class ContentSafetyPart(ConnectionPart):
     api_type: Text = "Content Safety"
 
 
-class FormRecognizerPart(ConnectionPart):
+class FormRecognizerDocument(ConnectionDocument):
     """Azure AI Document Intelligence."""
 
     type: Literal["form_recognizer"]
@@ -118,7 +121,7 @@ class FormRecognizerPart(ConnectionPart):
     api_type: Text = "Form Recognizer"
 
 
-class AIServicesPart(_KeyOnlyPart):
+class AIServicesDocument(_KeyOnlyDocument):
     """Azure AI Services."""
 
     type: Literal["azure_ai_services"]
@@ -126,15 +129,15 @@ class AIServicesPart(_KeyOnlyPart):
     endpoint: str
 
 
-class SerpPart(ConnectionPart):
+class SerpDocument(ConnectionDocument):
     """SerpApi."""
 
     type: Literal["serp"]
     api_key: Text = ""
 
 
-class CustomPart(ConnectionPart):
-    """Anything else: texts that are secret and texts that are not."""
+class CustomDocument(ConnectionDocument):
+    """Any other service: texts that are secret, and texts that are not."""
 
     secret: ClassVar[frozenset[str]] = frozenset({"secrets"})
 
@@ -146,22 +149,26 @@ class CustomPart(ConnectionPart):
     package_version: Annotated[str, BeforeValidator(_scalar_text)] = ""
 
 
-PARTS: Mapping[str, type[ConnectionPart]] = {
-    "open_ai": OpenAIPart,
-    "azure_open_ai": AzureOpenAIPart,
-    "serverless": ServerlessPart,
-    "dashscope": DashScopePart,
-    "cognitive_search": CognitiveSearchPart,
-    "azure_content_safety": ContentSafetyPart,
-    "form_recognizer": FormRecognizerPart,
-    "azure_ai_services": AIServicesPart,
-    "serp": SerpPart,
-    "custom": CustomPart,
+CONNECTION_TYPES: Mapping[str, type[ConnectionDocument]] = {
+    get_args(document.model_fields["type"].annotation)[0]: document
+    for document in (
+        OpenAIDocument,
+        AzureOpenAIDocument,
+        ServerlessDocument,
+        DashScopeDocument,
+        CognitiveSearchDocument,
+        ContentSafetyDocument,
+        FormRecognizerDocument,
+        AIServicesDocument,
+        SerpDocument,
+        CustomDocument,
+    )
 }
+"""Every connection type by its name; Prompt Flow's, and `dashscope`."""
 
-_BARE = {name.replace("_", ""): name for name in PARTS}
+_BY_BARE_NAME = {name.replace("_", ""): name for name in CONNECTION_TYPES}
 
 
 def known_type(text: Any) -> str | None:
-    """Return the type that `text` names, in either of promptflow's spellings (`open_ai`, `OpenAI`), or None."""
-    return _BARE.get(text.replace("_", "").lower()) if isinstance(text, str) else None
+    """Return the name of the type in either of Prompt Flow's spellings (`open_ai`, `OpenAI`); None if unknown."""
+    return _BY_BARE_NAME.get(text.replace("_", "").lower()) if isinstance(text, str) else None

@@ -1,4 +1,4 @@
-"""Reading a YAML file of a flow package, with the line of every key, into its document."""
+"""Reading a YAML file of a flow into its document; problems have the line of their key."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,24 +13,22 @@ Key = tuple[str | int, ...]
 Document = TypeVar("Document", bound=BaseModel)
 
 NOT_A_MAPPING = "expected a mapping of keys to values"
-NOT_TEXT = "a key in here is not text; put numbers, yes, no, on and off in quotes"
-
-
-HALF_A_CHARACTER = r"half a character, such as \ud83d, is no text; write the character itself"
+NOT_TEXT = "a key in this mapping is not text; quote numbers, yes, no, on and off"
+_SURROGATE = r"half of a surrogate pair, such as \ud83d, is not text; write the character itself"
 
 
 def content_of(text: str) -> Any:
-    """Return what a YAML text holds; raises yaml.YAMLError, and RecursionError for one that is nested too deep."""
+    """Return the content of a YAML text. Raises yaml.YAMLError, and RecursionError for text that is nested too deep."""
     try:
         return yaml.safe_load(text)
-    except ValueError as error:  # such as a date that is none
+    except ValueError as error:  # such as an invalid date
         raise yaml.YAMLError(str(error)) from error
-    except (AttributeError, LookupError, OverflowError, TypeError) as error:  # PyYAML itself leaves these
-        raise yaml.YAMLError("a value is not what its tag, such as !!int, or its escapes say") from error
+    except (AttributeError, LookupError, OverflowError, TypeError) as error:  # PyYAML does not catch these itself
+        raise yaml.YAMLError("a value does not fit its tag, such as !!int, or has an invalid escape") from error
 
 
 class Source:
-    """A YAML file: its content, where each key stands, and the problems found in it so far."""
+    """A YAML file: its content, the line of each key, and the problems found so far."""
 
     def __init__(self, path: Path, name: str = "") -> None:
         self.name = name or path.name
@@ -58,17 +56,17 @@ class Source:
             self.problems.append(Problem(self.name, "", f"cannot be read: {error.strerror}"))
 
     def add(self, key: Key, message: str, severity: Severity = "error") -> None:
-        """Note a problem with the value at `key`."""
+        """Add a problem with the value at `key`."""
         key = self._origin(key)
         line = next((self._lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in self._lines), None)
         self.problems.append(Problem(self.name, _dotted(key), message, line, severity))
 
     def move(self, to: Key, origin: Key) -> None:
-        """Remember that what is read at `to` stands at `origin` in the file, where problems are to be named."""
+        """Report problems with the content read at `to` at the key `origin`, which it has in the file."""
         self._moved[to] = origin
 
     def _origin(self, key: Key) -> Key:
-        """Return where the value at `key` stands in the file."""
+        """Return the key that the value at `key` has in the file."""
         for to, origin in self._moved.items():
             inner = key[len(to) :]
             if key[: len(to)] == to and (*origin, *inner[:1]) in self._lines:
@@ -76,18 +74,18 @@ class Source:
         return key
 
     def read(self, kind: type[Document], content: Any, at: Key = ()) -> Document | None:
-        """Return `content`, which stands at the key `at`, as a document, or None with every problem noted."""
+        """Return `content`, found at the key `at`, as a document; None with all problems added if it is invalid."""
         try:
             document = kind.model_validate(content)
         except ValidationError as error:
             for detail in error.errors():
-                location = _place(detail["loc"])
+                location = _key_of(detail["loc"])
                 if location[-1:] == ("[key]",):
                     self.add((*at, *location[:-2]), NOT_TEXT)
                 elif detail["type"] == "invalid_key":
                     self.add((*at, *location[:-1]), NOT_TEXT)
                 else:
-                    self.add((*at, *location), _plain_words(detail["type"], detail["msg"]))
+                    self.add((*at, *location), _plain_message(detail["type"], detail["msg"]))
             return None
         for key in _unknown_keys(document, at):
             self.add(key, "unknown key, ignored", "warning")
@@ -95,19 +93,19 @@ class Source:
 
     def _index(self, node: yaml.Node, key: Key) -> None:
         self._lines.setdefault(key, node.start_mark.line + 1)
-        if isinstance(node, yaml.ScalarNode) and not _is_whole(node.value):
-            self.add(key, HALF_A_CHARACTER)
+        if isinstance(node, yaml.ScalarNode) and not _is_encodable(node.value):
+            self.add(key, _SURROGATE)
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for name, value in node.value:
                 text = str(name.value)
-                if not _is_whole(text):
-                    self.add(key, HALF_A_CHARACTER)
+                if not _is_encodable(text):
+                    self.add(key, _SURROGATE)
                     continue
                 inner = (*key, text)
                 self._lines[inner] = name.start_mark.line + 1
                 if text in seen:
-                    self.add(inner, "this key stands twice; the second one would win")
+                    self.add(inner, "duplicate key; YAML would use the last one")
                 seen.add(text)
                 self._index(value, inner)
         elif isinstance(node, yaml.SequenceNode):
@@ -115,7 +113,7 @@ class Source:
                 self._index(value, (*key, index))
 
 
-def _is_whole(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -123,8 +121,8 @@ def _is_whole(text: str) -> bool:
     return True
 
 
-def _place(location: Key) -> Key:
-    """Return an error's place in the file: its location without the names of pydantic's validators."""
+def _key_of(location: Key) -> Key:
+    """Return the key of an error: its location without the names of pydantic's validators."""
     return tuple(part for part in location if part != "function-before")
 
 
@@ -135,7 +133,7 @@ def _dotted(key: Key) -> str:
     return text
 
 
-def _plain_words(kind: str, message: str) -> str:
+def _plain_message(kind: str, message: str) -> str:
     if kind == "missing":
         return "this key is required"
     if kind in ("model_type", "dict_type"):

@@ -1,4 +1,4 @@
-"""Aggregation nodes: they sum up a batch run of many rows, which a service does not have."""
+"""Removing aggregation nodes: they summarize the rows of a batch run, which a service does not have."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -8,21 +8,18 @@ from flowpod.flow.model import Flow, Node, references_in
 
 
 def without_aggregation(flow: Flow, marked: Collection[str], source: Source) -> Flow:
-    """Return what is left of a flow to serve without the nodes `marked` and all that refers to them.
-
-    A warning says so for each of them.
-    """
+    """Return the flow without the nodes `marked` and all that refers to them, with a warning for each of `marked`."""
     if not marked:
         return flow
     removed = set(marked)
-    while further := {node.name for node in flow.nodes.values() if _refers_to(node, removed)} - removed:
-        removed |= further
-    outputs = {name: output for name, output in flow.outputs.items() if not _is_of(output.value, removed)}
+    while dependants := {node.name for node in flow.nodes.values() if _refers_to(node, removed)} - removed:
+        removed |= dependants
+    outputs = {name: output for name, output in flow.outputs.items() if not _refers_to_any(output.value, removed)}
     for name in marked:
-        source.add(("nodes", flow.nodes[name].index, "aggregation"), _lost(flow, name, removed, outputs), "warning")
+        source.add(("nodes", flow.nodes[name].index, "aggregation"), _warning(flow, name, removed, outputs), "warning")
     if removed >= flow.nodes.keys():
         source.add(
-            ("nodes",), "every node aggregates a batch run or depends on one that does: there is nothing to serve"
+            ("nodes",), "there is nothing to serve: every node aggregates a batch run or depends on a node that does"
         )
     return replace(
         flow,
@@ -32,12 +29,14 @@ def without_aggregation(flow: Flow, marked: Collection[str], source: Source) -> 
     )
 
 
-def _lost(flow: Flow, name: str, removed: Collection[str], outputs: Collection[str]) -> str:
+def _warning(flow: Flow, name: str, removed: Collection[str], outputs: Collection[str]) -> str:
     text = f"node {name!r} aggregates the rows of a batch run and is not served"
-    behind = [other for other in flow.nodes if other in removed and other != name]
-    gone = [output for output in flow.outputs if output not in outputs]
-    if behind or gone:
-        parts = [f"{what} {', '.join(names)}" for what, names in (("nodes", behind), ("outputs", gone)) if names]
+    dependants = [other for other in flow.nodes if other in removed and other != name]
+    lost_outputs = [output for output in flow.outputs if output not in outputs]
+    if dependants or lost_outputs:
+        parts = [
+            f"{what} {', '.join(names)}" for what, names in (("nodes", dependants), ("outputs", lost_outputs)) if names
+        ]
         text += f"; neither are {' and '.join(parts)}"
     return text
 
@@ -46,5 +45,5 @@ def _refers_to(node: Node, names: Collection[str]) -> bool:
     return not node.needs().isdisjoint(names)
 
 
-def _is_of(value: object, names: Collection[str]) -> bool:
+def _refers_to_any(value: object, names: Collection[str]) -> bool:
     return any(reference.source == "node" and reference.name in names for reference in references_in(value))

@@ -1,7 +1,8 @@
-"""Named services whose secrets come from the environment.
+"""Loading connections: named services whose secrets come from the environment.
 
-They are found in `connections.yaml`, a mapping of names, and in promptflow's files of one connection each, which lie in
-the flow's folder and in a folder `connections` in it or beside it. A file or folder given from outside wins over them.
+A flow's own connections are in `connections.yaml`, a mapping of names, and in promptflow's files of one connection
+each: in the flow's folder, and in a folder `connections` inside or beside it. A file or folder that the setting
+FLOWPOD_CONNECTIONS names takes precedence.
 """
 
 import re
@@ -13,38 +14,38 @@ from typing import Any
 import yaml
 
 from flowpod.errors import Problem
-from flowpod.flow.document.connections import PARTS, ConnectionPart, known_type
+from flowpod.flow.document.connections import CONNECTION_TYPES, ConnectionDocument, known_type
 from flowpod.flow.document.located_yaml import NOT_A_MAPPING, NOT_TEXT, Key, Source, content_of
 from flowpod.flow.model import Connection
 
 FILE = "connections.yaml"
 FOLDER = "connections"
 OFFLINE = Connection("offline", "offline", {"model": "offline-extract"})
-"""The built-in connection of every flow: answers from the prompt's own text, without a model."""
+"""Every flow's built-in connection, which answers from the prompt's own text, without a model."""
 
 _SUFFIXES = (".yaml", ".yml")
 _VARIABLE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _PLACEHOLDER = re.compile(r"<[^<>]*>")
-_NOT_SENT = ("type", "name", "schema_", "module", "fallback")
+_NOT_FIELDS = ("type", "name", "schema_", "module", "fallback")
 
 
 def load_connections(
-    folder: Path, environ: Mapping[str, str], outside: Path | None = None
+    folder: Path, environ: Mapping[str, str], configured: Path | None = None
 ) -> tuple[dict[str, Connection], list[Problem]]:
-    """Read the connections of the flow in `folder` and those in the file or folder `outside`, which win.
+    """Return the connections of the flow in `folder` and of the file or folder `configured`, which take precedence.
 
-    Variables are filled in from `environ`. An unset one is kept with the connection as its problem: it matters only
-    where a node uses it.
+    Variables are replaced from `environ`. An unset one is a problem of its connection, which matters only if a node
+    uses that connection. The second result is the problems of the files.
     """
     own = _Collection(environ)
     for path in _own_files(folder):
-        own.read(Source(path, _shown(path, folder)))
-    others = _Collection(environ)
-    if outside is not None:
-        for path in _outside_files(outside, others.problems):
-            others.read(Source(path, str(path)))
-    connections = {OFFLINE.name: OFFLINE, **own.connections, **others.connections}
-    return connections, own.problems + others.problems
+        own.read(Source(path, _relative_name(path, folder)))
+    preferred = _Collection(environ)
+    if configured is not None:
+        for path in _configured_files(configured, preferred.problems):
+            preferred.read(Source(path, str(path)))
+    connections = {OFFLINE.name: OFFLINE, **own.connections, **preferred.connections}
+    return connections, own.problems + preferred.problems
 
 
 def _own_files(folder: Path) -> Iterator[Path]:
@@ -55,12 +56,12 @@ def _own_files(folder: Path) -> Iterator[Path]:
     yield from _yaml_files(folder.absolute().parent / FOLDER)
 
 
-def _outside_files(outside: Path, problems: list[Problem]) -> list[Path]:
-    if outside.is_dir():
-        return _yaml_files(outside)
-    if outside.is_file():
-        return [outside]
-    problems.append(Problem(str(outside), "", "there is no such file or folder of connections"))
+def _configured_files(path: Path, problems: list[Problem]) -> list[Path]:
+    if path.is_dir():
+        return _yaml_files(path)
+    if path.is_file():
+        return [path]
+    problems.append(Problem(str(path), "", "the file or folder of FLOWPOD_CONNECTIONS does not exist"))
     return []
 
 
@@ -71,7 +72,7 @@ def _yaml_files(folder: Path) -> list[Path]:
 
 
 def _is_one_connection(path: Path) -> bool:
-    """Whether a file of a flow's folder, which may hold anything, is a connection."""
+    """Return whether a YAML file in a flow's folder is a connection, and not some other document."""
     try:
         content = content_of(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError):
@@ -85,33 +86,35 @@ def _has_name_and_type(content: Any) -> bool:
     return isinstance(content, dict) and all(isinstance(content.get(key), str) for key in ("name", "type"))
 
 
-def _shown(path: Path, folder: Path) -> str:
+def _relative_name(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
 @dataclass
 class _Collection:
-    """Connections of several files, each name once."""
+    """The connections of several files; a name may be defined once."""
 
     environ: Mapping[str, str]
     connections: dict[str, Connection] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    _places: dict[str, str] = field(default_factory=dict)
+    _defined_in: dict[str, str] = field(default_factory=dict)
 
     def read(self, source: Source) -> None:
-        """Add the connections of a file, and what is wrong with it."""
+        """Add the connections of a file, and its problems."""
         for name, key, content in _named(source):
-            if name in self._places:
-                source.add(key, f"the connection {name!r} stands in {self._places[name]} too; leave one")
+            if name in self._defined_in:
+                source.add(
+                    key, f"the connection {name!r} is also defined in {self._defined_in[name]}; remove one of the two"
+                )
                 continue
-            self._places[name] = source.name
-            if (part := _part(source, key, content)) is not None:
-                self.connections[name] = _filled(name, part, self.environ)
+            self._defined_in[name] = source.name
+            if (document := _document(source, key, content)) is not None:
+                self.connections[name] = _connection(name, document, self.environ)
         self.problems += source.problems
 
 
 def _named(source: Source) -> list[tuple[str, Key, Any]]:
-    """Return (name, where it stands, content) of each connection in a file."""
+    """Return (name, key, content) of each connection in a file."""
     if source.problems or source.content is None:
         return []
     if not isinstance(source.content, dict):
@@ -125,7 +128,7 @@ def _named(source: Source) -> list[tuple[str, Key, Any]]:
     return [(name, (name,), content) for name, content in source.content.items() if isinstance(name, str)]
 
 
-def _part(source: Source, key: Key, content: Any) -> ConnectionPart | None:
+def _document(source: Source, key: Key, content: Any) -> ConnectionDocument | None:
     if not isinstance(content, dict):
         source.add(key, NOT_A_MAPPING)
         return None
@@ -134,65 +137,72 @@ def _part(source: Source, key: Key, content: Any) -> ConnectionPart | None:
         return None
     kind = known_type(content["type"])
     if kind is None:
-        source.add((*key, "type"), f"there is no type {content['type']!r}; there are {', '.join(PARTS)}")
+        source.add((*key, "type"), f"unknown type {content['type']!r}; the types are {', '.join(CONNECTION_TYPES)}")
         return None
-    part = source.read(PARTS[kind], {**content, "type": kind}, key)
-    if part is not None and part.fallback and part.fallback != OFFLINE.name:
+    document = source.read(CONNECTION_TYPES[kind], {**content, "type": kind}, key)
+    if document is not None and document.fallback and document.fallback != OFFLINE.name:
         source.add((*key, "fallback"), f"the only fallback is {OFFLINE.name!r}")
-    return part
+    return document
 
 
 def secret_values(connection: Connection) -> list[str]:
-    """Return the values of a connection that nobody may see."""
-    names = PARTS[connection.type].secret if connection.type in PARTS else frozenset[str]()
-    values = [connection.fields[name] for name in sorted(names) if name in connection.fields]
-    inner = [item for value in values for item in (value.values() if isinstance(value, dict) else (value,))]
-    return [item for item in inner if isinstance(item, str)]
+    """Return the values of a connection that must not be shown."""
+    document = CONNECTION_TYPES.get(connection.type)
+    values = [
+        connection.fields[name] for name in sorted(document.secret if document else ()) if name in connection.fields
+    ]
+    texts = [text for value in values for text in (value.values() if isinstance(value, dict) else (value,))]
+    return [text for text in texts if isinstance(text, str)]
 
 
-def _filled(name: str, part: ConnectionPart, environ: Mapping[str, str]) -> Connection:
-    values = {field: getattr(part, field) for field in type(part).model_fields if field not in _NOT_SENT}
-    kind = str(values.pop("type", getattr(part, "type", "")))
-    filler = _Filler(environ)
-    fields = {field: filler.fill(field, value, part.secret) for field, value in values.items()}
-    if part.fallback and not any(environ.get(variable) for variable in filler.variables):
+def _connection(name: str, document: ConnectionDocument, environ: Mapping[str, str]) -> Connection:
+    values = {field: getattr(document, field) for field in type(document).model_fields if field not in _NOT_FIELDS}
+    kind = str(getattr(document, "type", ""))
+    substitution = _Substitution(environ)
+    fields = {field: substitution.apply(field, value, document.secret) for field, value in values.items()}
+    if document.fallback and not any(environ.get(variable) for variable in substitution.variables):
         return Connection(name, OFFLINE.type, OFFLINE.fields, fallback=OFFLINE.name)
-    if kind in ("open_ai", "dashscope") and fields["base_url"] and "base_url" not in filler.defaulted:
-        filler.wanting.pop("api_key", None)  # a server of one's own often asks for no key
+    if kind in ("open_ai", "dashscope") and fields["base_url"] and "base_url" not in substitution.defaulted:
+        substitution.problems.pop("api_key", None)  # a self-hosted server often needs no key
     problems = tuple(
-        f"connection {name!r}: {field}: {reason}" for field, reasons in filler.wanting.items() for reason in reasons
+        f"connection {name!r}: {field}: {reason}"
+        for field, reasons in substitution.problems.items()
+        for reason in reasons
     )
     return Connection(name, kind, fields, problems)
 
 
 @dataclass
-class _Filler:
-    """Puts variables into the texts of a connection; notes which are used, defaulted and wanting."""
+class _Substitution:
+    """Replaces the variables in a connection's texts.
+
+    It records the variables in use, the fields with a variable's default, and the problems by field.
+    """
 
     environ: Mapping[str, str]
     variables: set[str] = field(default_factory=set)
     defaulted: set[str] = field(default_factory=set)
-    wanting: dict[str, list[str]] = field(default_factory=dict)
+    problems: dict[str, list[str]] = field(default_factory=dict)
 
-    def fill(self, name: str, value: Any, secret: frozenset[str]) -> Any:
-        """Return the value of the field `name`; of a mapping, each of its texts is filled."""
+    def apply(self, name: str, value: Any, secret: frozenset[str]) -> Any:
+        """Return the value of the field `name` with its variables replaced, in a mapping those of each text."""
         if isinstance(value, dict):
             inner = {key: f"{name}.{key}" for key in value}
-            hidden = frozenset(inner.values()) if name in secret else frozenset[str]()
-            return {key: self.fill(inner[key], text, hidden) for key, text in value.items()}
+            inner_secret = frozenset(inner.values()) if name in secret else frozenset[str]()
+            return {key: self.apply(inner[key], text, inner_secret) for key, text in value.items()}
         if not isinstance(value, str):
             return value
         if name in secret and _PLACEHOLDER.fullmatch(value):
-            self.wanting.setdefault(name, []).append(f"it is the placeholder {value!r}")
+            self.problems.setdefault(name, []).append(f"it is the placeholder {value!r}")
         return _VARIABLE.sub(lambda match: self._variable(name, match), value)
 
     def _variable(self, name: str, match: re.Match[str]) -> str:
         variable, default = match.groups()
         self.variables.add(variable)
-        if value := self.environ.get(variable, "").strip():  # mounted secrets often end with a line break
+        if value := self.environ.get(variable, "").strip():  # mounted secrets often end with a line feed
             return value
         if default is None:
-            self.wanting.setdefault(name, []).append(f"the environment variable {variable} is not set")
+            self.problems.setdefault(name, []).append(f"the environment variable {variable} is not set")
         else:
             self.defaulted.add(name)
         return default or ""

@@ -1,4 +1,4 @@
-"""`environment_variables`: what a flow's own code finds in the process's environment."""
+"""`environment_variables`: the variables that a flow sets for its own code."""
 
 import json
 import re
@@ -14,20 +14,20 @@ _OF_CONNECTION = re.compile(r"\$\{([^.]+)\.([^.]+)\}")
 def variables_of(
     declared: Mapping[str, Any], connections: Mapping[str, Connection], environ: Mapping[str, str], source: Source
 ) -> dict[str, str]:
-    """Return the variables that a flow declares, as text: lists and objects are JSON.
+    """Return the variables that a flow declares, as text; lists and objects are JSON.
 
-    One that is already set in `environ` keeps its value, as in promptflow; `${connection.key}` resolves in both. What
-    does not resolve is noted in `source`.
+    As in promptflow, a value in `environ` takes precedence, and `${connection.key}` is resolved in both. References
+    that do not resolve become problems of `source`.
     """
     texts = {
         name: environ.get(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
         for name, value in declared.items()
     }
     resolved = {name: _resolved(name, text, connections, source) for name, text in texts.items()}
-    impossible = [name for name, text in resolved.items() if not name or "=" in name or "\0" in name + text]
-    for name in impossible:
-        source.add(("environment_variables", name), "no environment variable can have this name or this text")
-    return {name: text for name, text in resolved.items() if name not in impossible}
+    invalid = [name for name, text in resolved.items() if not name or "=" in name or "\0" in name + text]
+    for name in invalid:
+        source.add(("environment_variables", name), "not a valid name or value of an environment variable")
+    return {name: text for name, text in resolved.items() if name not in invalid}
 
 
 def _resolved(name: str, text: str, connections: Mapping[str, Connection], source: Source) -> str:
@@ -37,7 +37,7 @@ def _resolved(name: str, text: str, connections: Mapping[str, Connection], sourc
     key = ("environment_variables", name)
     connection = connections.get(match[1])
     if connection is None:
-        source.add(key, f"{text}: there is no connection {match[1]!r}; there are {', '.join(connections)}")
+        source.add(key, f"{text}: there is no connection {match[1]!r}; the connections are {', '.join(connections)}")
         return text
     fields = connection.fields
     values = {**fields, **fields.get("configs", {}), **fields.get("secrets", {})}

@@ -1,7 +1,4 @@
-"""`additional_includes`: files and folders from outside a flow's folder, laid beside its own in a copy.
-
-The flow's folder is only read.
-"""
+"""`additional_includes`: files and folders from elsewhere, which a copy of the flow's folder gets beside its own."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -13,11 +10,11 @@ from flowpod.flow.document.located_yaml import content_of
 from flowpod.flow.paths import kind_of
 
 FILE = "flow.dag.yaml"
-_LEFT_BEHIND = shutil.ignore_patterns("__pycache__", ".git", ".venv")
+_IGNORED = shutil.ignore_patterns("__pycache__", ".git", ".venv")
 
 
 def includes_of(flow: Path) -> list[str]:
-    """Return what the flow in the folder `flow` includes; nothing when its file cannot be read."""
+    """Return the includes of the flow in the folder `flow`; none if its file cannot be read."""
     try:
         content = content_of((flow / FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
@@ -27,9 +24,9 @@ def includes_of(flow: Path) -> list[str]:
 
 
 def assemble(flow: Path, includes: Iterable[str], target: Path) -> None:
-    """Copy the folder `flow` and what it includes into `target`; an included file wins over one of the flow's own.
+    """Copy the folder `flow` and its includes into `target`; an included file replaces the flow's own.
 
-    What does not exist is left out. Raises OSError for what cannot be copied.
+    Includes that do not exist are skipped. Raises OSError when a file cannot be copied.
     """
     _copy(flow, target)
     for path in (flow / text for text in includes):
@@ -41,9 +38,9 @@ def assemble(flow: Path, includes: Iterable[str], target: Path) -> None:
 
 
 def missing_includes(flow: Path, includes: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Yield the place and the text of each include that does not exist."""
+    """Yield the index and the text of each include that does not exist."""
     yield from ((index, text) for index, text in enumerate(includes) if kind_of(flow / text) is None)
 
 
 def _copy(folder: Path, target: Path) -> None:
-    shutil.copytree(folder, target, ignore=_LEFT_BEHIND, ignore_dangling_symlinks=True, dirs_exist_ok=True)
+    shutil.copytree(folder, target, ignore=_IGNORED, ignore_dangling_symlinks=True, dirs_exist_ok=True)

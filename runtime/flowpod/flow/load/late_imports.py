@@ -1,6 +1,6 @@
-"""What a flow's Python files import late, inside functions, and is not installed.
+"""Finding modules that a flow's functions import and that are not installed.
 
-The imports at the top of a node's file fail when the node is built; the late ones would fail at the first request.
+An import at the top of a node's file fails when the node is built; one inside a function would fail at a request.
 """
 
 import ast
@@ -8,14 +8,13 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
+from flowpod.compat.stand_ins import IMPORT_NAMES
 from flowpod.errors import Problem
 from flowpod.flow.paths import kind_of
 
-_STAND_INS = ("promptflow", "langstudio")
-
 
 def late_imports(folder: Path, paths: list[str]) -> list[Problem]:
-    """Return a warning for each missing module that the files `paths`, or the flow's files behind them, import late."""
+    """Return a warning for each missing module that a function imports in the files `paths` or in what they import."""
     problems: list[Problem] = []
     waiting, seen = [(folder / path, False) for path in paths], set[tuple[Path, bool]]()
     while waiting:
@@ -26,7 +25,7 @@ def late_imports(folder: Path, paths: list[str]) -> list[Problem]:
         for line, name, late in _imports(tree, late=whole):
             if own := _own_file(folder, name):
                 waiting.append((own, late))
-            elif late and not _is_there(name):
+            elif late and not _is_installed(name):
                 text = f"{name} is imported when the flow runs, and is not installed in Flowpod's environment"
                 problems.append(Problem(str(path.relative_to(folder)), "", text, line, "warning"))
     return problems
@@ -36,11 +35,11 @@ def _tree(path: Path) -> ast.AST | None:
     try:
         return ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
-        return None  # the node that needs the file says what is wrong with it
+        return None  # building the node reports the error
 
 
 def _imports(node: ast.AST, *, late: bool) -> Iterator[tuple[int, str, bool]]:
-    """Yield (line, module, whether a function imports it) of each import that is not tried for."""
+    """Yield (line, module, whether a function imports it) of each import outside try statements."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Try):
             continue
@@ -57,9 +56,9 @@ def _own_file(folder: Path, name: str) -> Path | None:
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if kind_of(file) == "file"), None)
 
 
-def _is_there(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     top = name.partition(".")[0]
     try:
-        return importlib.util.find_spec(name if top in _STAND_INS else top) is not None
+        return importlib.util.find_spec(name if top in IMPORT_NAMES else top) is not None
     except (ImportError, ValueError):
         return False

@@ -1,4 +1,4 @@
-"""From a folder to a Flow: the file is read, and everything is checked that needs no code to run."""
+"""Loading a flow from its folder, with every check that does not run the flow's code."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from flowpod.flow.model import Flow, HistoryRules, Input, Node, Output, Variable
 from flowpod.flow.values import coerce
 
 FILE = "flow.dag.yaml"
+_RESERVED = ("flowpod", "flowpod.py")
 _DEFAULT_HISTORY = "chat_history"
 _UNSUPPORTED_TYPES = ("assistant_definition",)
 
@@ -41,15 +42,15 @@ def load_flow(
     connections_path: Path | None = None,
     assembled: Path | None = None,
 ) -> LoadedFlow:
-    """Read the flow in the folder `path`, whose nodes are of these `kinds`.
+    """Load the flow in the folder `path`, whose nodes are of these `kinds`.
 
-    The connections at `connections_path`, if given, take precedence over the flow's own. `assembled` is the copy of the
-    folder that contains what the flow includes, if it includes anything. Raises FlowProblems when the file is missing,
-    is not YAML, or has keys of the wrong shape.
+    The connections at `connections_path` take precedence over the flow's own. `assembled` is the copy of the folder
+    that contains the flow's includes, if it has any. Raises FlowProblems when the file is missing, is not YAML or does
+    not fit the schema.
     """
     folder = path.parent if path.name == FILE else path
     if not (folder / FILE).is_file():
-        raise FlowProblems([_no_flow(folder)])
+        raise FlowProblems([_missing_flow(folder)])
     source = Source(folder / FILE)
     readable = not source.problems
     content = {} if source.content is None else with_default_variants(source)
@@ -59,7 +60,8 @@ def load_flow(
         raise FlowProblems(source.problems)
     connections, other_problems = load_connections(folder, environ, connections_path)
     for index, text in missing_includes(folder, document.additional_includes or ()):
-        source.add(("additional_includes", index), f"there is no file or folder {text!r}, seen from the flow's folder")
+        text = f"there is no file or folder {text!r}; paths start at the flow's folder"
+        source.add(("additional_includes", index), text)
     reader = _Reader(source, document, nodes)
     chat_input, chat_history, chat_images, chat_output = reader.chat_roles()
     flow = Flow(
@@ -81,20 +83,30 @@ def load_flow(
     invalid = check_flow(flow, kinds, source)
     reader.check_features()
     aggregating = [node.options.name for node in nodes if _aggregates(node)]
+    other_problems += _reserved_names(assembled or folder)
     return LoadedFlow(without_aggregation(flow, aggregating, source), source, other_problems, invalid)
 
 
-def _no_flow(folder: Path) -> Problem:
+def _missing_flow(folder: Path) -> Problem:
     if not folder.is_dir():
-        return Problem(str(folder), "", "there is no such folder")
+        return Problem(str(folder), "", "the folder does not exist")
     if (folder / "flow.flex.yaml").exists():
-        text = "this is a flex flow, a Python program of its own; Flowpod serves flow.dag.yaml"
+        text = "this is a flex flow, which is a Python program; Flowpod serves flow.dag.yaml"
         return Problem(str(folder / "flow.flex.yaml"), "", text)
     return Problem(str(folder), "", f"there is no {FILE} in this folder")
 
 
+def _reserved_names(folder: Path) -> list[Problem]:
+    """Return a problem for a module of the flow's own that Python could not tell from Flowpod's package."""
+    return [
+        Problem(name, "", "the module name flowpod is Flowpod's own; rename it, and the imports of it")
+        for name in _RESERVED
+        if (folder / name).exists()
+    ]
+
+
 class _Reader:
-    """Turns a document into a Flow's parts, noting problems on the way."""
+    """Converts a document to the parts of a Flow and adds the problems it finds to the source."""
 
     def __init__(self, source: Source, document: FlowDocument, nodes: Sequence[NodeDocument]) -> None:
         self._source = source
@@ -135,41 +147,41 @@ class _Reader:
         return {node.name: node for node in self._node_reader.read_nodes(self._nodes)}
 
     def chat_roles(self) -> tuple[str | None, str | None, str | None, str | None]:
-        """Return the names of the chat input, the chat history, the images' input and the chat output."""
+        """Return the names of the chat input, the chat history, the input for images and the chat output."""
         inputs, outputs = self._document.inputs, self._document.outputs
         chat_input = self._only("inputs", [name for name, part in inputs.items() if part.is_chat_input])
         chat_history = self._only("inputs", [name for name, part in inputs.items() if _is_history(name, part)])
         chat_images = self._only("inputs", [name for name, part in inputs.items() if part.is_chat_images])
         if chat_images is not None and inputs[chat_images].type != "list":
-            text = "an input with is_chat_images: true is of type list; one of type image needs no such key"
+            text = "an input with is_chat_images: true must be of type list; one of type image needs no such key"
             self._source.add(("inputs", chat_images, "type"), text)
         chat_output = self._only("outputs", [name for name, part in outputs.items() if part.is_chat_output])
         if chat_input is not None and chat_output is None and len(outputs) == 1:
             chat_output = next(iter(outputs))
         if chat_input is not None and chat_output is None:
-            text = f"the flow has the chat input {chat_input!r}, but no output says is_chat_output: true"
+            text = f"the flow has the chat input {chat_input!r}, but no output with is_chat_output: true"
             self._source.add(("outputs",), text)
         return chat_input, chat_history, chat_images, chat_output
 
     def _only(self, section: str, names: list[str]) -> str | None:
         if len(names) > 1:
-            self._source.add((section,), f"only one may have this chat role, not {' and '.join(names)}")
+            self._source.add((section,), f"only one may have this chat role; {' and '.join(names)} have it")
         return names[0] if names else None
 
     def check_features(self) -> None:
-        """Note what the file asks for and Flowpod does not have."""
-        document, missing = self._document, self._source.add
+        """Add a problem for each feature that Flowpod does not have."""
+        document, add = self._document, self._source.add
         if document.language == "csharp":
-            missing(("language",), "C# flows are not supported")
+            add(("language",), "C# flows are not supported")
         if "history" in document.model_fields_set and not any(_is_history(*item) for item in document.inputs.items()):
-            missing(("history",), "no input of the flow is a chat history (is_chat_history: true)")
+            add(("history",), "no input of the flow is a chat history (is_chat_history: true)")
         for node in _nodes_inside(self._nodes):
             if _aggregates(node):
-                missing((*node.key, "aggregation"), "aggregation nodes stand in the flow itself only")
+                add((*node.key, "aggregation"), "an aggregation node cannot be inside another node")
 
 
 def _nodes_inside(nodes: Sequence[NodeDocument]) -> list[NodeDocument]:
-    """Return the nodes that stand inside other nodes."""
+    """Return the nodes that are inside other nodes."""
     return [found for node in nodes for inner in node.nodes for found in (inner, *_nodes_inside([inner]))]
 
 

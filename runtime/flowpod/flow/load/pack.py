@@ -1,4 +1,4 @@
-"""What an image holds of a flow: its folder made whole, and the packages it asks for."""
+"""Packing a flow for an image: its folder with all includes, and its requirements."""
 
 import re
 import shutil
@@ -8,15 +8,12 @@ from typing import Any
 
 import yaml
 
+from flowpod.compat.stand_ins import DISTRIBUTIONS
 from flowpod.errors import FlowProblems, InvalidRequest, Problem
 from flowpod.flow.load.connections import FOLDER
 from flowpod.flow.load.includes import FILE, assemble, includes_of
 
 REQUIREMENTS = "requirements.txt"
-STAND_INS = frozenset(
-    ["langstudio", "promptflow", "promptflow-azure", "promptflow-core", "promptflow-devkit", "promptflow-tracing"]
-)
-"""Packages that are not installed for a flow, because Flowpod has the names that flows import from them."""
 
 _INCLUDE = re.compile(r"(?:-r\s*|--requirement[\s=]+)(\S+)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -25,22 +22,23 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 def pack(flow: Path, target: Path) -> list[str]:
     """Write the flow in the folder `flow` into `target/flow`, and its requirements into `target/requirements.txt`.
 
-    The copy holds the files that the flow includes from elsewhere, and includes no more. A folder of connections beside
-    the flow comes along. The requirements are those of `environment.python_requirements_txt`, or of `requirements.txt`,
-    in one file; STAND_INS are left out. Returns what was left out. Raises FlowProblems when the flow or its
-    requirements cannot be read, InvalidRequest when `target` is there already.
+    The copy contains the files that the flow includes, and its `additional_includes` are empty. A folder `connections`
+    beside the flow is copied too. The requirements are those of `environment.python_requirements_txt`, or else of
+    `requirements.txt`, in one file. Packages that Flowpod stands in for are omitted. Returns the omitted requirements.
+    Raises FlowProblems when the flow or its requirements cannot be read, InvalidRequest when `target` exists.
     """
     if target.exists():
-        raise InvalidRequest(f"{target} is there already; name a folder that is not")
+        raise InvalidRequest(f"{target} already exists; name a folder that does not")
     content = _document(flow)
     named = content.get("environment")
     name = named.get("python_requirements_txt") if isinstance(named, Mapping) else None
-    left_out: list[str] = []
+    omitted: list[str] = []
     lines: list[str] = []
     if name is not None or (flow / REQUIREMENTS).is_file():
         for line in _lines(flow, str(name or REQUIREMENTS), frozenset()):
-            stand_in = (found := _NAME.match(line)) and re.sub(r"[-_.]+", "-", found[0]).lower() in STAND_INS
-            (left_out if stand_in else lines).append(line)
+            package = _NAME.match(line)
+            stand_in = package and re.sub(r"[-_.]+", "-", package[0]).lower() in DISTRIBUTIONS
+            (omitted if stand_in else lines).append(line)
     copy = target / "flow"
     copy.mkdir(parents=True)
     assemble(flow, includes_of(flow), copy)
@@ -48,7 +46,7 @@ def pack(flow: Path, target: Path) -> list[str]:
         shutil.copytree(flow.parent / FOLDER, target / FOLDER)
     (copy / FILE).write_text(_without_includes((flow / FILE).read_text(encoding="utf-8")), encoding="utf-8")
     (target / REQUIREMENTS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return left_out
+    return omitted
 
 
 def _document(flow: Path) -> Mapping[str, Any]:
@@ -62,16 +60,14 @@ def _document(flow: Path) -> Mapping[str, Any]:
 
 
 def _lines(flow: Path, name: str, seen: frozenset[str]) -> Iterator[str]:
-    """Yield the requirements in the file `name`, and those of the files it names, without comments."""
+    """Yield the requirements in the file `name` and in the files it includes, without comments."""
     path = flow / name
     if not path.resolve().is_relative_to(flow.resolve()):
-        raise FlowProblems(
-            [Problem(name, "", "is outside of the flow's folder; requirements are packed from inside it")]
-        )
+        raise FlowProblems([Problem(name, "", "is outside the flow's folder; move the requirements into it")])
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise FlowProblems([Problem(name, "", f"the flow's requirements cannot be read: {error}")]) from error
+        raise FlowProblems([Problem(name, "", f"the requirements cannot be read: {error}")]) from error
     for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines():
         line = re.sub(r"(^|\s)#.*$", "", line).strip()
         if included := _INCLUDE.match(line):
@@ -83,7 +79,7 @@ def _lines(flow: Path, name: str, seen: frozenset[str]) -> Iterator[str]:
 
 
 def _without_includes(text: str) -> str:
-    """Return a flow's text with nothing in `additional_includes`, every other line where it was."""
+    """Return a flow's text with empty `additional_includes`; every other line keeps its number."""
     root = yaml.compose(text)
     if isinstance(root, yaml.MappingNode):
         for key, value in root.value:

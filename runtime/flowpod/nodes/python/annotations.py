@@ -2,12 +2,13 @@
 
 import builtins
 import enum
-import importlib
 import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Union, get_args, get_origin
+
+from flowpod.compat import modules_in_force
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -28,7 +29,7 @@ def _evaluated(annotation: Any, names: Mapping[str, Any]) -> Any:
         return eval(annotation, dict(names))  # noqa: S307 - it is the flow's own code, which runs anyway
     except Exception:  # noqa: BLE001 - Python itself never evaluates an annotation, so an invalid one is no error
         name = annotation.rpartition(".")[2]
-        known = vars(importlib.import_module("promptflow.connections")) if name.endswith("Connection") else {}
+        known = vars(modules_in_force.connections()) if name.endswith("Connection") else {}
         return known.get(name, annotation)
 
 

@@ -1,11 +1,11 @@
 """The arguments of a python node's tool: the node's inputs, with literals converted once to the annotated types."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
+from flowpod.compat import modules_in_force
 from flowpod.content.images import ImageRules
 from flowpod.errors import BuildError
 from flowpod.flow.document.base import SourceOptions
@@ -72,8 +72,7 @@ class Arguments:
             text = f"{source.path} uses {', '.join(taken)} as a variable, which is a parameter of the tool; rename it"
             raise BuildError("source.path", text)
         text = (resources.folder / source.path).read_text(encoding="utf-8")
-        kind = importlib.import_module("promptflow.contracts.types").PromptTemplate
-        self._given[name] = kind(text)
+        self._given[name] = modules_in_force.value_types().PromptTemplate(text)
         del self.parameters[name]
 
     def exclude(self, names: Iterable[str]) -> None:

@@ -1,24 +1,14 @@
 """Connections as the objects that a flow's Python code gets."""
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from flowpod.compat import modules_in_force
+from flowpod.compat.connections import class_name
 from flowpod.errors import BuildError
 from flowpod.flow.model import Connection
 from flowpod.flow.node_check import no_connection
 
-_CLASSES = {
-    "open_ai": "OpenAIConnection",
-    "azure_open_ai": "AzureOpenAIConnection",
-    "serverless": "ServerlessConnection",
-    "cognitive_search": "CognitiveSearchConnection",
-    "azure_content_safety": "AzureContentSafetyConnection",
-    "form_recognizer": "FormRecognizerConnection",
-    "azure_ai_services": "AzureAIServicesConnection",
-    "serp": "SerpConnection",
-    "custom": "CustomConnection",
-}
 _FLOWPODS_OWN = ("model", "timeout_s", "max_retries", "stream_usage", "api")
 
 
@@ -32,10 +22,10 @@ def connection_object(name: Any, classes: tuple[type, ...], connections: Mapping
     if name not in connections:
         raise BuildError(key, no_connection(name))
     connection = connections[name]
-    module = importlib.import_module("promptflow.connections")
+    module = modules_in_force.connections()
     if connection.type == "custom" and (own := _own_class(connection, classes, module.CustomStrongTypeConnection)):
         return own(configs=connection.fields["configs"], secrets=connection.fields["secrets"])
-    kind = vars(module).get(_CLASSES.get(connection.type, ""))
+    kind = vars(module).get(class_name(connection.type))
     if kind not in classes:
         wanted = " or ".join(found.__name__ for found in classes)
         raise BuildError(key, f"connection {name!r} is of type {connection.type!r}, and the tool takes {wanted}")

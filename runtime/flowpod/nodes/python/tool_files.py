@@ -12,10 +12,10 @@ from types import ModuleType
 from typing import Any
 
 from flowpod.compat.marker import TOOL_MARK
+from flowpod.compat.stand_ins import IMPORT_NAMES
 from flowpod.errors import BuildError
 
 _LANGSTUDIO_ENTRY = "invoke"
-_STAND_INS = ("promptflow", "langstudio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def _remedy(error: BaseException) -> str:
     if not isinstance(error, ModuleNotFoundError):
         return ""
     package, _, rest = str(error.name).partition(".")
-    what = package if rest and package in _STAND_INS else "it"
+    what = package if rest and package in IMPORT_NAMES else "it"
     what = "promptflow-tools" if str(error.name).startswith("promptflow.tools") else what
     return f"; install {what} in Flowpod's environment"
 

@@ -1,1 +1,1 @@
-"""LangStudio's names that flows import."""
+"""Stand-in for LangStudio's package."""

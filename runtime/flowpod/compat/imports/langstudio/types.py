@@ -1,7 +1,6 @@
-"""`from langstudio.types import File`: a file that a request names, or that a node gives back.
+"""`from langstudio.types import File`: a file that a request names or a node returns.
 
-Fields and what is made up for the ones that are left out are LangStudio's, as its page on file inputs and outputs has
-them. Nothing is fetched or uploaded here.
+The fields and their defaults follow LangStudio's page on file inputs and outputs. Nothing is fetched or uploaded here.
 """
 
 import uuid
@@ -12,10 +11,10 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class File:
-    """A file: where it is, and what it is called.
+    """A file's location and name.
 
     `source_uri` is an http(s) URL, `oss://bucket/key`, or a local path, also as `file://`. `download_url` is None where
-    none can be made, `file_type` where nobody said. Not frozen: nodes may set what they know better.
+    it cannot be derived, `file_type` where it is unknown. Not frozen: nodes may set fields.
     """
 
     source_uri: str
@@ -25,23 +24,23 @@ class File:
     file_type: str | None = None
 
     def __post_init__(self) -> None:
-        """Fill in what was left out."""
+        """Set the defaults."""
         self.file_id = self.file_id or uuid.uuid4().hex[:8]
         path = urlsplit(self.source_uri).path if "://" in self.source_uri else self.source_uri
         self.file_name = self.file_name or unquote(path).rstrip("/").rpartition("/")[2]
-        self.download_url = self.download_url or _address(self.source_uri)
+        self.download_url = self.download_url or _download_url_of(self.source_uri)
 
     def get_download_url(self) -> str:
-        """Return an address at which the file can be had.
+        """Return a URL from which the file can be downloaded.
 
-        Raises ValueError for a file in OSS that came without one: it would have to be signed with the bucket's keys.
+        Raises ValueError for a file in OSS without one: signing it would take the bucket's keys.
         """
         if not self.download_url:
-            raise ValueError(f"{self.source_uri} came without a download_url, and Flowpod cannot sign one")
+            raise ValueError(f"{self.source_uri} has no download_url, and Flowpod cannot sign one")
         return self.download_url
 
 
-def _address(source_uri: str) -> str | None:
+def _download_url_of(source_uri: str) -> str | None:
     if "://" not in source_uri:
         return Path(source_uri).absolute().as_uri()
     return source_uri if source_uri.partition("://")[0].lower() in ("http", "https", "file") else None

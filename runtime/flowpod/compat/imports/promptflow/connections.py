@@ -3,8 +3,8 @@
 from flowpod.compat import connections
 from flowpod.compat.connections import *  # noqa: F403
 from flowpod.compat.connections import _Connection
-from flowpod.compat.missing import named_in
+from flowpod.compat.missing import refuse_others
 
 __all__ = ["_Connection"]
 __all__ += connections.__all__
-__getattr__ = named_in(__name__)
+__getattr__ = refuse_others(__name__)

@@ -1,7 +1,7 @@
 """`promptflow.contracts.multimedia`."""
 
 from flowpod.compat.images import Image, PFBytes
-from flowpod.compat.missing import named_in
+from flowpod.compat.missing import refuse_others
 
 __all__ = ["Image", "PFBytes"]
-__getattr__ = named_in(__name__)
+__getattr__ = refuse_others(__name__)

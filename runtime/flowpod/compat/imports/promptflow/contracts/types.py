@@ -1,7 +1,7 @@
 """`promptflow.contracts.types`."""
 
-from flowpod.compat.missing import named_in
+from flowpod.compat.missing import refuse_others
 from flowpod.compat.values import FilePath, PromptTemplate, Secret
 
 __all__ = ["FilePath", "PromptTemplate", "Secret"]
-__getattr__ = named_in(__name__)
+__getattr__ = refuse_others(__name__)

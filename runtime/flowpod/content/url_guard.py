@@ -1,0 +1,193 @@
+"""The guard of every URL that a request names: which may be used, and the one way to fetch from them.
+
+A request must not make Flowpod, a node or a model server read from Flowpod's own network. `FLOWPOD_ALLOW_PRIVATE_URLS`
+(`private_urls` here) switches the rule about addresses off; the other rules stay.
+"""
+
+import asyncio
+import re
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from urllib.parse import urljoin, urlsplit
+
+import httpx2
+
+Address = IPv4Address | IPv6Address
+
+MAX_REDIRECTS = 5
+_MAX_BYTES = 50 * 1024 * 1024
+_TIMEOUT_S = 60.0
+_CONNECT_TIMEOUT_S = 10.0
+_AMBIGUOUS = re.compile(r"[\s\\\x00-\x20\x7f]")  # URL parsers disagree about these, and so about the host
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+# RFC 8215 lets a network lay out 64:ff9b:1::/48 as it likes; only its first /96 has one meaning in every layout.
+_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/96"))
+
+
+def is_public(address: Address) -> bool:
+    """Return whether an address belongs to the public Internet.
+
+    An IPv6 address that carries IPv4 ones (mapped, 6to4, NAT64, Teredo) is as public as these are.
+    """
+    if isinstance(address, IPv6Address):
+        if carried := list(_carried(address)):
+            return all(map(is_public, carried))
+        if address not in _GLOBAL_UNICAST:
+            return False
+    return address.is_global and not address.is_multicast
+
+
+def _carried(address: IPv6Address) -> Iterator[IPv4Address]:
+    if address.ipv4_mapped:
+        yield address.ipv4_mapped
+    elif address.sixtofour:
+        yield address.sixtofour
+    elif address.teredo:
+        yield from address.teredo  # the tunnel's server and its client
+    elif any(address in network for network in _NAT64):
+        yield IPv4Address(int(address) & 0xFFFF_FFFF)
+
+
+AddressRule = Callable[[Address], bool]
+
+
+def check_url(url: str, *, private_urls: bool = False, is_allowed: AddressRule = is_public) -> str:
+    """Return the host of an http or https URL, a name in ASCII; no name is looked up.
+
+    Raises ValueError for any other URL, for one that parsers read differently, and for a host that is `localhost` or
+    an address that `is_allowed` refuses.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises ValueError
+        host = (parts.hostname or "").encode("idna").decode()
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    if _AMBIGUOUS.search(url) or "%" in host or parts.scheme not in ("http", "https") or not host:
+        raise ValueError(f"{url[:80]!r} is not a valid http:// or https:// URL")
+    if not private_urls and not all(map(is_allowed, _addresses_written_as(host))):
+        raise ValueError(f"{host} is not a public address; FLOWPOD_ALLOW_PRIVATE_URLS=on allows such addresses")
+    return host
+
+
+def _addresses_written_as(host: str) -> list[Address]:
+    """Return the address that a host is written as, also as 127.1 or 0x7f000001; nothing for a name."""
+    bare = host.rstrip(".")
+    if bare == "localhost" or bare.endswith(".localhost"):
+        return [IPv4Address("127.0.0.1")]
+    try:
+        return _addresses_in(socket.getaddrinfo(bare, None, flags=socket.AI_NUMERICHOST))
+    except socket.gaierror:
+        return []
+
+
+def _addresses_in(
+    found: Iterable[tuple[object, object, object, object, tuple[str | int | bytes, ...]]],
+) -> list[Address]:
+    texts = [str(socket_address[0]).partition("%")[0] for *_, socket_address in found]
+    return [ip_address(text) for text in dict.fromkeys(texts)]
+
+
+async def check_resolved_url(url: str, *, private_urls: bool = False) -> None:
+    """Check a URL as `check_url` does, and the addresses that its host resolves to.
+
+    An unknown name passes: it leads nowhere.
+    """
+    host = check_url(url, private_urls=private_urls)
+    if not private_urls:
+        try:
+            await _resolve(host, is_public)
+        except OSError:
+            return
+
+
+async def _resolve(host: str, is_allowed: AddressRule) -> list[Address]:
+    """Return the addresses of a host, the best one first.
+
+    Raises OSError for an unknown name, ValueError when `is_allowed` refuses any of its addresses.
+    """
+    loop = asyncio.get_running_loop()
+    addresses = _addresses_in(await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+    if not all(map(is_allowed, addresses)):
+        raise ValueError(
+            f"{host} resolves to an address that is not public; FLOWPOD_ALLOW_PRIVATE_URLS=on allows such addresses"
+        )
+    return addresses
+
+
+async def fetch(
+    url: str,
+    *,
+    private_urls: bool = False,
+    max_bytes: int = _MAX_BYTES,
+    timeout_s: float = _TIMEOUT_S,
+    is_allowed: AddressRule = is_public,
+) -> bytes:
+    """Return the content at `url`, through at most MAX_REDIRECTS redirects and never from https to http.
+
+    Each URL on the way is checked. Connections go to an address that was checked, because a second look-up of the name
+    could answer with another one. Raises ValueError that gives the reason when there is no content to be had.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            for _ in range(MAX_REDIRECTS + 1):
+                host = check_url(url, private_urls=private_urls, is_allowed=is_allowed)
+                addresses = [] if private_urls else await _resolve(host, is_allowed)
+                answer = await _get(url, host, addresses, max_bytes)
+                if isinstance(answer, bytes):
+                    return answer
+                if url.lower().startswith("https:") and not answer.lower().startswith("https:"):
+                    raise ValueError("it redirects from https to http")
+                url = answer
+        raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
+    except TimeoutError:
+        raise ValueError(f"it takes longer than {timeout_s:g} seconds") from None
+    except (OSError, httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+async def _get(url: str, host: str, addresses: list[Address], max_bytes: int) -> bytes | str:
+    """Return the content at `url`, or the URL that it redirects to.
+
+    A client of its own: one that is shared keeps connections and cookies by address, whatever the host.
+    """
+    timeout = httpx2.Timeout(_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
+    async with httpx2.AsyncClient(timeout=timeout) as client:
+        response = await _connect(client, httpx2.URL(url).copy_with(host=host), addresses)
+        try:
+            if response.has_redirect_location:
+                return urljoin(url, response.headers["location"])
+            if response.status_code != 200:
+                raise ValueError(f"the server answered {response.status_code}")
+            return await _content(response, max_bytes)
+        finally:
+            await response.aclose()
+
+
+async def _connect(client: httpx2.AsyncClient, url: httpx2.URL, addresses: list[Address]) -> httpx2.Response:
+    """Send a GET request to the first of `addresses` that accepts the connection; without any, to the URL's host."""
+    requests = [
+        client.build_request(
+            "GET",
+            url.copy_with(host=str(address)),
+            headers={"Host": url.netloc.decode()},
+            extensions={"sni_hostname": url.raw_host.decode()},
+        )
+        for address in addresses
+    ] or [client.build_request("GET", url)]
+    for request in requests[:-1]:
+        try:
+            return await client.send(request, stream=True)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout):
+            continue
+    return await client.send(requests[-1], stream=True)
+
+
+async def _content(response: httpx2.Response, max_bytes: int) -> bytes:
+    content = bytearray()
+    async for chunk in response.aiter_bytes():
+        content += chunk
+        if len(content) > max_bytes:
+            raise ValueError(f"it is larger than {max_bytes} bytes")
+    return bytes(content)

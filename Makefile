@@ -23,10 +23,11 @@ test: $(VENV)/.dev ## run the test suite (ARGS="-k name" narrows it)
 	$(BIN)/pytest $(ARGS)
 
 .PHONY: check
-check: $(VENV)/.dev ## lint, formatting, types and generated files, changing nothing
+check: $(VENV)/.dev ## check style, formatting, types, layers and the packaged flow, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/flowpod check flow
 
 .PHONY: format
@@ -128,7 +129,7 @@ lock: $(VENV)/.dev ## refresh the lock files
 
 .PHONY: clean
 clean: ## remove the environment and every cache
-	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules .flowpod .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules .flowpod .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:

@@ -18,7 +18,7 @@ help: ## list the targets
 serve: $(VENV)/.runtime ## serve FLOW (default flow/) on HOST:PORT (default 127.0.0.1:8080)
 	@$(BIN)/flowpod serve $(FLOW) --host $(HOST) --port $(PORT)
 
-# Branch coverage, of worker processes too; files that are fully covered are not listed.
+# Branch coverage, including server processes. Fully covered files are not listed. `make test COVERAGE=` is faster.
 COVERAGE := --cov --cov-report=term:skip-covered
 
 .PHONY: test

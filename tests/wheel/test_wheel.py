@@ -33,7 +33,7 @@ def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequence[s
     """The command `flowpod` of the installed wheel."""
     folder = tmp_path_factory.mktemp("installed")
     run(sys.executable, "-m", "venv", folder, cwd=folder)
-    install = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install: list[str | Path] = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
     run(*install, "--require-hashes", "-r", ROOT / "requirements.lock", cwd=folder, env=dict(os.environ))
     run(*install, "--no-deps", "--no-index", wheel, cwd=folder)
     return [str(folder / "bin" / "flowpod")]

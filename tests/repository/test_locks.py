@@ -19,7 +19,3 @@ def test_a_lock_file_names_no_address(path: Path) -> None:
     text = path.read_text()
     assert "://" not in text
     assert "sha256:" in text or "sha512-" in text
-
-
-def test_every_client_and_peer_is_locked() -> None:
-    assert len(LOCKS) >= 12

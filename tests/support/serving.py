@@ -18,7 +18,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 ROOT = Path(__file__).parent.parent.parent
+PROGRAM = (sys.executable, "-m", "flowpod")
 START_TIMEOUT_S = 30
+KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
 
 
 @contextmanager
@@ -63,7 +65,7 @@ class Served:
 
 def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
     """Return an environment with these settings alone, and data in `tmp_path`."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     return (
         kept
         | {"FLOWPOD_DATA_DIR": str(tmp_path / "data"), "FLOWPOD_DRAIN_DELAY_S": "0", "FLOWPOD_LOG_FORMAT": "text"}
@@ -72,20 +74,22 @@ def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(flow: Path, tmp_path: Path, *options: str, **settings: str) -> Iterator[Served]:
+def serving(
+    flow: Path, tmp_path: Path, *options: str, program: Sequence[str] = PROGRAM, **settings: str
+) -> Iterator[Served]:
     """Run `flowpod serve` on a free port until the block ends."""
-    with start_server(flow, tmp_path, *options, **settings) as served:
+    with start_server(flow, tmp_path, *options, program=program, **settings) as served:
         wait_until_ready(served)
         yield served
 
 
 @contextmanager
 def start_server(
-    flow: Path, tmp_path: Path, *options: str, program: Sequence[str] = ("-m", "flowpod"), **settings: str
+    flow: Path, tmp_path: Path, *options: str, program: Sequence[str] = PROGRAM, **settings: str
 ) -> Iterator[Served]:
     """Run `flowpod serve`, or that of another `program`, on a free port, ready or not."""
     log = tmp_path / "serve.log"
-    command = [sys.executable, *program, "serve", str(flow), "--port", "0", *options]
+    command = [*program, "serve", str(flow), "--port", "0", *options]
     with log.open("a") as output:
         start = output.tell()
         process = subprocess.Popen(
@@ -124,9 +128,7 @@ def run_command(
     *arguments: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `flowpod` to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "flowpod", *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=60
-    )
+    return subprocess.run([*PROGRAM, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
 
 
 def turns(tmp_path: Path, service: str = "flow") -> list[str]:

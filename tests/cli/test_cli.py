@@ -106,7 +106,7 @@ def test_a_broken_flow_is_refused_with_its_problems(tmp_path: Path, command: lis
 def test_no_such_folder(tmp_path: Path) -> None:
     done = run_command("serve", str(tmp_path / "nothing"), env=env_of(tmp_path))
     assert done.returncode == 1
-    assert done.stderr == f"{tmp_path / 'nothing'}: there is no such folder\n"
+    assert done.stderr == f"{tmp_path / 'nothing'}: the folder does not exist\n"
 
 
 def test_run_streams_the_answer_and_reports_nodes(tmp_path: Path, model_server: ModelServer) -> None:
@@ -269,8 +269,8 @@ def test_missing_includes_and_connections_are_reported(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert [line.partition(" (")[0] for line in done.stdout.splitlines()] == [
         (
-            "error: flow/flow.dag.yaml:4: additional_includes[0]: there is no file or folder '../shared', seen from the "
-            "flow's folder"
+            "error: flow/flow.dag.yaml:4: additional_includes[0]: there is no file or folder '../shared'; paths "
+            "start at the flow's folder"
         ),
         "error: flow/flow.dag.yaml:3: environment_variables.KEY: ${llm.api_key}: there is no connection 'llm'; the connections are offline",
         (

@@ -1,4 +1,4 @@
-"""Log lines, each with the ids of the request and the run that it belongs to; a node's prints are among them."""
+"""Log lines, each with the ids of its request and its run. What a node prints is logged too."""
 
 import logging
 import re
@@ -16,67 +16,68 @@ from flowpod.jsonable import dumps
 Level = Literal["debug", "info", "warning", "error"]
 Style = Literal["auto", "text", "json"]
 
+Redact = Callable[[str], str]
+"""Replaces the secrets in a text."""
+
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
-"""The id of the request that this task works for; a run's tasks inherit it."""
+"""The id of the current request; the tasks of a run inherit it."""
 RUN_ID: ContextVar[str] = ContextVar("run_id", default="")
-"""The id of the run that this task works for."""
+"""The id of the current run."""
 TRACE_ID: ContextVar[str] = ContextVar("trace_id", default="")
-"""The id of the run's trace, as `0x` and 32 hex digits."""
+"""The id of the current run's trace, as `0x` and 32 hex digits."""
 FIELDS = "fields"
-"""The key of `extra` under which a log record brings fields of its own, a mapping, for JSON lines."""
+"""The key in `extra` for a mapping of further fields, which JSON lines show."""
 
-_flow = logging.getLogger("flow")  # what nodes print
-_OWN = "flowpod."  # what our loggers' names begin with
+_flow = logging.getLogger("flow")  # for the prints of nodes
+_OWN = "flowpod."  # the prefix of our loggers
 _NOISY_LOGGERS = ("uvicorn.error", "httpx2", "httpcore2", "openai", "asyncio", "sse_starlette", "aiosqlite")
-_ID_SHOWN = 8  # characters of a run's id: enough to name it to `flowpod trace`
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tabulator
-_EXCEPTION_END = 5000  # characters of an exception that are logged from its start, and from its end
-_MOST_CHARS = 16384  # of a line that a node prints
+_ID_LENGTH = 8  # characters of a run's id, which are enough for `flowpod trace`
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tab
+_EXCEPTION_CHARS = 5000  # of a long exception: so many from its start, and so many from its end
+_MAX_LINE = 16384  # characters of a line that a node prints
 
 
-def set_up_logging(
-    level: Level, style: Style = "text", hide: Callable[[str], str] = str, said: Callable[[str], str] = str
-) -> None:
-    """Log to the standard error; libraries only from warnings on, unless everything is asked for.
+def set_up_logging(level: Level, style: Style = "text", redact: Redact = str, redact_words: Redact = str) -> None:
+    """Log to the standard error; of libraries only warnings and errors, unless `level` is "debug".
 
-    `hide` gets every line before it is written, and takes secrets out of it; `said` gets what others than Flowpod say
-    in it, exceptions too, and takes out what only there can be told from our own words.
+    `redact` replaces the secrets in every line. `redact_words` is applied to messages of other loggers than Flowpod's
+    and to exceptions: it also replaces secrets that are too short to be told from words in Flowpod's own messages.
     """
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter(hide, said) if as_json else _TextFormatter(hide, said))
+    handler.setFormatter(_JsonFormatter(redact, redact_words) if as_json else _TextFormatter(redact, redact_words))
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    _Routed.hide = staticmethod(hide)
+    _RoutedStream.redact = staticmethod(redact)
     if level != "debug":
         for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _escaped(text: str) -> str:
-    """Return `text` as one line: what a caller sends can neither begin another nor steer the terminal."""
+    """Return `text` as one line: control characters in it can neither start a new line nor control the terminal."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _exception(text: str, said: Callable[[str], str]) -> str:
-    """Return an exception's stack and message without control characters, and without its middle if it is long."""
-    shown = "\n".join(map(_escaped, said(text).split("\n")))  # a secret may stand where it is cut
-    if len(shown) <= 2 * _EXCEPTION_END:
+def _exception(text: str, redact_words: Redact) -> str:
+    """Return an exception's stack and message without control characters, and without the middle if they are long."""
+    shown = "\n".join(map(_escaped, redact_words(text).split("\n")))  # redacted first: the cut could split a secret
+    if len(shown) <= 2 * _EXCEPTION_CHARS:
         return shown
-    left_out = len(shown) - 2 * _EXCEPTION_END
-    return f"{shown[:_EXCEPTION_END]}\n... ({left_out} characters left out)\n{shown[-_EXCEPTION_END:]}"
+    left_out = len(shown) - 2 * _EXCEPTION_CHARS
+    return f"{shown[:_EXCEPTION_CHARS]}\n... ({left_out} characters left out)\n{shown[-_EXCEPTION_CHARS:]}"
 
 
 class _Formatter(logging.Formatter):
     """Lines without secrets."""
 
-    def __init__(self, hide: Callable[[str], str], said: Callable[[str], str]) -> None:
+    def __init__(self, redact: Redact, redact_words: Redact) -> None:
         super().__init__()
-        self._hide = hide
-        self._said = said
+        self._redact = redact
+        self._redact_words = redact_words
 
     def _message(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
-        return message if record.name.startswith(_OWN) else self._said(message)
+        return message if record.name.startswith(_OWN) else self._redact_words(message)
 
 
 class _TextFormatter(_Formatter):
@@ -88,11 +89,11 @@ class _TextFormatter(_Formatter):
         place = f"{record.levelname} {record.name}{f'.{node}' if node else ''} [{REQUEST_ID.get()}]"
         message = _escaped(self._message(record))
         if RUN_ID.get() and RUN_ID.get() not in message:
-            message = f"{message} (run {RUN_ID.get()[:_ID_SHOWN]})"
+            message = f"{message} (run {RUN_ID.get()[:_ID_LENGTH]})"
         lines = [f"{when},{record.msecs:03.0f} {place} {message}"]
         if record.exc_info:
-            lines.append(_exception(self.formatException(record.exc_info), self._said))
-        return self._hide("\n".join(lines))
+            lines.append(_exception(self.formatException(record.exc_info), self._redact_words))
+        return self._redact("\n".join(lines))
 
 
 class _JsonFormatter(_Formatter):
@@ -111,43 +112,43 @@ class _JsonFormatter(_Formatter):
         line |= {name: value for name, value in ids.items() if value not in ("", "-")}
         line |= getattr(record, FIELDS, {})
         if record.exc_info:
-            line["exception"] = _exception(self.formatException(record.exc_info), self._said)
-        return self._hide(dumps(line).decode())
+            line["exception"] = _exception(self.formatException(record.exc_info), self._redact_words)
+        return self._redact(dumps(line).decode())
 
 
 class _Prints:
-    """Makes log lines of what one node writes to the standard streams, from whichever of its threads."""
+    """Logs the lines that one node writes to the standard streams, from any of its threads."""
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._begun: dict[str, str] = {}
+        self._unfinished: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def write(self, stream: str, text: str) -> None:
-        """Take text; the lines that it ends are logged."""
+        """Log the lines that `text` completes."""
         with self._lock:
-            *lines, rest = (self._begun.get(stream, "") + text).split("\n")
-            if len(rest) > _MOST_CHARS:
+            *lines, rest = (self._unfinished.get(stream, "") + text).split("\n")
+            if len(rest) > _MAX_LINE:
                 lines, rest = [*lines, rest], ""
-            self._begun[stream] = rest
+            self._unfinished[stream] = rest
         for line in lines:
             self._log(stream, line)
 
     def close(self) -> None:
-        """Log what was begun and not ended."""
+        """Log the lines that were not completed."""
         with self._lock:
-            begun, self._begun = self._begun, {}
-        for stream, line in begun.items():
+            unfinished, self._unfinished = self._unfinished, {}
+        for stream, line in unfinished.items():
             self._log(stream, line)
 
     def _log(self, stream: str, line: str) -> None:
         if not line.strip():
             return
-        # A handler that the node's own code has added may write to the streams again: that is no print of the node's.
+        # A log handler of the node's own code may write to the streams again, which must not be logged in turn.
         token = _PRINTS.set(None)
         try:
             extra = {FIELDS: {"node": self._node, "stream": stream}}
-            _flow.info("%s", line[:_MOST_CHARS], extra=extra)
+            _flow.info("%s", line[:_MAX_LINE], extra=extra)
         finally:
             _PRINTS.reset(token)
 
@@ -157,7 +158,7 @@ _PRINTS: ContextVar[_Prints | None] = ContextVar("prints", default=None)
 
 @contextmanager
 def prints_of(node: str) -> Iterator[None]:
-    """Make what the block writes to the standard streams log lines of `node`, if the process routes them."""
+    """Log what the block writes to the standard streams as lines of `node`, after `route_prints`."""
     prints = _Prints(node)
     token = _PRINTS.set(prints)
     try:
@@ -168,19 +169,19 @@ def prints_of(node: str) -> Iterator[None]:
 
 
 def route_prints() -> None:
-    """Have what nodes write to the standard streams logged; everything else goes where it went, without secrets.
+    """Log what nodes write to the standard streams; anything else is written to them without secrets.
 
-    A thread that a node's own code starts with `threading` is nobody's: it works in a context of its own, so that what
-    it writes is no log line, and only secrets that are the same for all runs are taken out of it.
+    A thread that a node's own code starts with `threading` has a context of its own, without the node: its prints are
+    not logged, and only the secrets of the process are redacted in them.
     """
-    sys.stdout = cast(TextIO, _Routed(sys.stdout, "stdout"))
-    sys.stderr = cast(TextIO, _Routed(sys.stderr, "stderr"))
+    sys.stdout = cast(TextIO, _RoutedStream(sys.stdout, "stdout"))
+    sys.stderr = cast(TextIO, _RoutedStream(sys.stderr, "stderr"))
 
 
-class _Routed:
-    """A standard stream that knows who writes to it; `hide` takes secrets out of what nobody's log line is."""
+class _RoutedStream:
+    """A standard stream that passes what nodes write to the log, and redacts anything else."""
 
-    hide: "ClassVar[staticmethod[[str], str]]" = staticmethod(str)
+    redact: "ClassVar[staticmethod[[str], str]]" = staticmethod(str)
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream = stream
@@ -190,7 +191,7 @@ class _Routed:
         """Write `text` as TextIO does."""
         prints = _PRINTS.get()
         if prints is None:
-            self._stream.write(self.hide(text))
+            self._stream.write(self.redact(text))
             return len(text)
         prints.write(self._name, text)
         return len(text)

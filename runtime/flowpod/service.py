@@ -25,7 +25,7 @@ from flowpod.storage.database import Database
 from flowpod.storage.runs.records import RecordedRun
 from flowpod.storage.schema import RecordStatus
 from flowpod.storage.sessions.service import HistoryService, SessionState
-from flowpod.telemetry.content import RUN_SECRETS, RunSecrets
+from flowpod.telemetry.redaction import RUN_SECRETS, RunSecrets
 from flowpod.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ class FlowService:
 
     def note(self, name: str, headers: Mapping[str, str], attributes: Mapping[str, str | bool | int | float]) -> None:
         """Add a span with these attributes to the trace that the caller's `headers` continue."""
-        self._tracing.note(name, headers, attributes)
+        self._tracing.add_span(name, headers, attributes)
 
     def session_variables(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Return a session's variables: the `stored` values, and defaults for variables never written."""

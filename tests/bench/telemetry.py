@@ -17,11 +17,13 @@ from pathlib import Path
 from flowpod.compat import stand_ins
 from flowpod.engine.request import RunRequest
 from flowpod.service import FlowService
-from flowpod.telemetry.content import Content, Secrets
+from flowpod.telemetry.content import Content
 from flowpod.telemetry.metrics import Metrics
-from flowpod.telemetry.recorder import TraceRecorder
+from flowpod.telemetry.redaction import Secrets
 from flowpod.telemetry.setup import tracing_of
-from flowpod.telemetry.store import TraceStore
+from flowpod.telemetry.span_redaction import RedactingProcessor
+from flowpod.telemetry.trace_store import TraceStore
+from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
 from flowpod.telemetry.tracing import Tracing
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
@@ -84,9 +86,9 @@ async def main() -> None:
     await measure("and spans that nobody takes", tracing_of(off, counted()))
     with tempfile.TemporaryDirectory() as folder:
         store = TraceStore(Path(folder) / "traces.db", max_bytes=200 << 20, max_age_s=86400)
-        recorder = TraceRecorder(store, counted(), Content(Secrets(["a-secret-key"])))
-        await measure("and spans in the local store", watched(recorder))
-        recorder.shutdown()
+        processor = RedactingProcessor(Content(Secrets(["a-secret-key"])), [TraceStoreProcessor(store, counted())])
+        await measure("and spans in the local store", watched(processor))
+        processor.shutdown()
         stored = store.path.stat().st_size / (ROUNDS * RUNS + 1) / 1024
     await measure("or to a gRPC port that refuses", watched(BatchSpanProcessor(GrpcExporter("http://127.0.0.1:9"))))
     refusing = HttpExporter("http://127.0.0.1:9/v1/traces")

@@ -6,7 +6,7 @@ import orjson
 import pytest
 from flowpod.cli.trace_view import TraceView
 from flowpod.jsonable import dumps
-from flowpod.telemetry.store import Span, Stored, Summary
+from flowpod.telemetry.trace_store import Span, StoredRun, Summary
 from flowpod.telemetry.tree import trace_as_json
 
 HOSTILE = "a\x1b]0;title\x07\x9b31m\u202eb\u200b\ud83d"
@@ -27,9 +27,9 @@ def span(name: str, parent: str | None, **facts: Any) -> Span:
     }
 
 
-def stored(text: str, *spans: Span) -> Stored:
+def stored(text: str, *spans: Span) -> StoredRun:
     summary = Summary("0x1", text, text, text, text, text, text, 1, 1, "Completed", text, text, text, 1, 1)
-    return Stored(1, summary, spans)
+    return StoredRun(1, summary, spans)
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 from flowpod.settings import Settings
-from flowpod.telemetry.content import Content, Secrets
-from flowpod.telemetry.exporters import CountedExport, exporter_secrets
+from flowpod.telemetry.exporters import CountingBatchProcessor, exporter_secrets
 from flowpod.telemetry.metrics import Metrics
-from flowpod.telemetry.setup import keeps_traces
+from flowpod.telemetry.redaction import Secrets
+from flowpod.telemetry.setup import stores_traces
 from flowpod.telemetry.snapshots import Snapshots
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -109,11 +109,11 @@ def test_several_exporters_at_once(tmp_path: Path, model_server: ModelServer, co
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("OTEL_TRACES_EXPORTER", "zipkin", "there is no exporter 'zipkin'; there are otlp, console, none"),
-        ("OTEL_METRICS_EXPORTER", "otlp,x", "there is no exporter 'x'"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "there is no protocol 'http/json'; there are grpc, http/protobuf"),
-        ("OTEL_BSP_MAX_QUEUE_SIZE", "abc", "expected a number from 1 on, not 'abc'"),
-        ("OTEL_BSP_SCHEDULE_DELAY", "-1", "expected a number from 1 on, not '-1'"),
+        ("OTEL_TRACES_EXPORTER", "zipkin", "unknown exporter 'zipkin'; choose from otlp, console, none"),
+        ("OTEL_METRICS_EXPORTER", "otlp,x", "unknown exporter 'x'"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "unknown protocol 'http/json'; choose from grpc, http/protobuf"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "abc", "'abc' is not a positive integer"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-1", "'-1' is not a positive integer"),
     ],
 )
 def test_a_wrong_variable_is_named(tmp_path: Path, variable: str, value: str, message: str) -> None:
@@ -147,8 +147,8 @@ def test_what_is_secret_of_collectors() -> None:
     }
     secrets = Secrets(exporter_secrets(environ))
     hidden = "Bearer%20header-token header-token password-1 /path-token"
-    assert secrets.hide(hidden) == "*** *** *** ***"
-    assert secrets.hide("https://host/v1/metrics") == "https://host/v1/metrics"
+    assert secrets.redact(hidden) == "*** *** *** ***"
+    assert secrets.redact("https://host/v1/metrics") == "https://host/v1/metrics"
 
 
 def test_exporters_are_imported_only_when_they_are_named() -> None:
@@ -156,7 +156,7 @@ def test_exporters_are_imported_only_when_they_are_named() -> None:
 import sys
 from pathlib import Path
 from flowpod.settings import Settings
-from flowpod.telemetry.content import Secrets
+from flowpod.telemetry.redaction import Secrets
 from flowpod.telemetry.setup import set_up_telemetry
 set_up_telemetry(Settings(trace_store="off"), "s", Path("/nowhere"), {}, Secrets())
 print([name for name in sys.modules if name.startswith(("grpc", "opentelemetry.exporter", "google.protobuf"))])
@@ -179,7 +179,7 @@ print([name for name in sys.modules if name.startswith(("grpc", "opentelemetry.e
 def test_traces_are_kept_where_one_instance_keeps_its_own(
     settings: dict[str, Any], exporting: bool, expected: bool
 ) -> None:
-    assert keeps_traces(Settings(**settings), exporting=exporting) is expected
+    assert stores_traces(Settings(**settings), exporting=exporting) is expected
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_what_opentelemetry_refuses_is_told_in_a_line(tmp_path: Path, variable: 
     variables = {"OTEL_TRACES_EXPORTER": "otlp", variable: value, "PATH": os.environ["PATH"]}
     done = run_command("serve", str(flow), "--port", "0", env=variables)
     assert done.returncode == 1
-    assert "one of OpenTelemetry's variables is wrong: " in done.stderr
+    assert "invalid OpenTelemetry variable: " in done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -202,7 +202,7 @@ def test_what_opentelemetry_refuses_is_told_in_a_line(tmp_path: Path, variable: 
 def test_lost_spans_are_counted_from_zero(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path, "one")
     counted = Metrics(MeterProvider([snapshots.reader]))
-    CountedExport(InMemorySpanExporter(), "otlp", counted, Content(), {}).shutdown()  # type: ignore[no-untyped-call]
+    CountingBatchProcessor(InMemorySpanExporter(), "otlp", counted, {}).shutdown()  # type: ignore[no-untyped-call]
     families = {family.name: family for family in snapshots.families()}
     assert families["flowpod.trace.dropped_spans"].values == {(("flowpod.destination", "otlp"),): 0}
 
@@ -215,7 +215,7 @@ def test_spans_of_an_exporter_that_breaks_are_counted(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path, "one")
     provider = TracerProvider()
     counted = Metrics(MeterProvider([snapshots.reader]))
-    provider.add_span_processor(CountedExport(Breaking(), "otlp", counted, Content(), {}))
+    provider.add_span_processor(CountingBatchProcessor(Breaking(), "otlp", counted, {}))
     provider.get_tracer("test").start_span("lost").end()
     provider.shutdown()
     families = {family.name: family for family in snapshots.families()}
@@ -235,7 +235,7 @@ def test_spans_that_nobody_takes_are_counted(tmp_path: Path) -> None:
     counted = Metrics(MeterProvider([snapshots.reader]))
     environ = {"OTEL_BSP_MAX_QUEUE_SIZE": "512"}
     provider = TracerProvider()
-    provider.add_span_processor(CountedExport(Refusing(), "otlp", counted, Content(), environ))
+    provider.add_span_processor(CountingBatchProcessor(Refusing(), "otlp", counted, environ))
     tracer = provider.get_tracer("test")
     for _ in range(512):
         tracer.start_span("fills the first batch").end()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from flowpod.telemetry.metrics import Bounded, Metrics
+from flowpod.telemetry.metrics import LimitedValues, Metrics
 from flowpod.telemetry.prometheus import prometheus_name, prometheus_text
 from flowpod.telemetry.snapshots import Snapshots
 from opentelemetry.sdk.metrics import MeterProvider
@@ -60,14 +60,14 @@ def test_a_page_of_everything(tmp_path: Path) -> None:
     metrics.run_began()
     metrics.run_ended("Completed", "simple", 0.2)
     metrics.node_ended("reply", "llm", "Failed", 3)
-    called = metrics.model_called("chat", "openai", 'a "quoted"\nname')
-    metrics.model_began_to_answer(called, 0.1)
-    metrics.model_ended(called, 0.3, "model_error")
-    metrics.tokens_used(called, 100, 20)
+    call = metrics.model_attributes("chat", "openai", 'a "quoted"\nname')
+    metrics.first_chunk_received(call, 0.1)
+    metrics.model_call_ended(call, 0.3, "model_error")
+    metrics.tokens_used(call, 100, 20)
     metrics.history.written(0.01)
     metrics.history.deferred()
     metrics.history.lost()
-    metrics.loop_was_late(0.02)
+    metrics.event_loop_lagged(0.02)
     metrics.spans_dropped(3, "store")
     metrics.observe_abandoned_threads(lambda: 2)
     with metrics.stream():
@@ -109,7 +109,7 @@ def test_names(name: str, unit: str, expected: str) -> None:
 
 
 def test_what_callers_choose_is_bounded() -> None:
-    bounded = Bounded(most=2)
+    bounded = LimitedValues(most=2)
     assert [bounded(name) for name in ("a", "b", "c", "a", "d")] == ["a", "b", "other", "a", "other"]
 
 

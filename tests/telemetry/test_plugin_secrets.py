@@ -10,11 +10,12 @@ import httpx
 import pytest
 from flowpod.engine.failures import error_info
 from flowpod.errors import NodeError
-from flowpod.telemetry.content import RUN_SECRETS, Content, RunSecrets
-from flowpod.telemetry.exporters import CountedExport
+from flowpod.telemetry.content import Content
+from flowpod.telemetry.exporters import CountingBatchProcessor
 from flowpod.telemetry.metrics import Metrics
-from flowpod.telemetry.redaction import redacted
+from flowpod.telemetry.redaction import RUN_SECRETS, RunSecrets
 from flowpod.telemetry.setup import tracing_of
+from flowpod.telemetry.span_redaction import RedactingProcessor, redact_span
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.util.types import AttributeValue
@@ -22,6 +23,7 @@ from opentelemetry.util.types import AttributeValue
 from tests.support.flows import client_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import serving
+from tests.telemetry.test_tracing import recording
 
 PATH = "/api/v1/apps/any/completion"
 PARAMS = {"p": {"article": 7, "phone": 13800138000, "pin": "p!n", "city": "Hangzhou-West"}}
@@ -95,26 +97,34 @@ def body(question: str) -> dict[str, Any]:
     return {"input": {"prompt": question, "biz_params": given}}
 
 
-def test_what_a_run_is_given_is_hidden_by_its_length() -> None:
-    secrets = RunSecrets.of({"a": [2, "pin"], "b": {"c": 13800138000, "d": "long-enough"}, "e": [True, None, "", " "]})
-    assert secrets.hide("2 pin xlong-enoughx 138001380001 13800138000.") == "2 pin x***x 138001380001 ***."
-    assert secrets.said("Article 2, pin (pins, 22, a2) 2.") == "Article ***, *** (pins, 22, a2) ***."
+def recorded(value: Any, secrets: RunSecrets, content: Content | None = None) -> str:
+    """Record a value as the output of a run with these secrets; return it as the exporter gets it."""
+    tracing, exporter = recording(content)
     context = copy_context()
     context.run(RUN_SECRETS.set, secrets)
+    span = context.run(tracing.start_run, "flow", {}, {})
+    context.run(tracing.record, span, "output", value)
+    span.end()
+    return str((exporter.get_finished_spans()[0].attributes or {})["output.value"])
+
+
+def test_what_a_run_is_given_is_hidden_by_its_length() -> None:
+    secrets = RunSecrets.of({"a": [2, "pin"], "b": {"c": 13800138000, "d": "long-enough"}, "e": [True, None, "", " "]})
+    assert secrets.redact("2 pin xlong-enoughx 138001380001 13800138000.") == "2 pin x***x 138001380001 ***."
+    assert secrets.redact_words("Article 2, pin (pins, 22, a2) 2.") == "Article ***, *** (pins, 22, a2) ***."
     value: dict[Any, Any] = {"list": [2, 22, 2.5, 13800138000, True, "pin", "a 2"], "2": None, 3: ("pin",)}
-    text, whole = context.run(Content().json, value)
-    assert whole
-    assert json.loads(text) == {"list": ["***", 22, 2.5, "***", True, "***", "a ***"], "***": None, "3": ["***"]}
-    assert json.loads(Content().json(value)[0]) == {"list": value["list"], "2": None, "3": ["pin"]}
+    assert json.loads(recorded(value, secrets)) == {
+        "list": ["***", 22, 2.5, "***", True, "***", "a ***"],
+        "***": None,
+        "3": ["***"],
+    }
+    assert json.loads(recorded(value, RunSecrets.of())) == {"list": value["list"], "2": None, "3": ["pin"]}
 
 
 def test_what_is_hidden_leaves_json_whole() -> None:
-    context = copy_context()
-    context.run(RUN_SECRETS.set, RunSecrets.of(12345678, "key-number-1", "key-number-2"))
+    secrets = RunSecrets.of(12345678, "key-number-1", "key-number-2")
     value = {"id": 123456789, "at": 12345678, "key-number-1": 1, "key-number-2": 2}
-    text, whole = context.run(Content().json, value)
-    assert whole
-    assert json.loads(text) == {"id": 123456789, "at": "***", "***": 1, "******": 2}
+    assert json.loads(recorded(value, secrets)) == {"id": 123456789, "at": "***", "***": 1, "******": 2}
 
 
 def test_what_flowpod_says_of_a_run_is_not_hidden() -> None:
@@ -125,12 +135,11 @@ def test_what_flowpod_says_of_a_run_is_not_hidden() -> None:
         "gen_ai.workflow.name": "flow",
         "llm.token_count.prompt": 7,
     }
-    context = copy_context()
-    context.run(RUN_SECRETS.set, RunSecrets.of("a-session-id", "Completed", "python", "flow", 7, "workflow", 10203040))
+    secrets = RunSecrets.of("a-session-id", "Completed", "python", "flow", 7, "workflow", 10203040)
     span = TracerProvider().get_tracer("test").start_span("node", attributes={**ours, "pin": 10203040, "pins": [7, 8]})
     assert isinstance(span, ReadableSpan)
-    shown = context.run(redacted, span, Content())
-    assert dict(shown.attributes or {}) == {**ours, "pin": "***", "pins": ("***", 8)}
+    redacted = redact_span(span, Content(), secrets)
+    assert dict(redacted.attributes or {}) == {**ours, "pin": "***", "pins": ("***", 8)}
 
 
 def test_an_error_of_the_engine_may_quote_what_plugins_get(tmp_path: Path) -> None:
@@ -154,7 +163,8 @@ async def test_what_is_for_plugins_has_a_bound(tmp_path: Path, model_server: Mod
 @pytest.mark.parametrize("question", ["hi", "fail"])
 async def test_no_span_has_what_plugins_get(tmp_path: Path, model_server: ModelServer, question: str) -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(CountedExport(exporter, "otlp", Metrics(), Content(), {}))
+    exporting = CountingBatchProcessor(exporter, "otlp", Metrics(), {})
+    provider.add_span_processor(RedactingProcessor(Content(), [exporting]))
     async with client_of(flow_of(tmp_path, model_server.url), tracing=tracing_of(provider)) as client:
         answer = (await client.post(PATH, json=body(question))).json()
     provider.force_flush()

@@ -3,21 +3,25 @@
 import json
 from contextvars import copy_context
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from flowpod.telemetry.content import RUN_SECRETS, Content, RunSecrets, Secrets
-from flowpod.telemetry.exporters import CountedExport
+from flowpod.telemetry.content import Content
+from flowpod.telemetry.exporters import CountingBatchProcessor
 from flowpod.telemetry.metrics import Metrics
-from flowpod.telemetry.recorder import TraceRecorder
-from flowpod.telemetry.store import Filters, TraceStore
-from opentelemetry.sdk.trace import TracerProvider
+from flowpod.telemetry.redaction import RUN_SECRETS, RunSecrets, Secrets
+from flowpod.telemetry.span_redaction import RedactingProcessor, redact_span
+from flowpod.telemetry.trace_store import Filters, TraceStore
+from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link, SpanContext
 
 from tests.support.flows import SESSION, client_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import serving
+from tests.telemetry.test_plugin_secrets import recorded
 from tests.telemetry.test_tracing import recording
 
 KEY, TOKEN, PIN, PASSWORD = "sk-very-secret-key", "token-of-a-caller", "pin-9876-5432", "hunter2-hunter2"
@@ -72,9 +76,9 @@ def leaking_flow(folder: Path, url: str, model: str = "echo") -> Path:
 
 def test_known_secrets_are_hidden() -> None:
     secrets = Secrets(["abcdefgh", "abcdefgh-and-more", "short"])
-    assert secrets.hide("x abcdefgh-and-more abcdefgh short") == "x *** *** short"
-    assert Content(secrets).json({"key": "abcdefgh"}) == ('{"key":"***"}', True)
-    assert Content(Secrets(['quote"d\\secret'])).json(['quote"d\\secret']) == ('["***"]', True)
+    assert secrets.redact("x abcdefgh-and-more abcdefgh short") == "x *** *** short"
+    assert recorded({"key": "abcdefgh"}, RunSecrets.of(), Content(secrets)) == '{"key":"***"}'
+    assert recorded(['quote"d\\secret'], RunSecrets.of(), Content(Secrets(['quote"d\\secret']))) == '["***"]'
 
 
 async def test_no_span_has_a_secret(tmp_path: Path, model_server: ModelServer) -> None:
@@ -136,12 +140,63 @@ def test_no_log_line_and_no_stored_trace_has_a_secret(tmp_path: Path, model_serv
         assert secret not in shown
 
 
+def test_a_span_without_secrets_is_not_copied() -> None:
+    span = TracerProvider().get_tracer("test").start_span("node", attributes={"own": "x", "output.value": '{"a":"b"}'})
+    assert isinstance(span, ReadableSpan)
+    assert redact_span(span, Content(Secrets([KEY])), RunSecrets.of()) is span
+    span.set_attribute("own", f"x {KEY}")
+    assert dict(redact_span(span, Content(Secrets([KEY])), RunSecrets.of()).attributes or {})["own"] == "x ***"
+
+
+@pytest.mark.parametrize("value", [f"{'x' * 95}{KEY}", {"a": f"{'x' * 89}{KEY}"}])
+@pytest.mark.parametrize("secrets", [(Secrets([KEY]), RunSecrets.of()), (Secrets(), RunSecrets.of(KEY))])
+def test_truncation_cuts_through_no_secret(value: Any, secrets: tuple[Secrets, RunSecrets]) -> None:
+    content = Content(secrets[0], max_chars=100)
+    for given in (value, f"{value}{'y' * 200}"):
+        assert KEY[:3] not in recorded(given, secrets[1], content)
+    span = TracerProvider().get_tracer("test").start_span("node", attributes={"own": f"{'x' * 95}{KEY}{'y' * 200}"})
+    assert isinstance(span, ReadableSpan)
+    assert KEY[:3] not in redact_span(span, content, secrets[1]).to_json()
+
+
+def test_attributes_of_every_type_are_redacted() -> None:
+    attributes: dict[str, Any] = {"bytes": KEY.encode(), "map": {"in": {KEY: [KEY]}}, "list": [[KEY, b"plain"], None]}
+    span = TracerProvider().get_tracer("test").start_span("node", attributes=attributes)
+    assert isinstance(span, ReadableSpan)
+    redacted = redact_span(span, Content(Secrets([KEY])), RunSecrets.of())
+    assert dict(redacted.attributes or {}) == {
+        "bytes": "***",
+        "map": {"in": {"***": ("***",)}},
+        "list": (("***", b"plain"), None),
+    }
+
+
+def test_a_span_that_ends_outside_of_its_run_has_none_of_its_secrets() -> None:
+    tracing, exporter = recording()
+    context = copy_context()
+    context.run(RUN_SECRETS.set, RunSecrets.of(PASSWORD))
+    span = context.run(tracing.start_run, "flow", {}, {"own": PASSWORD})
+    span.end()  # as the garbage collector's task does for a stream that nobody closed
+    assert PASSWORD not in exporter.get_finished_spans()[0].to_json()
+
+
+def test_opentelemetrys_length_limit_cuts_through_no_secret(tmp_path: Path, model_server: ModelServer) -> None:
+    flow = leaking_flow(tmp_path / "flow", model_server.url)
+    limit = len("RuntimeError: failed with ") + 6
+    with serving(flow, tmp_path, FLOWPOD_AUTH="off", OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT=str(limit)) as served:
+        httpx.post(f"{served.url}/", json={"question": "fail"})
+        (run,) = httpx.get(f"{served.url}/traces").json()["data"]
+        trace = httpx.get(f"{served.url}/traces/{run['run_id']}").text
+    assert "failed with ***" in trace
+    assert PIN[:6] not in trace
+
+
 def test_spans_of_a_node_have_none_of_its_runs_secrets(tmp_path: Path) -> None:
-    recorder = TraceRecorder(TraceStore(tmp_path / "traces.db", max_bytes=1 << 30, max_age_s=1e9), Metrics(), Content())
+    store = TraceStore(tmp_path / "traces.db", max_bytes=1 << 30, max_age_s=1e9)
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
-    provider.add_span_processor(recorder)
-    provider.add_span_processor(CountedExport(exporter, "otlp", Metrics(), Content(), {}))
+    processors = [TraceStoreProcessor(store, Metrics()), CountingBatchProcessor(exporter, "otlp", Metrics(), {})]
+    provider.add_span_processor(RedactingProcessor(Content(), processors))
     tracer = provider.get_tracer("mine")
 
     def node() -> None:
@@ -152,7 +207,7 @@ def test_spans_of_a_node_have_none_of_its_runs_secrets(tmp_path: Path) -> None:
 
     copy_context().run(node)
     provider.force_flush()
-    stored = recorder.store.find(recorder.store.newest(Filters(), 1)[0].summary.trace_id)
+    stored = store.find(store.newest(Filters(), 1)[0].summary.trace_id)
     provider.shutdown()
     (exported,) = exporter.get_finished_spans()
     assert exported.name == "login ***"

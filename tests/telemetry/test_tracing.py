@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.setup import tracing_of
+from flowpod.telemetry.span_redaction import RedactingProcessor
 from flowpod.telemetry.tracing import Tracing
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -19,7 +20,8 @@ from tests.support.model_server import ModelServer
 def recording(content: Content | None = None) -> tuple[Tracing, InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    content = content or Content()
+    provider.add_span_processor(RedactingProcessor(content, [SimpleSpanProcessor(exporter)]))
     return tracing_of(provider, content=content), exporter
 
 

@@ -28,7 +28,7 @@ from flowpod.serving.process import opened_flow, problems_of
 from flowpod.serving.server import Server, collect_rarely, listen
 from flowpod.serving.workers import Workers, worker_command
 from flowpod.settings import PREFIX, Settings, read_settings, setting_rows, settings_markdown
-from flowpod.telemetry.content import Secrets
+from flowpod.telemetry.redaction import Secrets
 
 logger = logging.getLogger("flowpod")
 
@@ -142,7 +142,7 @@ def _settings_help() -> str:
 def _serve(options: argparse.Namespace) -> int:
     settings = read_settings()
     secrets = Secrets()
-    set_up_logging(settings.log_level, settings.log_format, secrets.hide, secrets.said)
+    set_up_logging(settings.log_level, settings.log_format, secrets.redact, secrets.redact_words)
     route_prints()
     tokens = _tokens(settings, options.host, options.port)
     secrets.add(tokens)

@@ -11,7 +11,7 @@ from flowpod.cli.trace_view import TraceView, trace_file
 from flowpod.errors import InvalidRequest
 from flowpod.jsonable import dumps
 from flowpod.settings import read_settings
-from flowpod.telemetry.store import Filters, TraceStore
+from flowpod.telemetry.trace_store import Filters, TraceStore
 from flowpod.telemetry.tree import summary_as_json, trace_as_json
 
 
@@ -77,7 +77,7 @@ def _trace(options: argparse.Namespace, *, colours: bool) -> int:
     name = options.id or next((run.run_id or run.trace_id for run in newest), "")
     found = store.find(name)
     if not found:
-        raise InvalidRequest(f"{store.path} has no trace, run, request or session {name!r}")
+        raise InvalidRequest(f"no trace, run, request or session in {store.path} has the id {name!r}")
     if options.json:
         sys.stdout.write(dumps(trace_as_json(found)).decode() + "\n")
     else:

@@ -13,13 +13,15 @@ def error_info(path: str, error: BaseException, folder: Path, content: Content) 
     `path` is the path of the node. A group of exceptions is represented by its first one.
     """
     if isinstance(error, FlowpodError):
-        return ErrorInfo(f"node {path!r}: {content.said(error.message)}", error.type, path, error.code)
+        return ErrorInfo(f"node {path!r}: {content.redact(error.message)}", error.type, path, error.code)
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__)
     own = next((frame for frame in reversed(frames) if Path(frame.filename).is_relative_to(folder)), None)
     place = f" ({Path(own.filename).name}, line {own.lineno})" if own else ""
-    return ErrorInfo(f"node {path!r} failed: {content.said(text_of(error))}{place}", "node_error", path, "node_failed")
+    return ErrorInfo(
+        f"node {path!r} failed: {content.redact(text_of(error))}{place}", "node_error", path, "node_failed"
+    )
 
 
 def cause_of(error: BaseException) -> str:

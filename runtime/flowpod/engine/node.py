@@ -137,8 +137,7 @@ class NodeRunner:
                 if retry is None or attempt >= retry.max or call.sent:
                     raise
                 attempt += 1
-                reason = self._tracing.content.said(text_of(error))
-                call.span.add_event("retry", {"flowpod.attempt": attempt, "exception.message": reason})
+                call.span.add_event("retry", {"flowpod.attempt": attempt, "exception.message": text_of(error)})
             await asyncio.sleep(retry.interval_s)
 
     async def _attempt(self, call: _Call) -> Result:
@@ -269,7 +268,7 @@ class NodeRunner:
                 return await self._complete(call, Result(policy.default))
             except NodeError as second:  # an output refers to a property that the default lacks
                 info = error_info(call.path, second, self._package.flow.folder, content)
-        self.reporter.report(call.level.prefix, node, "Failed", error=info, cause=content.said(cause_of(error)))
+        self.reporter.report(call.level.prefix, node, "Failed", error=info, cause=content.redact(cause_of(error)))
         if policy is not None and policy.branch is not None and not call.sent:
             return NodeEnd(node, error=info, taken=(policy.branch,), goes_on=True)
         return NodeEnd(node, error=info)

@@ -19,7 +19,7 @@ from flowpod.flow.wiring import Wiring
 from flowpod.models.registry import ModelRegistry
 from flowpod.nodes import KINDS
 from flowpod.nodes.kind import BuiltNode, Resources
-from flowpod.telemetry.content import HIDDEN
+from flowpod.telemetry.redaction import REDACTED
 from flowpod.telemetry.tracing import Tracing
 from flowpod.threads import Threads
 
@@ -44,7 +44,7 @@ class Package:
 
     def without_secrets(self, values: Mapping[str, Any], references: Mapping[str, Any]) -> dict[str, Any]:
         """Return `values` with those hidden that `references` takes from secrets: inputs, or what callers send."""
-        return {name: HIDDEN if self._is_secret(references.get(name)) else value for name, value in values.items()}
+        return {name: REDACTED if self._is_secret(references.get(name)) else value for name, value in values.items()}
 
     def _is_secret(self, value: Any) -> bool:
         if not isinstance(value, Reference):

@@ -23,7 +23,7 @@ from flowpod.jsonable import as_text
 from flowpod.models.base import Usage
 from flowpod.storage.sessions.service import HistoryService
 from flowpod.storage.sessions.turns import Turn
-from flowpod.telemetry.content import RunSecrets, without
+from flowpod.telemetry.redaction import RunSecrets, redact_value
 from flowpod.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ class Run:
         tokens = self._request.given.get(TOKENS)
         secrets = RunSecrets.of(*self._package.secret_inputs(self._scope.inputs), tokens, short=False)
         outputs = self._outputs.values
-        return without(outputs, secrets) if secrets.whole else outputs
+        return redact_value(outputs, secrets) if secrets else outputs
 
     def _end(self, deferred: bool) -> None:
         assert self._status is not None

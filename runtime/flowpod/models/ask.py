@@ -39,12 +39,12 @@ async def ask(
                 if isinstance(item, Result):
                     _record_result(call, item)
                 elif not started:
-                    call.first_chunk()
+                    call.record_first_chunk()
                     started = True
                 yield item
     except Exception as error:
         code = error.code if isinstance(error, NodeError) else type(error).__name__
-        call.failed(code)
+        call.set_error(code)
         context.tracing.fail(call.span, text_of(error), code, error)
         raise
     finally:
@@ -68,10 +68,10 @@ def _start_call(
     operation = "text_completion" if isinstance(prompt, str) else "chat"
     call = context.tracing.start_model_call(str(parameters["model"]), provider, model.address, operation)
     CALL.set(call)
-    call.asked(prompt, parameters, stream=context.streaming)
+    call.set_request(prompt, parameters, stream=context.streaming)
     return call
 
 
 def _record_result(call: ModelCall, result: Result) -> None:
     usage = None if result.usage is None else (result.usage.prompt_tokens, result.usage.completion_tokens)
-    call.answered(result.value, result.model, result.finish_reason, usage)
+    call.set_response(result.value, result.model, result.finish_reason, usage)

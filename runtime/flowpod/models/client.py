@@ -79,7 +79,7 @@ async def _note_retry(request: httpx2.Request) -> None:
     """Record on the call's span that the client retries a request; a header of the client counts the retries."""
     attempt, call = request.headers.get("x-stainless-retry-count", "0"), CALL.get()
     if attempt != "0" and call is not None:
-        call.repeated(int(attempt))
+        call.add_retry(int(attempt))
 
 
 def _is_address(url: str) -> bool:

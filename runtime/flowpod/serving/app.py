@@ -121,7 +121,7 @@ def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | N
         Responses(service, api),
         Runs(service, api),
         Sessions(service, api),
-        Traces(telemetry.recorder if telemetry else None),
+        Traces(telemetry.trace_processor if telemetry else None),
     ]
     if settings.docs == "on":
         groups.append(ApiDocs(service))

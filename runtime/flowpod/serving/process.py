@@ -15,7 +15,7 @@ from flowpod.errors import FlowProblems, Problem
 from flowpod.flow.load.includes import FILE, assemble, includes_of
 from flowpod.serving.app import data_dir, service_name
 from flowpod.settings import Settings
-from flowpod.telemetry.content import Secrets
+from flowpod.telemetry.redaction import Secrets
 from flowpod.telemetry.setup import Telemetry, set_up_telemetry
 from flowpod.telemetry.tracing import Tracing
 

@@ -1,16 +1,16 @@
-"""How late the event loop is: what holds it up holds up every run."""
+"""The lag of the event loop: whatever blocks it delays every run."""
 
 import asyncio
 
 from flowpod.telemetry.metrics import Metrics
 
-_EVERY_S = 0.5
+_INTERVAL_S = 0.5
 
 
 async def watch_event_loop(metrics: Metrics) -> None:
-    """Measure the loop that runs this, until it is cancelled."""
+    """Measure the lag of the current event loop until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
-        due = loop.time() + _EVERY_S
-        await asyncio.sleep(_EVERY_S)
-        metrics.loop_was_late(max(0.0, loop.time() - due))
+        due = loop.time() + _INTERVAL_S
+        await asyncio.sleep(_INTERVAL_S)
+        metrics.event_loop_lagged(max(0.0, loop.time() - due))

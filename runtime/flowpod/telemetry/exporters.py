@@ -1,6 +1,6 @@
-"""Exporters of spans and metrics, as OpenTelemetry's standard variables name them.
+"""Exporters of spans and metrics, chosen by OpenTelemetry's standard variables.
 
-Each is imported only when it is named: the gRPC exporter alone takes 11 MB.
+Each is imported only when a variable names it: the gRPC exporter alone takes 11 MB.
 """
 
 import re
@@ -20,34 +20,32 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from flowpod.errors import InvalidRequest
-from flowpod.telemetry.content import Content
 from flowpod.telemetry.metrics import Metrics
-from flowpod.telemetry.redaction import redacted
 
 Signal = Literal["TRACES", "METRICS"]
 
 _ENDING = re.compile(r"/?(v1/(traces|metrics))?/?$")
-_KINDS = ("otlp", "console", "none")
+_NAMES = ("otlp", "console", "none")
 _NUMBERS = (
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
     OTEL_BSP_SCHEDULE_DELAY,
     OTEL_BSP_EXPORT_TIMEOUT,
 )
-_MOST_QUEUED = "2048"
+_MAX_QUEUED = "2048"
 _PROTOCOLS = ("grpc", "http/protobuf")
 
 
 def exporter_names(environ: Mapping[str, str], signal: Signal) -> list[str]:
     """Return the exporters of a signal: those of OTEL_<signal>_EXPORTER, or "otlp" where an endpoint is set.
 
-    Raises InvalidRequest for one that there is not.
+    Raises InvalidRequest for an unknown one.
     """
     variable = f"OTEL_{signal}_EXPORTER"
     named = [name.strip() for name in environ.get(variable, "").split(",") if name.strip()]
     for name in named:
-        if name not in _KINDS:
-            raise InvalidRequest(f"{variable}: there is no exporter {name!r}; there are {', '.join(_KINDS)}")
+        if name not in _NAMES:
+            raise InvalidRequest(f"{variable}: unknown exporter {name!r}; choose from {', '.join(_NAMES)}")
     if not named and (
         environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     ):
@@ -56,31 +54,31 @@ def exporter_names(environ: Mapping[str, str], signal: Signal) -> list[str]:
 
 
 def check_numbers(environ: Mapping[str, str]) -> None:
-    """Raise InvalidRequest for a number of the batches of spans that is none: OpenTelemetry takes another instead."""
+    """Raise InvalidRequest for an invalid setting of span batches: OpenTelemetry would use its default instead."""
     for variable in _NUMBERS:
         value = environ.get(variable) or "1"
         if not (value.isdecimal() and int(value)):
-            raise InvalidRequest(f"{variable}: expected a number from 1 on, not {value!r}")
+            raise InvalidRequest(f"{variable}: {value!r} is not a positive integer")
 
 
 def exporter_secrets(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield what no log line may show of the collectors' addresses: headers, passwords, and paths, which hold tokens.
+    """Yield the secrets of the collectors' addresses: headers, passwords, queries and paths.
 
-    Alibaba Cloud's addresses do, and an exporter that cannot reach one logs it.
+    A path may hold a token, as Alibaba Cloud's do, and an exporter that cannot reach an address logs it.
     """
     for signal in ("", "TRACES_", "METRICS_"):
         for header in environ.get(f"OTEL_EXPORTER_OTLP_{signal}HEADERS", "").split(","):
             value = header.partition("=")[2].strip()
             yield from (value, unquote(value), *unquote(value).split())
         address = environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT", "")
-        with suppress(ValueError):  # what is no address is the exporter's to refuse
+        with suppress(ValueError):  # the exporter refuses an invalid address
             parts = urlsplit(address)
             path = _ENDING.sub("", parts.path)
             yield from (path, unquote(path), parts.query, parts.password or "")
 
 
 def span_exporter(name: str, environ: Mapping[str, str]) -> SpanExporter:
-    """Make an exporter of spans; the rest of its settings it reads itself from the standard variables."""
+    """Make an exporter of spans, which reads its own settings from the standard variables."""
     if name == "console":
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
@@ -95,7 +93,7 @@ def span_exporter(name: str, environ: Mapping[str, str]) -> SpanExporter:
 
 
 def metric_exporter(name: str, environ: Mapping[str, str]) -> MetricExporter:
-    """Make an exporter of metrics; the rest of its settings it reads itself from the standard variables."""
+    """Make an exporter of metrics, which reads its own settings from the standard variables."""
     if name == "console":
         from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 
@@ -114,48 +112,43 @@ def _protocol(environ: Mapping[str, str], signal: Signal) -> str:
     variable = next((variable for variable in variables if environ.get(variable)), "")
     protocol = environ.get(variable, "grpc")
     if protocol not in _PROTOCOLS:
-        raise InvalidRequest(f"{variable}: there is no protocol {protocol!r}; there are {', '.join(_PROTOCOLS)}")
+        raise InvalidRequest(f"{variable}: unknown protocol {protocol!r}; choose from {', '.join(_PROTOCOLS)}")
     return protocol
 
 
-class CountedExport(BatchSpanProcessor):
-    """Exports spans in batches, in a thread of its own; those that are lost on the way are counted.
+class CountingBatchProcessor(BatchSpanProcessor):
+    """Exports spans in batches, in a thread of its own, and counts those that are dropped.
 
-    They are, when they come faster than the exporter takes them, and when it gives up on a batch.
+    They are when they end faster than the exporter takes them, and when the exporter fails with a batch.
     """
 
-    def __init__(
-        self, exporter: SpanExporter, name: str, metrics: Metrics, content: Content, environ: Mapping[str, str]
-    ) -> None:
-        self._counted = _Counted(exporter, name, metrics)
-        self._content = content
-        self._most = int(environ.get(OTEL_BSP_MAX_QUEUE_SIZE) or _MOST_QUEUED)
+    def __init__(self, exporter: SpanExporter, name: str, metrics: Metrics, environ: Mapping[str, str]) -> None:
+        self._exporter = _CountingExporter(exporter, name, metrics)
+        self._max_queued = int(environ.get(OTEL_BSP_MAX_QUEUE_SIZE) or _MAX_QUEUED)
         self._ended = 0
-        super().__init__(self._counted, max_queue_size=self._most)
+        super().__init__(self._exporter, max_queue_size=self._max_queued)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Take a span that has ended."""
-        if span.context is None or not span.context.trace_flags.sampled:
-            return
-        if self._ended - self._counted.taken >= self._most:
-            self._counted.lose(1)
+        """Queue a span that has ended."""
+        if self._ended - self._exporter.taken >= self._max_queued:
+            self._exporter.count_dropped(1)
             return
         self._ended += 1
-        super().on_end(redacted(span, self._content))
+        super().on_end(span)
 
 
-class _Counted(SpanExporter):
-    """An exporter that says how many spans it has `taken`, and counts those that it does not get rid of."""
+class _CountingExporter(SpanExporter):
+    """Counts the spans that the exporter has `taken`, and those that it could not send."""
 
     def __init__(self, exporter: SpanExporter, name: str, metrics: Metrics) -> None:
         self._exporter = exporter
         self._name = name
         self._metrics = metrics
-        self.lose(0)  # an alert needs to see the zero from which a number rises
+        self.count_dropped(0)  # an alert needs to see the zero before the first loss
         self.taken = 0
 
-    def lose(self, count: int) -> None:
-        """Count spans that are lost."""
+    def count_dropped(self, count: int) -> None:
+        """Count dropped spans."""
         self._metrics.spans_dropped(count, self._name)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -163,11 +156,11 @@ class _Counted(SpanExporter):
         self.taken += len(spans)
         try:
             result = self._exporter.export(spans)
-        except Exception:  # the batch's thread logs it
-            self.lose(len(spans))
+        except Exception:  # the thread of the batches logs it
+            self.count_dropped(len(spans))
             raise
         if result is not SpanExportResult.SUCCESS:
-            self.lose(len(spans))
+            self.count_dropped(len(spans))
         return result
 
     def shutdown(self) -> None:

@@ -1,12 +1,15 @@
-"""Calls of models that a flow's own code makes with the `openai` package: each gets a span, below that of its node.
+"""Model calls that a flow's own code makes with the `openai` package: each gets a span below that of its node.
 
-promptflow traces them in the same way, by replacing the methods that are called (tracing/_integrations). LLM nodes tell
-of their calls themselves.
+opentelemetry-instrumentation-openai-v2 2.4b0 cannot be imported with openai 3.54, which no longer installs httpx, and
+openinference-instrumentation-openai 0.1.66 makes spans without GenAI attributes, run and session ids, metrics or a
+`traceparent` header. So the methods are replaced here, as promptflow does (tracing/_integrations); `llm` nodes report
+their calls themselves.
 """
 
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from openai import AsyncStream, Stream
@@ -33,7 +36,7 @@ _MARK = "__flowpod_traced__"
 
 
 def trace_openai_calls() -> None:
-    """Have calls traced that are made inside nodes, in this process; a second time it does nothing."""
+    """Trace the calls that nodes of this process make; further calls of this function do nothing."""
     for owner, name, operation in _METHODS:
         method = getattr(owner, name)
         if not hasattr(method, _MARK):
@@ -45,18 +48,8 @@ def trace_openai_calls() -> None:
 def _traced(method: Callable[..., Any], operation: Operation) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(resource: Any, *args: Any, **kwargs: Any) -> Any:
-        begun = _begin(resource, operation, kwargs)
-        if begun is None:
-            return method(resource, *args, **kwargs)
-        try:
-            answer = method(resource, *args, **begun.with_headers(kwargs))
-        except BaseException as error:
-            begun.fail(error)
-            raise
-        if isinstance(answer, Stream):
-            return _WatchedStream(answer, begun)
-        begun.end(answer)
-        return answer
+        with _started_call(resource, operation, kwargs) as started:
+            return started.finish(method(resource, *args, **started.arguments))
 
     return call
 
@@ -64,43 +57,54 @@ def _traced(method: Callable[..., Any], operation: Operation) -> Callable[..., A
 def _traced_async(method: Callable[..., Any], operation: Operation) -> Callable[..., Any]:
     @functools.wraps(method)
     async def call(resource: Any, *args: Any, **kwargs: Any) -> Any:
-        begun = _begin(resource, operation, kwargs)
-        if begun is None:
-            return await method(resource, *args, **kwargs)
-        try:
-            answer = await method(resource, *args, **begun.with_headers(kwargs))
-        except BaseException as error:
-            begun.fail(error)
-            raise
-        if isinstance(answer, AsyncStream):
-            return _WatchedAsyncStream(answer, begun)
-        begun.end(answer)
-        return answer
+        with _started_call(resource, operation, kwargs) as started:
+            return started.finish(await method(resource, *args, **started.arguments))
 
     return call
 
 
-def _begin(resource: Any, operation: Operation, kwargs: Mapping[str, Any]) -> "_Begun | None":
-    """Start a call's span; None outside of nodes, and for the calls of LLM nodes, which have theirs already."""
+def _started_call(resource: Any, operation: Operation, kwargs: Mapping[str, Any]) -> "_Call":
+    """Start a call's span, except outside of nodes and in `llm` nodes, whose calls have one already."""
     tracing = TRACING.get()
     if tracing is None or CALL.get() is not None:
-        return None
+        return _Call(kwargs)
     client = resource._client
     provider = "azure.ai.openai" if "Azure" in type(client).__name__ else "openai"
     address = urlsplit(str(client.base_url)).netloc.rpartition("@")[2]
     call = tracing.start_model_call(str(kwargs.get("model", "")), provider, address, operation)
-    prompt = kwargs.get("messages") if operation == "chat" else as_text(kwargs.get("input"))
-    if isinstance(prompt, list):
+    prompt = kwargs.get("messages" if operation == "chat" else "input")
+    if operation == "chat" and isinstance(prompt, list):
         prompt = [message if isinstance(message, Mapping) else _as_mapping(message) for message in prompt]
+    else:
+        prompt = as_text(prompt)
     rest = {name: value for name, value in kwargs.items() if name not in ("messages", "input", "extra_headers")}
-    call.asked(prompt if isinstance(prompt, list | str) else as_text(prompt), rest, stream=bool(kwargs.get("stream")))
-    return _Begun(call, tracing)
+    call.set_request(prompt, rest, stream=bool(kwargs.get("stream")))
+    headers = {**call.headers(), **(kwargs.get("extra_headers") or {})}
+    return _TracedCall({**kwargs, "extra_headers": headers}, call, tracing)
 
 
-class _Begun:
-    """A call in progress, and what its stream has brought so far."""
+class _Call:
+    """A call with its `arguments`; this one is not traced."""
 
-    def __init__(self, call: ModelCall, tracing: Tracing) -> None:
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self.arguments = arguments
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        pass
+
+    def finish(self, answer: Any) -> Any:
+        """Return what the caller gets for the client's answer."""
+        return answer
+
+
+class _TracedCall(_Call):
+    """A call in progress, with the chunks of its stream so far. A block with it ends the call if it fails."""
+
+    def __init__(self, arguments: Mapping[str, Any], call: ModelCall, tracing: Tracing) -> None:
+        super().__init__(arguments)
         self._call = call
         self._tracing = tracing
         self._texts: list[str] = []
@@ -110,14 +114,30 @@ class _Begun:
         self._chunks = 0
         self._ended = False
 
-    def with_headers(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments with the headers that carry the span to the model."""
-        return {**kwargs, "extra_headers": {**self._call.headers(), **(kwargs.get("extra_headers") or {})}}
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if isinstance(error, StopIteration | StopAsyncIteration):
+            self.end_stream()
+        elif error is not None and not self._ended:
+            self._ended = True
+            code = type(error).__name__
+            self._call.set_error(code)
+            self._tracing.fail(self._call.span, text_of(error), code, error)
+            self._call.end()
 
-    def take(self, chunk: Any) -> None:
-        """Note a chunk of a streamed answer."""
+    def finish(self, answer: Any) -> Any:
+        """Return the answer; it ends the call, unless it is a stream. A raw response ends it unread."""
+        if isinstance(answer, Stream | AsyncStream):
+            return _TracedStream(answer, self)
+        choices = getattr(answer, "choices", None) or ()
+        value = _value(choices[0].message) if choices else None
+        reason = (choices[0].finish_reason or "") if choices else ""
+        self._end(value, getattr(answer, "model", None) or "", reason, _usage(answer))
+        return answer
+
+    def add_chunk(self, chunk: Any) -> None:
+        """Add a chunk of a streamed answer."""
         if not self._chunks:
-            self._call.first_chunk()
+            self._call.record_first_chunk()
         self._chunks += 1
         self._model = getattr(chunk, "model", None) or self._model
         self._usage = _usage(chunk) or self._usage
@@ -127,99 +147,64 @@ class _Begun:
                 self._texts.append(choice.delta.content)
 
     def end_stream(self) -> None:
-        """End the call with what its stream has brought; what was left early counts as answered so far."""
+        """End the call with the chunks so far, also when the caller stops reading early."""
         if not self._ended:
-            self._ended = True
-            self._call.answered("".join(self._texts), self._model, self._finish_reason, self._usage)
-            self._call.end()
+            self._end("".join(self._texts), self._model, self._finish_reason, self._usage)
 
-    def end(self, answer: Any) -> None:
-        """End the call with a whole answer; of a raw response nothing is read."""
-        choices = getattr(answer, "choices", None) or ()
-        value = _value(choices[0].message) if choices else None
-        reason = (choices[0].finish_reason or "") if choices else ""
-        self._call.answered(value, getattr(answer, "model", None) or "", reason, _usage(answer))
+    def _end(self, value: Any, model: str, finish_reason: str, usage: tuple[int, int] | None) -> None:
+        self._ended = True
+        self._call.set_response(value, model, finish_reason, usage)
         self._call.end()
 
-    def fail(self, error: BaseException) -> None:
-        """End the call as failed."""
-        if not self._ended:
-            self._ended = True
-            code = type(error).__name__
-            self._call.failed(code)
-            self._tracing.fail(self._call.span, text_of(error), code, error)
-            self._call.end()
 
+class _TracedStream:
+    """The client's stream, whichever of the two it is; each chunk is added to the call on its way."""
 
-class _Watched:
-    """A stream of the client's, with all that it can do; its chunks are noted on their way."""
-
-    def __init__(self, stream: Any, begun: _Begun) -> None:
+    def __init__(self, stream: Any, call: _TracedCall) -> None:
         self._stream = stream
-        self._begun = begun
+        self._call = call
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
+    def __iter__(self) -> Self:
+        return self
 
-class _WatchedStream(_Watched):
-    def __iter__(self) -> Iterator[Any]:
+    def __aiter__(self) -> Self:
         return self
 
     def __next__(self) -> Any:
-        try:
+        with self._call:
             chunk = next(self._stream)
-        except StopIteration:
-            self._begun.end_stream()
-            raise
-        except BaseException as error:
-            self._begun.fail(error)
-            raise
-        self._begun.take(chunk)
+        self._call.add_chunk(chunk)
         return chunk
 
-    def __enter__(self) -> "_WatchedStream":
+    async def __anext__(self) -> Any:
+        with self._call:
+            chunk = await anext(self._stream)
+        self._call.add_chunk(chunk)
+        return chunk
+
+    def __enter__(self) -> Self:
+        return self
+
+    async def __aenter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Close the stream."""
-        self._begun.end_stream()
-        self._stream.close()
-
-
-class _WatchedAsyncStream(_Watched):
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
-
-    async def __anext__(self) -> Any:
-        try:
-            chunk = await anext(self._stream)
-        except StopAsyncIteration:
-            self._begun.end_stream()
-            raise
-        except BaseException as error:
-            self._begun.fail(error)
-            raise
-        self._begun.take(chunk)
-        return chunk
-
-    async def __aenter__(self) -> "_WatchedAsyncStream":
-        return self
-
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        """Close the stream."""
-        self._begun.end_stream()
-        await self._stream.close()
+    def close(self) -> Any:
+        """Close the stream; an asynchronous one is closed when the result is awaited."""
+        self._call.end_stream()
+        return self._stream.close()
 
 
 def _as_mapping(message: Any) -> dict[str, Any]:
-    """Return a message that an earlier answer gave, which is an object of the client's."""
+    """Return a message of an earlier answer, which is an object of the client's, as a mapping."""
     dump = getattr(message, "model_dump", None)
     return dump(exclude_none=True) if dump is not None else {"content": as_text(message)}
 

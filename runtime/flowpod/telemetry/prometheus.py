@@ -1,4 +1,4 @@
-"""Metrics in Prometheus's text format, under the names that OpenTelemetry's rules for Prometheus give them."""
+"""Metrics in Prometheus's text format, with the names that OpenTelemetry's rules for Prometheus prescribe."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -13,23 +13,23 @@ from flowpod.telemetry.snapshots import Family, Histogram, Labels
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _UNITS = {"s": "seconds", "ms": "milliseconds", "By": "bytes", "1": "ratio"}
-_OTHER = re.compile(r"[^a-zA-Z0-9_]")
+_INVALID = re.compile(r"[^a-zA-Z0-9_]")
 
 
 def prometheus_text(families: Iterable[Family]) -> bytes:
-    """Return the families as Prometheus reads them."""
-    return generate_latest(_Collected([_metric(family) for family in families]))
+    """Return the families in Prometheus's text format."""
+    return generate_latest(_Metrics([_metric(family) for family in families]))
 
 
 def prometheus_name(name: str, unit: str) -> str:
-    """Return an instrument's name in Prometheus: dots become underscores, the unit is its end; without `_total`."""
-    end = _UNITS.get(unit, "")
-    made = _OTHER.sub("_", name)
-    return made if not end or made.endswith(f"_{end}") else f"{made}_{end}"
+    """Return an instrument's name in Prometheus, without `_total`: underscores for dots, and the unit as suffix."""
+    suffix = _UNITS.get(unit, "")
+    converted = _INVALID.sub("_", name)
+    return converted if not suffix or converted.endswith(f"_{suffix}") else f"{converted}_{suffix}"
 
 
-class _Collected(Collector):
-    """What prometheus_client takes: something with metrics to collect."""
+class _Metrics(Collector):
+    """The source of metrics that prometheus_client asks for."""
 
     def __init__(self, metrics: list[PrometheusMetric]) -> None:
         self._metrics = metrics
@@ -39,19 +39,19 @@ class _Collected(Collector):
 
 
 def _metric(family: Family) -> PrometheusMetric:
-    # Labels are those that any of the points has: Prometheus takes an absent one for empty.
-    names = sorted({name for labels in (*family.values, *family.histograms) for name, _ in labels})
-    shown = [_OTHER.sub("_", name) for name in names]
+    # A metric has the labels of all its points: Prometheus treats an absent label as empty.
+    names = sorted({name for given in (*family.values, *family.histograms) for name, _ in given})
+    labels = [_INVALID.sub("_", name) for name in names]
     name = prometheus_name(family.name, family.unit)
     if family.kind == "histogram":
-        histogram = HistogramMetricFamily(name, family.description, labels=shown)
-        for labels, counted in family.histograms.items():
-            histogram.add_metric(_values(names, labels), buckets=_buckets(counted), sum_value=counted.total)
+        histogram = HistogramMetricFamily(name, family.description, labels=labels)
+        for given, counted in family.histograms.items():
+            histogram.add_metric(_values(names, given), buckets=_buckets(counted), sum_value=counted.total)
         return histogram
-    made = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = made(name, family.description, labels=shown)
-    for labels, value in family.values.items():
-        metric.add_metric(_values(names, labels), value)
+    metric_type = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = metric_type(name, family.description, labels=labels)
+    for given, value in family.values.items():
+        metric.add_metric(_values(names, given), value)
     return metric
 
 
@@ -61,7 +61,7 @@ def _values(names: list[str], labels: Labels) -> list[str]:
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Return (upper bound, how many are at most that) of every bucket: Prometheus's counts are cumulative."""
+    """Return the upper bound and the cumulative count of every bucket."""
     bounds = [*(f"{bound:g}" if bound < 1e6 else str(int(bound)) for bound in histogram.bounds), "+Inf"]
     total, buckets = 0, []
     for bound, count in zip(bounds, histogram.counts, strict=True):

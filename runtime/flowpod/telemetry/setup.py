@@ -1,4 +1,4 @@
-"""OpenTelemetry's providers, made once by the command line, and where what they gather goes."""
+"""OpenTelemetry's providers, made once by the command line, and where their spans and metrics go."""
 
 import threading
 import uuid
@@ -16,15 +16,15 @@ from opentelemetry.sdk.environment_variables import (
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
-from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from flowpod import __version__
 from flowpod.errors import InvalidRequest
 from flowpod.settings import Settings
-from flowpod.telemetry.content import Content, Secrets
+from flowpod.telemetry.content import Content
 from flowpod.telemetry.exporters import (
-    CountedExport,
+    CountingBatchProcessor,
     check_numbers,
     exporter_names,
     exporter_secrets,
@@ -32,24 +32,26 @@ from flowpod.telemetry.exporters import (
     span_exporter,
 )
 from flowpod.telemetry.metrics import SCOPE, Metrics
-from flowpod.telemetry.recorder import TraceRecorder
+from flowpod.telemetry.redaction import Secrets
 from flowpod.telemetry.snapshots import Snapshots
-from flowpod.telemetry.store import FILE, TraceStore
+from flowpod.telemetry.span_redaction import RedactingProcessor
+from flowpod.telemetry.trace_store import TRACES_FILE, TraceStore
+from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
 from flowpod.telemetry.tracing import Tracing
 
-_LAST_SPANS_S = 3.0
-_MOST_ATTRIBUTES = 2048  # OpenTelemetry's 128 cannot hold a conversation, and drops the oldest: the span's very name
+_SHUTDOWN_S = 3.0
+_MAX_ATTRIBUTES = 2048  # OpenTelemetry's 128 cannot hold a conversation, and the oldest are dropped first
 _DAY_S = 86400.0
 _MEGABYTE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """What this process gathers of itself. `recorder` is None when no trace is kept here."""
+    """The traces and metrics of this process. `trace_processor` is None when it stores no traces."""
 
     tracing: Tracing
     snapshots: Snapshots
-    recorder: TraceRecorder | None
+    trace_processor: TraceStoreProcessor | None
     tracer_provider: TracerProvider | None
     meter_provider: MeterProvider
 
@@ -61,35 +63,35 @@ class Telemetry:
                 self.tracer_provider.shutdown()
             self.meter_provider.shutdown()
 
-        # A dead collector must not hold up the end: what it has not taken by then is lost.
-        last = threading.Thread(target=work, daemon=True)
-        last.start()
-        last.join(_LAST_SPANS_S)
+        # A dead collector must not delay the shutdown: the spans that it has not taken by then are lost.
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(_SHUTDOWN_S)
 
 
 @contextmanager
-def _as_our_error() -> Iterator[None]:
-    """Tell of a variable that OpenTelemetry refuses as of every other setting, without a stack."""
+def _invalid_variables() -> Iterator[None]:
+    """Report a variable that OpenTelemetry refuses like every other invalid setting, without a stack."""
     try:
         yield
     except ValueError as error:
-        raise InvalidRequest(f"one of OpenTelemetry's variables is wrong: {error}") from error
+        raise InvalidRequest(f"invalid OpenTelemetry variable: {error}") from error
 
 
-@_as_our_error()
+@_invalid_variables()
 def set_up_telemetry(
     settings: Settings, service: str, data: Path, environ: Mapping[str, str], secrets: Secrets
 ) -> Telemetry:
-    """Make the process's providers, and with them what traces and counts; no span shows any of `secrets`.
+    """Make the process's providers, tracing and metrics; `secrets` are redacted in every span.
 
-    Spans and metrics are exported as the standard variables say; spans are kept in the folder `data` too, as
-    `keeps_traces` tells. The providers are also made the global ones, so that a Python node's own spans join the trace.
-    Raises InvalidRequest for a variable that is wrong.
+    The standard variables name the exporters of spans and metrics. Spans are stored in the folder `data` too, if
+    `stores_traces` says so. The providers become the global ones, so that a Python node's own spans join the trace.
+    Raises InvalidRequest for an invalid variable.
     """
     check_numbers(environ)
     secrets.add(exporter_secrets(environ))
     resource = _resource(service, environ)
-    content = Content(secrets, captured=settings.trace_content == "on", max_chars=settings.trace_content_max_chars)
+    content = Content(secrets, captured=settings.trace_content == "on", max_chars=_max_chars(settings))
     snapshots = Snapshots(data, str(resource.attributes[SERVICE_INSTANCE_ID]))
     readers: list[MetricReader] = [
         PeriodicExportingMetricReader(metric_exporter(name, environ)) for name in exporter_names(environ, "METRICS")
@@ -100,32 +102,32 @@ def set_up_telemetry(
     if settings.tracing == "off" or environ.get(OTEL_SDK_DISABLED, "").lower() == "true":
         return Telemetry(Tracing(None, counted, content), snapshots, None, None, meter_provider)
     exporters = exporter_names(environ, "TRACES")
-    recorder = (
-        _recorder(settings, data, counted, content) if keeps_traces(settings, exporting=bool(exporters)) else None
-    )
-    provider = TracerProvider(_sampler(exporters, recorder, environ), resource, span_limits=_limits(environ))
-    for name in exporters:
-        provider.add_span_processor(CountedExport(span_exporter(name, environ), name, counted, content, environ))
-    if recorder is not None:
-        provider.add_span_processor(recorder)
+    stores = stores_traces(settings, exporting=bool(exporters))
+    trace_processor = _trace_processor(settings, data, counted) if stores else None
+    provider = TracerProvider(_sampler(exporters, stores, environ), resource, span_limits=_limits(environ))
+    processors: list[SpanProcessor] = [
+        CountingBatchProcessor(span_exporter(name, environ), name, counted, environ) for name in exporters
+    ]
+    processors += [] if trace_processor is None else [trace_processor]
+    provider.add_span_processor(RedactingProcessor(content, processors))
     trace.set_tracer_provider(provider)
-    return Telemetry(tracing_of(provider, counted, content), snapshots, recorder, provider, meter_provider)
+    return Telemetry(tracing_of(provider, counted, content), snapshots, trace_processor, provider, meter_provider)
 
 
-def keeps_traces(settings: Settings, *, exporting: bool) -> bool:
-    """Return whether traces are kept in the data folder.
+def stores_traces(settings: Settings, *, exporting: bool) -> bool:
+    """Return whether traces are stored in the data folder.
 
-    By default they are, where nothing else takes them and this seems to be the only instance: several share a MySQL
-    history, and a request for a trace would reach the wrong one.
+    By default they are, unless they are exported or there may be several instances, as with a history in MySQL: a
+    request for a trace would reach the wrong instance.
     """
     if settings.trace_store == "auto":
         return not exporting and not (settings.history or "").startswith("mysql")
     return settings.trace_store == "on"
 
 
-def _recorder(settings: Settings, data: Path, counted: Metrics, content: Content) -> TraceRecorder:
+def _trace_processor(settings: Settings, data: Path, counted: Metrics) -> TraceStoreProcessor:
     max_bytes, max_age_s = settings.trace_store_max_mb * _MEGABYTE, settings.trace_store_days * _DAY_S
-    return TraceRecorder(TraceStore(data / FILE, max_bytes=max_bytes, max_age_s=max_age_s), counted, content)
+    return TraceStoreProcessor(TraceStore(data / TRACES_FILE, max_bytes=max_bytes, max_age_s=max_age_s), counted)
 
 
 def tracing_of(provider: TracerProvider, counted: Metrics | None = None, content: Content | None = None) -> Tracing:
@@ -141,13 +143,27 @@ def _resource(service: str, environ: Mapping[str, str]) -> Resource:
     return Resource.create(own)
 
 
-def _sampler(exporters: list[str], recorder: TraceRecorder | None, environ: Mapping[str, str]) -> Sampler | None:
+def _sampler(exporters: list[str], stores: bool, environ: Mapping[str, str]) -> Sampler | None:
     """Return which runs are traced; None leaves it to the standard variables and to the caller's `traceparent`."""
-    if not exporters and recorder is None:
-        return ALWAYS_OFF  # nobody takes the spans: they have ids, and hold nothing
-    # What is kept here costs nobody else anything, so that a proxy which samples a hundredth does not decide on it.
+    if not exporters and not stores:
+        return ALWAYS_OFF  # spans that go nowhere have ids, and hold nothing
+    # Traces that are only stored here cost nobody else anything: the sampling of a proxy does not apply to them.
     return None if exporters or environ.get(OTEL_TRACES_SAMPLER) else ALWAYS_ON
 
 
-def _limits(environ: Mapping[str, str]) -> SpanLimits | None:
-    return None if environ.get(OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT) else SpanLimits(max_span_attributes=_MOST_ATTRIBUTES)
+def _limits(environ: Mapping[str, str]) -> SpanLimits:
+    """Return the limits of spans; those of the length of attributes are part of `_max_chars`.
+
+    OpenTelemetry would apply those to attributes that are not redacted yet, and could cut through a secret.
+    """
+    return SpanLimits(
+        max_span_attributes=None if environ.get(OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT) else _MAX_ATTRIBUTES,
+        max_attribute_length=SpanLimits.UNSET,
+        max_span_attribute_length=SpanLimits.UNSET,
+    )
+
+
+def _max_chars(settings: Settings) -> int:
+    limits = SpanLimits()  # as the standard variables have them
+    lengths = (settings.trace_content_max_chars, limits.max_attribute_length, limits.max_span_attribute_length)
+    return min(length for length in lengths if length is not None)

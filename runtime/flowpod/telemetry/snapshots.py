@@ -1,8 +1,8 @@
-"""What `/metrics` shows: this process's metrics, and those of the other workers, which leave snapshots in a file.
+"""The metrics behind `/metrics`: those of this process, and snapshots of those of the other workers.
 
-Each worker writes its readings into `metrics.db` in the data folder once a second; whoever is asked adds them up. A
-worker that has not written for a while is dead: what it counted still counts, what it had in progress does not. When
-the service starts, the file is emptied: counters begin at zero, as their readers expect.
+Each worker writes its readings to `metrics.db` in the data folder once a second, and the worker that is asked adds them
+up. A worker that has not written for ten seconds is dead: its counters still count, its levels and gauges do not. The
+file is emptied when the service starts, since counters are expected to start at zero.
 """
 
 import logging
@@ -20,29 +20,29 @@ from opentelemetry.sdk.metrics.export import Gauge, HistogramDataPoint, InMemory
 
 logger = logging.getLogger(__name__)
 
-FILE = "metrics.db"
+METRICS_FILE = "metrics.db"
 
 _WRITE_S = 1.0
 _DEAD_S = 10.0
 _BUSY_MS = 2000
 
 Kind = Literal["counter", "level", "gauge", "histogram"]
-"""`counter` only rises. `level` counts what is there now, `gauge` is a reading: neither outlives its process."""
+"""A `counter` only rises. A `level` counts what is in progress, a `gauge` is a reading: both end with their process."""
 Labels = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
 class Histogram:
-    """Counts by bucket, as OpenTelemetry has them: one bucket more than there are bounds."""
+    """Counts by bucket, as in OpenTelemetry: one bucket more than bounds."""
 
     bounds: list[float]
     counts: list[int]
     total: float
 
     def add(self, other: "Histogram") -> None:
-        """Add what another process counted."""
+        """Add the counts of another process."""
         if self.bounds == other.bounds:
-            self.counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
+            self.counts = [count + more for count, more in zip(self.counts, other.counts, strict=True)]
             self.total += other.total
 
 
@@ -58,13 +58,13 @@ class Family:
     histograms: dict[Labels, Histogram] = field(default_factory=dict)
 
     def add(self, other: "Family") -> None:
-        """Add what another process read: sums of what is countable, the greatest of what is not."""
+        """Add the readings of another process: the greater of two gauges, the sum of anything else."""
         for labels, value in other.values.items():
-            mine = self.values.get(labels)
-            if mine is None:
+            known = self.values.get(labels)
+            if known is None:
                 self.values[labels] = value
             else:
-                self.values[labels] = max(mine, value) if self.kind == "gauge" else mine + value
+                self.values[labels] = max(known, value) if self.kind == "gauge" else known + value
         for labels, histogram in other.histograms.items():
             if labels in self.histograms:
                 self.histograms[labels].add(histogram)
@@ -73,42 +73,42 @@ class Family:
 
 
 class Snapshots:
-    """Reads this process's metrics; `share` makes other workers' part of them."""
+    """Reads this process's metrics, and after `share` those of the other workers too."""
 
     def __init__(self, folder: Path, instance: str) -> None:
         self.reader = InMemoryMetricReader()
-        self._path = folder / FILE
+        self._path = folder / METRICS_FILE
         self._instance = instance
         self._shared = False
         self._failing = False
         self._lock = threading.Lock()
 
     def clear(self) -> None:
-        """Forget the workers of an earlier start."""
-        with self._telling():
+        """Delete the snapshots of an earlier start."""
+        with self._logging_failure():
             if self._path.is_file():
                 with self._file() as connection:
                     connection.execute("DELETE FROM snapshot")
 
     def share(self) -> None:
-        """Write a snapshot each second, from now on."""
+        """Write a snapshot every second from now on, and include those of the other workers."""
         self._shared = True
         threading.Thread(target=self._keep_writing, name="flowpod-metrics", daemon=True).start()
 
     def families(self) -> list[Family]:
-        """Return the sum of all workers' metrics as they are now, by name. Blocks: it reads a file.
+        """Return the sum of all workers' current metrics, sorted by name. Blocks: it reads a file.
 
-        What is told is written down first: a counter must not fall when this process dies. Where the file cannot be
-        used they are this process's metrics alone.
+        This process's readings are written first: a counter must not fall when the process dies after they were read.
+        If the file cannot be used, they are the only ones returned.
         """
         with self._lock:
             families = self._own()
             if self._shared:
-                with self._telling():
+                with self._logging_failure():
                     self._store(families)
         if self._shared:
             found: list[tuple[dict[str, Family], bool]] = []
-            with self._telling():
+            with self._logging_failure():
                 found = list(self._others())
             for others, alive in found:
                 for name, family in others.items():
@@ -122,13 +122,13 @@ class Snapshots:
 
     def _keep_writing(self) -> None:
         while True:
-            with self._telling():
+            with self._logging_failure():
                 self.write()
             time.sleep(_WRITE_S)
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Go on without the file when it cannot be used, and say so once."""
+    def _logging_failure(self) -> Iterator[None]:
+        """Continue without the file when it cannot be used, and log that once."""
         try:
             yield
             self._failing = False
@@ -138,8 +138,8 @@ class Snapshots:
             self._failing = True
 
     def write(self) -> None:
-        """Write what this process reads now."""
-        with self._lock:  # or else an older reading could be written after a newer one
+        """Write this process's current readings."""
+        with self._lock:  # an older reading must not be written after a newer one
             self._store(self._own())
 
     def _store(self, families: Mapping[str, Family]) -> None:
@@ -158,7 +158,7 @@ class Snapshots:
                 "SELECT written_at, body FROM snapshot WHERE instance != ?", [self._instance]
             ).fetchall()
         for written_at, body in rows:
-            families = [_of_data(item) for item in orjson.loads(body)]
+            families = [_from_data(item) for item in orjson.loads(body)]
             yield {family.name: family for family in families}, time.time() - written_at < _DEAD_S
 
     @contextmanager
@@ -166,7 +166,7 @@ class Snapshots:
         with closing(sqlite3.connect(self._path, isolation_level=None)) as connection:
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = OFF")  # what a power cut takes of it nobody misses
+            connection.execute("PRAGMA synchronous = OFF")  # a power cut may lose snapshots
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS snapshot (instance TEXT PRIMARY KEY, written_at REAL, body BLOB)"
             )
@@ -187,7 +187,7 @@ def _families(metrics: Iterable[Metric]) -> Iterator[Family]:
             if isinstance(point, HistogramDataPoint):
                 bounds, counts = list(point.explicit_bounds), list(point.bucket_counts)
                 family.histograms[labels] = Histogram(bounds, counts, point.sum)
-            elif hasattr(point, "value"):  # an exponential histogram has none: nobody here makes one
+            elif hasattr(point, "value"):  # an exponential histogram has none; Flowpod makes no such
                 family.values[labels] = point.value
         yield family
 
@@ -208,7 +208,7 @@ def _as_data(family: Family) -> list[Any]:
     return [family.name, family.kind, family.unit, family.description, values, histograms]
 
 
-def _of_data(data: list[Any]) -> Family:
+def _from_data(data: list[Any]) -> Family:
     name, kind, unit, description, values, histograms = data
     family = Family(name, kind, unit, description)
     family.values = {_stored_labels(labels): value for labels, value in values}

@@ -21,15 +21,16 @@ from flowpod.errors import text_of
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.model_call import ModelCall
+from flowpod.telemetry.span_redaction import attributes_of
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _BAGGAGE = W3CBaggagePropagator()
 
 TRACING: ContextVar["Tracing | None"] = ContextVar("tracing", default=None)
-"""What traces the node that this task, or this thread, works for."""
+"""The tracing of the node that this task, or this thread, runs."""
 
-_OF_THE_RUN = ("session.id", "gen_ai.conversation.id", "user.id", "flowpod.run.id")
-"""What the root span says of its run and every span below repeats: backends show and filter spans one by one."""
+_RUN_ATTRIBUTES = ("session.id", "gen_ai.conversation.id", "user.id", "flowpod.run.id")
+"""Attributes of the root span that every span below repeats: backends show and filter spans one by one."""
 
 
 SpanKind = Literal["CHAIN", "TOOL", "RETRIEVER", "AGENT", "LLM", "EMBEDDING", "RERANKER", "GUARDRAIL"]
@@ -37,7 +38,7 @@ SpanKind = Literal["CHAIN", "TOOL", "RETRIEVER", "AGENT", "LLM", "EMBEDDING", "R
 
 
 class Tracing:
-    """Starts spans, and says which trace they belong to; with no tracer it makes none, and still counts."""
+    """Starts the spans of runs, nodes and model calls; without a tracer it makes none, and only the metrics remain."""
 
     def __init__(self, tracer: Tracer | None, metrics: Metrics | None = None, content: Content | None = None) -> None:
         self._tracer = tracer or trace.NoOpTracer()
@@ -46,7 +47,7 @@ class Tracing:
         self.content = content or Content()
 
     def start_run(self, flow: str, headers: Mapping[str, str], attributes: Mapping[str, str]) -> Span:
-        """Start a run's root span, as a child of the span that the request's `traceparent` names, if any."""
+        """Start a run's root span, below the span that the request's `traceparent` names, if any."""
         return self._tracer.start_span(
             f"invoke_workflow {flow}",
             context=_PROPAGATOR.extract(headers, context=Context()),
@@ -58,17 +59,17 @@ class Tracing:
             },
         )
 
-    def note(self, name: str, headers: Mapping[str, str], attributes: Mapping[str, AttributeValue]) -> None:
-        """Make a span that has only its attributes, and the caller's baggage, under the span of `traceparent`."""
+    def add_span(self, name: str, headers: Mapping[str, str], attributes: Mapping[str, AttributeValue]) -> None:
+        """Make a span with these attributes and the caller's baggage, below that of `traceparent`, and end it."""
         context = _BAGGAGE.extract(headers, context=_PROPAGATOR.extract(headers, context=Context()))
         items = {key: str(value) for key, value in baggage.get_all(context).items()}
         self._tracer.start_span(name, context=context, attributes={**attributes, **items}).end()
 
     @contextmanager
     def node(self, parent: Span, name: str, kind: str, path: str, span_kind: SpanKind) -> Iterator[Span]:
-        """Run the block under the span of a node. The block must stay in one task and never be left by a yield.
+        """Run the block in the span of a node. The block must stay in one task, and must not contain a yield.
 
-        `path` is the node's name with the rounds of batches and loops that it is in, `span_kind` that of its node kind.
+        `path` is the node's name, with the rounds of the batches and loops around it; `span_kind` is that of its kind.
         """
         span = self._tracer.start_span(
             name,
@@ -78,11 +79,11 @@ class Tracing:
                 "flowpod.node.type": kind,
                 "flowpod.node.path": path,
                 "openinference.span.kind": span_kind,
-                **_session_of(parent),
+                **_run_attributes(parent),
             },
         )
         TRACING.set(self)
-        # Failures are recorded by `fail`, with the message that the caller sees too.
+        # `fail` records failures, with the message that the caller gets.
         with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             yield span
 
@@ -99,39 +100,34 @@ class Tracing:
                 "llm.model_name": model,
                 "llm.provider": provider,
                 "openinference.span.kind": "EMBEDDING" if operation == "embeddings" else "LLM",
-                **_session_of(trace.get_current_span()),
+                **_run_attributes(trace.get_current_span()),
                 **({"server.address": host} if host else {}),
                 **({"server.port": int(port)} if port else {}),
             },
         )
-        return ModelCall(span, self.content, self.metrics, self.metrics.model_called(operation, provider, model))
+        return ModelCall(span, self.content, self.metrics, self.metrics.model_attributes(operation, provider, model))
 
     def trace_id(self, span: Span) -> str:
         """Return the trace's id as `0x` and 32 hex digits, or "" when tracing is off."""
         return f"0x{span.get_span_context().trace_id:032x}" if self.enabled else ""
 
     def record(self, span: Span, key: str, value: Any) -> None:
-        """Put `value` on the span as JSON under `key`, with its type; text stays text."""
-        if not span.is_recording() or not self.content.captured:
-            return
-        if isinstance(value, str):
-            span.set_attributes({f"{key}.value": self.content.text(value), f"{key}.mime_type": "text/plain"})
-            return
-        text, whole = self.content.json(value)
-        span.set_attributes({f"{key}.value": text, f"{key}.mime_type": "application/json" if whole else "text/plain"})
+        """Put `value` on the span under `key`, with its type, if spans hold content."""
+        if span.is_recording() and self.content.captured:
+            span.set_attributes(self.content.attributes(key, value))
 
-    def fail(self, span: Span, message: str, kind: str, error: BaseException | None = None) -> None:
-        """Mark the span as failed."""
-        content = self.content
+    def fail(self, span: Span, message: str, code: str, error: BaseException | None = None) -> None:
+        """Mark the span as failed, with the exception as an event."""
         if error is not None:
             # Not by `record_exception`, which fails where the exception's own text does.
             stack = "".join(traceback.format_tb(error.__traceback__))
-            facts = {"exception.type": type(error).__qualname__, "exception.message": content.said(text_of(error))}
-            span.add_event("exception", facts | {"exception.stacktrace": content.hide(stack)})
-        span.set_attribute("error.type", kind)
-        span.set_status(StatusCode.ERROR, content.hide(message))
+            names = ("exception.type", "exception.message", "exception.stacktrace")
+            values = (type(error).__qualname__, text_of(error), stack)
+            span.add_event("exception", dict(zip(names, values, strict=True)))
+        span.set_attribute("error.type", code)
+        span.set_status(StatusCode.ERROR, message)
 
 
-def _session_of(span: Span) -> dict[str, AttributeValue]:
-    attributes = span.attributes if isinstance(span, ReadableSpan) else None
-    return {name: attributes[name] for name in _OF_THE_RUN if name in attributes} if attributes else {}
+def _run_attributes(span: Span) -> dict[str, AttributeValue]:
+    attributes = attributes_of(span) if isinstance(span, ReadableSpan) else {}
+    return {name: attributes[name] for name in _RUN_ATTRIBUTES if name in attributes}

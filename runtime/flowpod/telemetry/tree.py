@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from flowpod.telemetry.store import Span, Stored
+from flowpod.telemetry.trace_store import Span, StoredRun
 
-_DEEPEST = 50  # spans inside each other in JSON: many readers take no more than 100 or so objects and lists
+_MAX_DEPTH = 50  # of nested spans in JSON: many parsers take only about 100 nested objects and lists
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A span and those below it, in the order in which they began."""
+    """A span and the spans below it, in the order of their start."""
 
     span: Span
     children: "list[Branch]" = field(default_factory=list)
 
 
 def tree_of(spans: Sequence[Span]) -> list[Branch]:
-    """Return the spans that have no parent among `spans`, each with all that is below it."""
+    """Return the spans without a parent in `spans`, each with all spans below it."""
     branches = {span["span_id"]: Branch(span) for span in sorted(spans, key=lambda span: int(span["start_ns"]))}
     roots: list[Branch] = []
     for branch in branches.values():
@@ -29,17 +29,17 @@ def tree_of(spans: Sequence[Span]) -> list[Branch]:
     return roots
 
 
-def trace_as_json(found: Sequence[Stored]) -> dict[str, Any]:
+def trace_as_json(found: Sequence[StoredRun]) -> dict[str, Any]:
     """Return the runs of one trace with their spans as trees: one run, unless the caller's own trace has several.
 
-    What is very deep in a tree is a tree of its own, further on in the list, with the id of its parent.
+    A subtree below the fiftieth level is a tree of its own, further on in the list, with the id of its parent.
     """
     runs = [summary_as_json(stored) | {"spans": _trees(stored.spans)} for stored in found]
     return {"trace_id": found[0].summary.trace_id, "runs": runs}
 
 
-def summary_as_json(stored: Stored) -> dict[str, Any]:
-    """Return what a listing says of a run."""
+def summary_as_json(stored: StoredRun) -> dict[str, Any]:
+    """Return a run as an item of a listing."""
     summary = stored.summary
     return {
         "trace_id": summary.trace_id,
@@ -63,12 +63,12 @@ def _trees(spans: Sequence[Span]) -> list[dict[str, Any]]:
     waiting = deque(tree_of(spans))
     trees = []
     while waiting:
-        trees.append(_branch(waiting.popleft(), _DEEPEST, waiting))
+        trees.append(_branch(waiting.popleft(), _MAX_DEPTH, waiting))
     return trees
 
 
 def _branch(branch: Branch, levels: int, deeper: deque[Branch]) -> dict[str, Any]:
-    """Return a span with `levels` levels below it; what is below those goes to `deeper`."""
+    """Return a span with `levels` levels below it; the branches below those are added to `deeper`."""
     children = branch.children if levels else []
     deeper.extend([] if levels else branch.children)
     span = branch.span

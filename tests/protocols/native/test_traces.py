@@ -193,11 +193,11 @@ def test_the_data_folder_is_found(served: tuple[Served, Path], tmp_path: Path) -
     (tmp_path / ".flowpod" / "two").symlink_to(served[1])
     done = run_command("trace", cwd=below, env=env)
     assert done.returncode == 1
-    assert f"traces of several services; name one:\n  --data {data}\n" in done.stderr
+    assert f"several services have traces; choose one:\n  --data {data}\n" in done.stderr
     done = run_command("traces", "--data", str(below))
     assert (done.returncode, "there are no traces in" in done.stderr) == (1, True)
     done = run_command("trace", "nowhere", "--data", str(served[1]))
-    assert (done.returncode, "has no trace, run, request or session 'nowhere'" in done.stderr) == (1, True)
+    assert (done.returncode, "has the id 'nowhere'" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("settings", [{"FLOWPOD_TRACE_STORE": "off"}, {"FLOWPOD_TRACING": "off"}])

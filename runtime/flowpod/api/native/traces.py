@@ -1,4 +1,4 @@
-"""`GET /traces` and `GET /traces/{id}`: the traces that are kept here."""
+"""`GET /traces` and `GET /traces/{id}`: the stored traces."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,80 +14,76 @@ from flowpod.api.http.errors import JsonResponse
 from flowpod.api.http.pagination import PageQuery, decode_cursor, page
 from flowpod.api.http.requests import read_query
 from flowpod.errors import NotFound, Unavailable
-from flowpod.telemetry.recorder import TraceRecorder
-from flowpod.telemetry.store import Filters
+from flowpod.telemetry.trace_store import Filters, TraceStore
+from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
 from flowpod.telemetry.tree import summary_as_json, trace_as_json
 
 T = TypeVar("T")
 
 _FLUSH_MS = 1000
-_LONGEST_S = 1e9
-_LONGEST_TEXT = 1000  # characters: SQLite refuses patterns of more than 50,000 bytes
+_MAX_S = 1e9
+_MAX_TEXT = 1000  # characters: SQLite refuses patterns of more than 50,000 bytes
 
 
 class TracesQuery(PageQuery):
-    """Which runs are listed; durations in seconds."""
+    """The filters of a listing; durations in seconds."""
 
     session: str = Field("", description="Only runs of this session.")
     user: str = Field("", description="Only runs of this user.")
-    status: Literal["", "Completed", "Failed", "Canceled"] = Field("", description="Only runs that ended so.")
+    status: Literal["", "Completed", "Failed", "Canceled"] = Field("", description="Only runs with this status.")
     min_duration: float | None = Field(
-        None, ge=0, le=_LONGEST_S, description="Only runs that took at least so long, in seconds."
+        None, ge=0, le=_MAX_S, description="Only runs that took at least this long, in seconds."
     )
     max_duration: float | None = Field(
-        None, ge=0, le=_LONGEST_S, description="Only runs that took at most so long, in seconds."
+        None, ge=0, le=_MAX_S, description="Only runs that took at most this long, in seconds."
     )
-    text: str = Field(
-        "", max_length=_LONGEST_TEXT, description="Only runs with this text in their input, output or error."
-    )
+    text: str = Field("", max_length=_MAX_TEXT, description="Only runs with this text in their input, output or error.")
 
 
 class Traces:
     """The endpoints of the local trace store."""
 
-    def __init__(self, recorder: TraceRecorder | None) -> None:
-        self._recorder = recorder
+    def __init__(self, processor: TraceStoreProcessor | None) -> None:
+        self._processor = processor
 
     def routes(self) -> list[Route]:
-        """Return the endpoints' paths."""
+        """Return the routes."""
         return [
-            Route("/traces", self.listing, methods=["GET"]),
-            Route("/traces/{id}", self.one, methods=["GET"]),
+            Route("/traces", self.list_runs, methods=["GET"]),
+            Route("/traces/{id}", self.get_trace, methods=["GET"]),
         ]
 
-    async def listing(self, request: Request) -> Response:
-        """Answer a page of runs, the newest first."""
+    async def list_runs(self, request: Request) -> Response:
+        """Answer a page of runs, newest first."""
         query = read_query(TracesQuery, request)
         position = decode_cursor(query.cursor, int)
         filters = Filters(query.session, query.user, query.status, query.min_duration, query.max_duration, query.text)
         before = None if position is None else position[0]
-        found = await self._read(lambda recorder: recorder.store.newest(filters, query.limit + 1, before))
-        shown = found[: query.limit]
-        return JsonResponse(
-            page(list(map(summary_as_json, shown)), [shown[-1].id] if len(found) > len(shown) else None)
-        )
+        found = await self._read(lambda store: store.newest(filters, query.limit + 1, before))
+        runs = found[: query.limit]
+        return JsonResponse(page(list(map(summary_as_json, runs)), [runs[-1].id] if len(found) > len(runs) else None))
 
-    async def one(self, request: Request) -> Response:
+    async def get_trace(self, request: Request) -> Response:
         """Answer the runs of one trace with their spans as trees: one, unless the caller's own trace has several."""
         name = request.path_params["id"]
-        found = await self._read(lambda recorder: recorder.store.find(name))
+        found = await self._read(lambda store: store.find(name))
         if not found:
-            raise NotFound(f"there is no trace, run, request or session {name!r} here", code="trace_not_found")
+            raise NotFound(f"no stored trace, run, request or session has the id {name!r}", code="trace_not_found")
         return JsonResponse(trace_as_json(found))
 
-    async def _read(self, read: Callable[[TraceRecorder], T]) -> T:
-        """Return what `read` finds, called in a thread; runs that have ended by now are among it."""
-        recorder = self._recorder
-        if recorder is None:
+    async def _read(self, read: Callable[[TraceStore], T]) -> T:
+        """Call `read` in a thread, after the runs that have ended by now were stored."""
+        processor = self._processor
+        if processor is None:
             text = (
-                "no traces are kept here: they are exported, or the history is in MySQL and there may be several "
-                "instances, or tracing is off (FLOWPOD_TRACE_STORE=on keeps them)"
+                "traces are not stored here: they are exported, or the history is in MySQL and there may be several "
+                "instances, or tracing is off (set FLOWPOD_TRACE_STORE=on to store them)"
             )
             raise NotFound(text, code="no_trace_store")
 
         def work() -> T:
-            recorder.force_flush(_FLUSH_MS)
-            return read(recorder)
+            processor.force_flush(_FLUSH_MS)
+            return read(processor.store)
 
         try:
             return await asyncio.to_thread(work)

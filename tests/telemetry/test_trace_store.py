@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowpod.telemetry.store import Filters, Span, Summary, TraceStore
+from flowpod.telemetry.trace_store import Filters, Span, Summary, TraceStore
 
 SUMMARY = Summary(
     trace_id="0x" + "a" * 32,

@@ -1,7 +1,7 @@
-"""The local trace store: the traces of this service in one SQLite file, bounded in size and age, oldest out first.
+"""The local trace store: the traces of this service in one SQLite file, limited in size and age.
 
-A row is a run: what it is found by in columns, and all its spans in one compressed JSON text. Several processes may
-share the file. Everything here blocks: it is called in threads.
+A row is a run: columns for searches, and all its spans as one compressed JSON text. Several processes may share the
+file. Everything here blocks: call it in threads.
 """
 
 import re
@@ -17,14 +17,14 @@ import orjson
 
 from flowpod.jsonable import dumps
 
-FILE = "traces.db"
+TRACES_FILE = "traces.db"
 
 _VERSION = 1
 _BUSY_MS = 5000
 _WAL_BYTES = 4 * 1024 * 1024
-_LEVEL = 1  # of compression: the higher ones take twice the time for a tenth of the size
-_LEAST_PREFIX = 6
-_PART_DELETED = 20  # a twentieth goes at a time, so that the next trace finds room
+_COMPRESSION = 1  # higher levels take twice the time to save a tenth of the size
+_MIN_PREFIX = 6
+_DELETED_PART = 20  # the oldest twentieth is deleted at a time, which leaves room for the next traces
 _COLUMNS = (
     "trace_id run_id request_id session_id user_id name protocol started_ns duration_ns status error input output"
     " prompt_tokens completion_tokens"
@@ -43,12 +43,12 @@ PRAGMA user_version = {_VERSION};
 """
 
 Span = dict[str, Any]
-"""A span as JSON has it: span_id, parent_id, name, kind, start_ns, end_ns, status, message, attributes, events."""
+"""A span as JSON: span_id, parent_id, name, kind, start_ns, end_ns, status, message, attributes, events."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a listing shows of a run. Times in nanoseconds, `started_ns` since 1970; ids are "" where there is none."""
+    """A run in a listing. Times are in nanoseconds, `started_ns` since 1970; an unknown id is ""."""
 
     trace_id: str
     run_id: str
@@ -68,8 +68,8 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A run as it is stored."""
+class StoredRun:
+    """A stored run; listings have no `spans`."""
 
     id: int
     summary: Summary
@@ -78,7 +78,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which runs a listing is of; durations in seconds, `text` stands in the run's input, output or error."""
+    """The filters of a listing; durations in seconds. `text` is searched in the input, the output and the error."""
 
     session: str = ""
     user: str = ""
@@ -88,7 +88,7 @@ class Filters:
     text: str = ""
 
     def conditions(self) -> dict[str, list[Any]]:
-        """Return the conditions in SQL, each with its values."""
+        """Return the conditions as SQL, each with its parameters."""
         found: dict[str, list[Any]] = {}
         for column, wanted in (("session_id", self.session), ("user_id", self.user), ("status", self.status)):
             if wanted:
@@ -105,11 +105,9 @@ class Filters:
 
 
 class TraceStore:
-    """The traces in one file. Reading one that is not there finds nothing; writing makes it.
+    """The traces in one file. Reading a missing file finds nothing; writing creates it.
 
-    The limits are those that `prune` keeps to; who only reads needs none.
-
-    Everything raises sqlite3.Error or OSError when the file cannot be used.
+    Only `prune` needs the limits. Every method raises sqlite3.Error or OSError when the file cannot be used.
     """
 
     def __init__(self, path: Path, *, max_bytes: int = 0, max_age_s: float = 0.0) -> None:
@@ -119,7 +117,7 @@ class TraceStore:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """Open a transaction, and make the file first if it is not there."""
+        """Open a transaction, and create the file if it is missing."""
         with closing(self._connect(self.path)) as connection:
             if connection.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -137,15 +135,15 @@ class TraceStore:
         connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
         return connection
 
-    def make_folder(self) -> None:
-        """Make the folder of the file."""
+    def create_folder(self) -> None:
+        """Create the folder of the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, runs: Sequence[tuple[Summary, Sequence[Span]]]) -> list[int]:
         """Store runs in one transaction; return their ids."""
         names, marks = ", ".join(_COLUMNS), ", ".join("?" * len(_COLUMNS))
         ids = []
-        packed = [(summary, _packed(spans)) for summary, spans in runs]
+        packed = [(summary, _compress(spans)) for summary, spans in runs]
         with self._writing() as connection:
             for summary, body in packed:
                 values = [getattr(summary, column) for column in _COLUMNS]
@@ -154,27 +152,27 @@ class TraceStore:
         return ids
 
     def extend(self, late: dict[int, list[Span]]) -> None:
-        """Add spans that ended after their run to it."""
+        """Add spans that ended later to their stored runs, by id."""
         with self._writing() as connection:
             for number, spans in late.items():
                 found = connection.execute("SELECT body FROM trace WHERE id = ?", [number]).fetchone()
                 if found is not None:
-                    body = _packed([*_unpacked(found[0]), *spans])
+                    body = _compress([*_decompress(found[0]), *spans])
                     connection.execute("UPDATE trace SET body = ? WHERE id = ?", [body, number])
 
     def prune(self, now_ns: int) -> None:
-        """Delete the oldest runs until the rest is within the limits of age and size."""
+        """Delete the oldest runs until the rest is within the limits."""
         with closing(self._connect(self.path)) as connection:
             connection.execute("DELETE FROM trace WHERE started_ns < ?", [now_ns - self._max_age_ns])
             while self._used_bytes(connection) > self._max_bytes:
                 least, most = connection.execute("SELECT min(id), max(id) FROM trace").fetchone()
                 if least is None:
                     break
-                connection.execute("DELETE FROM trace WHERE id <= ?", [least + (most - least) // _PART_DELETED])
+                connection.execute("DELETE FROM trace WHERE id <= ?", [least + (most - least) // _DELETED_PART])
             connection.execute("PRAGMA incremental_vacuum").fetchall()
 
     def is_full(self) -> bool:
-        """Return whether the runs take more room than they may."""
+        """Return whether the runs take more space than the limit."""
         with closing(self._connect(self.path)) as connection:
             return self._used_bytes(connection) > self._max_bytes
 
@@ -185,17 +183,17 @@ class TraceStore:
         )
         return int((pages - free) * size)
 
-    def newest(self, filters: Filters, limit: int, before: int | None = None) -> list[Stored]:
-        """Return the newest runs that pass, newest first, without their spans; those older than the id `before`."""
+    def newest(self, filters: Filters, limit: int, before: int | None = None) -> list[StoredRun]:
+        """Return the matching runs before the id `before`, newest first and without their spans."""
         conditions = filters.conditions()
         if before is not None:
             conditions["id < ?"] = [before]
         return self._read(conditions, limit, with_spans=False)
 
-    def find(self, name: str) -> Sequence[Stored]:
-        """Return the runs of the trace `name`; or the newest run that has this id, request id or session id.
+    def find(self, name: str) -> Sequence[StoredRun]:
+        """Return the runs of the trace `name`, or the newest run with this run, request or session id.
 
-        The beginning of a run's id will do, from six characters on.
+        The first six characters of a run's id are enough.
         """
         trace_id = name.removeprefix("0x").lower()
         if found := self._read({"trace_id = ?": [f"0x{trace_id}"]}, None):
@@ -203,13 +201,13 @@ class TraceStore:
         for column in ("run_id", "request_id", "session_id"):
             if name and (found := self._read({f"{column} = ?": [name]}, 1)):
                 return found
-        if len(name) >= _LEAST_PREFIX:
+        if len(name) >= _MIN_PREFIX:
             return self._read({"run_id BETWEEN ? AND ?": [name, f"{name}\U0010ffff"]}, 1)
         return []
 
     def _read(
         self, conditions: Mapping[str, Sequence[Any]], limit: int | None, *, with_spans: bool = True
-    ) -> list[Stored]:
+    ) -> list[StoredRun]:
         if not self.path.is_file():
             return []
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
@@ -218,16 +216,18 @@ class TraceStore:
         text = f"SELECT {columns} FROM trace {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - our own names
         with closing(self._connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                return []  # it is just being made
+                return []  # another process is creating it
             rows = connection.execute(text, [*values, -1 if limit is None else limit]).fetchall()
         count = len(_COLUMNS) + 1
-        return [Stored(row[0], Summary(*row[1:count]), _unpacked(row[count]) if with_spans else ()) for row in rows]
+        return [
+            StoredRun(row[0], Summary(*row[1:count]), _decompress(row[count]) if with_spans else ()) for row in rows
+        ]
 
 
-def _packed(spans: Sequence[Span]) -> bytes:
-    return zlib.compress(dumps(list(spans)), _LEVEL)
+def _compress(spans: Sequence[Span]) -> bytes:
+    return zlib.compress(dumps(list(spans)), _COMPRESSION)
 
 
-def _unpacked(body: bytes) -> list[Span]:
+def _decompress(body: bytes) -> list[Span]:
     spans: list[Span] = orjson.loads(zlib.decompress(body))
     return spans

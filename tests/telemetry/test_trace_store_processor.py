@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.metrics import Metrics
-from flowpod.telemetry.recorder import TraceRecorder
 from flowpod.telemetry.snapshots import Snapshots
-from flowpod.telemetry.store import Filters, TraceStore
+from flowpod.telemetry.span_redaction import RedactingProcessor
+from flowpod.telemetry.trace_store import Filters, TraceStore
+from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
 from flowpod.telemetry.tracing import Tracing
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -20,15 +21,15 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags,
 
 
 class Recording:
-    """A recorder, a tracer that feeds it, and what it counts."""
+    """A processor that stores traces, a tracer that feeds it, and its metrics."""
 
     def __init__(self, path: Path, content: Content | None = None, **limits: int) -> None:
         self.snapshots = Snapshots(path.parent, "test")
         self.store = TraceStore(path, max_bytes=1 << 30, max_age_s=1e9)
         metrics = Metrics(MeterProvider([self.snapshots.reader]))
-        self.recorder = TraceRecorder(self.store, metrics, content or Content(), **limits)
+        self.processor = TraceStoreProcessor(self.store, metrics, **limits)
         provider = TracerProvider()
-        provider.add_span_processor(self.recorder)
+        provider.add_span_processor(RedactingProcessor(content or Content(), [self.processor]))
         self.tracer: Tracer = provider.get_tracer("test")
 
     def start(self, name: str, parent: Span | None = None, attributes: dict[str, str] | None = None) -> Span:
@@ -37,7 +38,7 @@ class Recording:
 
     def stored(self) -> dict[str, list[str]]:
         """Return the names of each run's spans, by the run's id or else its name."""
-        assert self.recorder.force_flush(5000)
+        assert self.processor.force_flush(5000)
         found = {}
         for summary in (stored.summary for stored in self.store.newest(Filters(), 100)):
             for run in self.store.find(summary.run_id or summary.trace_id):
@@ -53,7 +54,7 @@ class Recording:
 def recording(tmp_path: Path) -> Iterator[Recording]:
     made = Recording(tmp_path / "data" / "traces.db")
     yield made
-    made.recorder.shutdown()
+    made.processor.shutdown()
 
 
 def test_a_run_is_stored_when_its_root_ends(recording: Recording) -> None:
@@ -105,13 +106,13 @@ def test_a_store_that_cannot_be_written_is_told_of_once(tmp_path: Path, caplog: 
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             recording.start("root").end()
-            assert recording.recorder.force_flush(5000)
+            assert recording.processor.force_flush(5000)
     assert [record.getMessage().startswith("traces are not stored in") for record in caplog.records] == [True]
     assert recording.dropped() == 3
     blocked.unlink()
     recording.start("root").end()
     assert recording.stored() == {"root": ["root"]}
-    recording.recorder.shutdown()
+    recording.processor.shutdown()
 
 
 def test_ending_a_span_does_not_wait_for_the_file(recording: Recording) -> None:
@@ -160,18 +161,18 @@ def test_attributes_of_a_nodes_own_are_cut(tmp_path: Path) -> None:
     assert span["attributes"]["cut"] == f"{'x' * 100}... (1000)"
     assert span["attributes"]["several"] == ["y" * 40] * 2
     assert span["events"][0]["attributes"]["own"] == f"{'z' * 100}... (1000 characters)"
-    recording.recorder.shutdown()
+    recording.processor.shutdown()
 
 
 def test_the_queue_is_bounded_in_size(tmp_path: Path) -> None:
-    recording = Recording(tmp_path / "traces.db", most_chars=10_000)
+    recording = Recording(tmp_path / "traces.db", max_bytes=10_000)
     for count in (20_000, 9_000):
         recording.start("root", None, {"flowpod.run.id": f"run-{count}", "text": "x" * count}).end()
     assert recording.stored() == {"run-9000": ["root"]}
     recording.start("root", None, {"flowpod.run.id": "run-next", "text": "x" * 9_000}).end()
     assert list(recording.stored()) == ["run-next", "run-9000"]  # there is room again
     assert recording.dropped() == 1
-    recording.recorder.shutdown()
+    recording.processor.shutdown()
 
 
 def test_without_content_a_failure_has_its_type_and_code_alone(tmp_path: Path) -> None:
@@ -191,4 +192,4 @@ def test_without_content_a_failure_has_its_type_and_code_alone(tmp_path: Path) -
     first, second = run.spans[0]["events"]
     assert first["attributes"] == {"exception.type": "ValueError"}
     assert second["attributes"]["exception.type"] == "ValueError"
-    recording.recorder.shutdown()
+    recording.processor.shutdown()

@@ -1,4 +1,4 @@
-"""Log lines of a running server: which ids they carry, in which format, and what nodes print."""
+"""The log lines of a running server: ids, formats, and prints of nodes."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def lines_of(served: Served) -> list[dict[str, Any]]:
     return [json.loads(line) for line in served.log.splitlines() if line.startswith("{")]
 
 
-def test_json_lines_carry_the_ids_of_their_run(tmp_path: Path) -> None:
+def test_json_lines_have_the_ids_of_their_run(tmp_path: Path) -> None:
     with serving(printing_flow(tmp_path / "flow"), tmp_path, FLOWPOD_LOG_FORMAT="json") as served:
         ids = {}
         for name in ("ann", "bob"):
@@ -106,13 +106,13 @@ def test_text_lines_are_for_people(tmp_path: Path) -> None:
     assert "readyz" not in served.log
 
 
-def test_lines_are_json_where_nobody_watches(tmp_path: Path) -> None:
+def test_lines_are_json_without_a_terminal(tmp_path: Path) -> None:
     with serving(printing_flow(tmp_path / "flow"), tmp_path, FLOWPOD_LOG_FORMAT="auto") as served:
         served.stop()
     assert any(line["message"].startswith("serving flow 'flow'") for line in lines_of(served))
 
 
-def test_failures_have_their_stack_in_one_line(tmp_path: Path) -> None:
+def test_a_failure_is_one_line_with_its_stack(tmp_path: Path) -> None:
     flow = printing_flow(tmp_path / "flow")
     (flow / "later.py").write_text(ON_LOOP.replace("return name", "raise RuntimeError('odd')"))
     with serving(flow, tmp_path, FLOWPOD_LOG_FORMAT="json") as served:
@@ -123,7 +123,7 @@ def test_failures_have_their_stack_in_one_line(tmp_path: Path) -> None:
     assert line["exception"].endswith("RuntimeError: odd")
 
 
-def test_a_client_that_leaves_is_told_of(tmp_path: Path, model_server: ModelServer) -> None:
+def test_a_client_that_disconnects_is_logged(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url, "silent")
     with serving(flow, tmp_path, FLOWPOD_LOG_FORMAT="text") as served:
         with pytest.raises(httpx.ReadTimeout):
@@ -182,7 +182,7 @@ def test_no_caller_can_forge_a_text_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_exceptions_in_the_log_are_not_endless(tmp_path: Path, style: str) -> None:
+def test_long_exceptions_are_truncated(tmp_path: Path, style: str) -> None:
     flow = one_node(tmp_path / "flow", 'def talk(name: str) -> str:\n    raise ValueError("\\x1b" + name * 100_000)\n')
     with serving(flow, tmp_path, FLOWPOD_LOG_FORMAT=style) as served:
         httpx.post(f"{served.url}/", json={"name": "x" * 10})

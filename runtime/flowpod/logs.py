@@ -60,11 +60,11 @@ def _escaped(text: str) -> str:
 
 def _exception(text: str, redact_words: Redact) -> str:
     """Return an exception's stack and message without control characters, and without the middle if they are long."""
-    shown = "\n".join(map(_escaped, redact_words(text).split("\n")))  # redacted first: the cut could split a secret
-    if len(shown) <= 2 * _EXCEPTION_CHARS:
-        return shown
-    left_out = len(shown) - 2 * _EXCEPTION_CHARS
-    return f"{shown[:_EXCEPTION_CHARS]}\n... ({left_out} characters left out)\n{shown[-_EXCEPTION_CHARS:]}"
+    redacted = "\n".join(map(_escaped, redact_words(text).split("\n")))  # before the cut, which could split a secret
+    left_out = len(redacted) - 2 * _EXCEPTION_CHARS
+    if left_out <= 0:
+        return redacted
+    return f"{redacted[:_EXCEPTION_CHARS]}\n... ({left_out} characters left out)\n{redacted[-_EXCEPTION_CHARS:]}"
 
 
 class _Formatter(logging.Formatter):
@@ -148,7 +148,9 @@ class _Prints:
         token = _PRINTS.set(None)
         try:
             extra = {FIELDS: {"node": self._node, "stream": stream}}
-            _flow.info("%s", line[:_MAX_LINE], extra=extra)
+            if len(line) > _MAX_LINE:
+                line = _RoutedStream.redact(line)[:_MAX_LINE]  # redacted first: the cut could split a secret
+            _flow.info("%s", line, extra=extra)
         finally:
             _PRINTS.reset(token)
 

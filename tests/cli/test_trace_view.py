@@ -1,4 +1,4 @@
-"""Traces as a terminal shows them, of spans that are not our own too."""
+"""Traces in a terminal, with spans of other code than Flowpod's."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def stored(text: str, *spans: Span) -> StoredRun:
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_nothing_that_is_shown_steers_the_terminal(full: bool) -> None:
+def test_control_characters_do_not_reach_the_terminal(full: bool) -> None:
     keys = "input.value", "output.value", "message", "flowpod.node.type", "exception.message", "exception.stacktrace"
     facts = dict.fromkeys(keys, f"{HOSTILE}\n{HOSTILE}") | {HOSTILE: HOSTILE}
     run = stored(HOSTILE, span("root", None, **facts), span(HOSTILE, "root", **facts))
@@ -43,7 +43,7 @@ def test_nothing_that_is_shown_steers_the_terminal(full: bool) -> None:
     assert not set(HOSTILE) & set(shown) - set("a]0;title31mb")
 
 
-def test_spans_that_are_very_deep_in_each_other_are_all_shown() -> None:
+def test_deeply_nested_spans_are_all_printed() -> None:
     spans = [span(f"s{number}", f"s{number - 1}" if number else None) for number in range(1500)]
     run = stored("run", *spans)
     shown = TraceView(100).trace([run])
@@ -75,7 +75,7 @@ MESSAGES = ["7", "[1]", "{}", '[{"parts": 1}]', '[{"parts": [1, {"type": "text"}
 
 @pytest.mark.parametrize("value", [*FOREIGN, *MESSAGES], ids=lambda value: str(value)[:20])
 @pytest.mark.parametrize("full", [False, True])
-def test_attributes_of_any_type_are_shown(value: Any, full: bool) -> None:
+def test_attributes_of_any_type_are_printed(value: Any, full: bool) -> None:
     facts = dict.fromkeys(READ, value)
     run = stored(str(value), span("root", None, **facts), span("below", "root", **facts))
     view = TraceView(100, full=full)

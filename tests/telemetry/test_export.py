@@ -1,4 +1,4 @@
-"""Spans and metrics leave over OTLP as the standard variables say: a real collector records what it gets."""
+"""Spans and metrics are exported over OTLP as the standard variables say; a real collector receives them."""
 
 import os
 import subprocess
@@ -80,7 +80,9 @@ def test_spans_and_metrics_are_exported(
     assert not (tmp_path / "data" / "traces.db").exists()  # somebody else has them
 
 
-def test_each_signal_may_go_its_own_way(tmp_path: Path, model_server: ModelServer, collectors: list[Collector]) -> None:
+def test_each_signal_has_its_own_destination(
+    tmp_path: Path, model_server: ModelServer, collectors: list[Collector]
+) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url)
     variables = {
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collectors[0].http_url}/v1/traces",
@@ -116,7 +118,7 @@ def test_several_exporters_at_once(tmp_path: Path, model_server: ModelServer, co
         ("OTEL_BSP_SCHEDULE_DELAY", "-1", "'-1' is not a positive integer"),
     ],
 )
-def test_a_wrong_variable_is_named(tmp_path: Path, variable: str, value: str, message: str) -> None:
+def test_an_invalid_variable_is_reported(tmp_path: Path, variable: str, value: str, message: str) -> None:
     flow = write_chat_flow(tmp_path / "flow", "http://127.0.0.1:9")
     variables = {"OTEL_TRACES_EXPORTER": "otlp", variable: value, "PATH": os.environ["PATH"]}
     done = run_command("serve", str(flow), "--port", "0", env=variables)
@@ -139,7 +141,7 @@ def test_no_log_line_has_a_collectors_token(tmp_path: Path, model_server: ModelS
     assert "token-in-path" not in log
 
 
-def test_what_is_secret_of_collectors() -> None:
+def test_headers_passwords_and_paths_of_collectors_are_secrets() -> None:
     environ = {
         "OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20header-token,x=y",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "https://user:password-1@host/path-token/v1/traces",
@@ -151,7 +153,7 @@ def test_what_is_secret_of_collectors() -> None:
     assert secrets.redact("https://host/v1/metrics") == "https://host/v1/metrics"
 
 
-def test_exporters_are_imported_only_when_they_are_named() -> None:
+def test_exporters_are_imported_only_when_needed() -> None:
     code = """
 import sys
 from pathlib import Path
@@ -176,7 +178,7 @@ print([name for name in sys.modules if name.startswith(("grpc", "opentelemetry.e
         ({"trace_store": "off"}, False, False),
     ],
 )
-def test_traces_are_kept_where_one_instance_keeps_its_own(
+def test_traces_are_stored_unless_exported_or_with_a_mysql_history(
     settings: dict[str, Any], exporting: bool, expected: bool
 ) -> None:
     assert stores_traces(Settings(**settings), exporting=exporting) is expected
@@ -189,7 +191,9 @@ def test_traces_are_kept_where_one_instance_keeps_its_own(
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "'soon'"),
     ],
 )
-def test_what_opentelemetry_refuses_is_told_in_a_line(tmp_path: Path, variable: str, value: str, message: str) -> None:
+def test_variables_that_opentelemetry_refuses_are_reported_without_a_stack(
+    tmp_path: Path, variable: str, value: str, message: str
+) -> None:
     flow = write_chat_flow(tmp_path / "flow", "http://127.0.0.1:9")
     variables = {"OTEL_TRACES_EXPORTER": "otlp", variable: value, "PATH": os.environ["PATH"]}
     done = run_command("serve", str(flow), "--port", "0", env=variables)
@@ -199,7 +203,7 @@ def test_what_opentelemetry_refuses_is_told_in_a_line(tmp_path: Path, variable: 
     assert "Traceback" not in done.stderr
 
 
-def test_lost_spans_are_counted_from_zero(tmp_path: Path) -> None:
+def test_dropped_spans_start_at_zero(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path, "one")
     counted = Metrics(MeterProvider([snapshots.reader]))
     CountingBatchProcessor(InMemorySpanExporter(), "otlp", counted, {}).shutdown()  # type: ignore[no-untyped-call]
@@ -207,7 +211,7 @@ def test_lost_spans_are_counted_from_zero(tmp_path: Path) -> None:
     assert families["flowpod.trace.dropped_spans"].values == {(("flowpod.destination", "otlp"),): 0}
 
 
-def test_spans_of_an_exporter_that_breaks_are_counted(tmp_path: Path) -> None:
+def test_spans_of_a_failing_exporter_count_as_dropped(tmp_path: Path) -> None:
     class Breaking(SpanExporter):
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
             raise OverflowError(f"{len(spans)} spans are too many")
@@ -222,7 +226,7 @@ def test_spans_of_an_exporter_that_breaks_are_counted(tmp_path: Path) -> None:
     assert sum(families["flowpod.trace.dropped_spans"].values.values()) == 1
 
 
-def test_spans_that_nobody_takes_are_counted(tmp_path: Path) -> None:
+def test_spans_that_do_not_fit_the_queue_count_as_dropped(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path, "one")
     blocked, failing = threading.Event(), threading.Event()
 
@@ -248,7 +252,7 @@ def test_spans_that_nobody_takes_are_counted(tmp_path: Path) -> None:
     assert sum(families["flowpod.trace.dropped_spans"].values.values()) == 512 + 600  # none has got through
 
 
-def test_a_caller_that_does_not_sample_is_traced_here_all_the_same(tmp_path: Path, model_server: ModelServer) -> None:
+def test_unsampled_callers_are_still_stored(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url)
     headers = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}
     with serving(flow, tmp_path) as served:

@@ -1,4 +1,4 @@
-"""What promptflow's `/feedback` leaves in the trace."""
+"""The span that promptflow's `/feedback` adds to a trace."""
 
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ async def test_feedback_is_a_span_in_the_trace_of_the_answer(tmp_path: Path) -> 
         ("/feedback?flatten=true", b"[1]", {"feedback": "[1]"}),
     ],
 )
-async def test_feedback_is_one_attribute_or_one_a_key(
+async def test_feedback_is_one_attribute_or_one_for_each_key(
     tmp_path: Path, path: str, content: bytes, attributes: dict[str, Any]
 ) -> None:
     response, span = await feedback(tmp_path, path, content)

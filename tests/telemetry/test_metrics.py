@@ -1,4 +1,4 @@
-"""`/metrics`: read with Prometheus's own parser, of one process and of several."""
+"""`/metrics` of one process and of several, read with Prometheus's own parser."""
 
 import os
 import re
@@ -26,7 +26,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def samples_of(text: str) -> Samples:
-    """Return every sample of a page by its name and labels."""
+    """Return every sample of a page, by name and labels."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -43,7 +43,7 @@ def total(samples: Samples, name: str) -> float:
 
 
 class Process:
-    """What one worker has: its metrics, and its part of the shared file."""
+    """One worker: its metrics, and its snapshots in the shared file."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.snapshots = Snapshots(folder, name)
@@ -53,7 +53,7 @@ class Process:
         return samples_of(prometheus_text(self.snapshots.families()).decode())
 
 
-def test_a_page_of_everything(tmp_path: Path) -> None:
+def test_the_page_has_every_metric(tmp_path: Path) -> None:
     process = Process(tmp_path, "one")
     metrics = process.metrics
     metrics.run_began()
@@ -104,16 +104,16 @@ def test_a_page_of_everything(tmp_path: Path) -> None:
         ("flowpod.runs", "{run}", "flowpod_runs"),
     ],
 )
-def test_names(name: str, unit: str, expected: str) -> None:
+def test_prometheus_names(name: str, unit: str, expected: str) -> None:
     assert prometheus_name(name, unit) == expected
 
 
-def test_what_callers_choose_is_bounded() -> None:
+def test_values_that_callers_choose_are_limited() -> None:
     bounded = LimitedValues(most=2)
     assert [bounded(name) for name in ("a", "b", "c", "a", "d")] == ["a", "b", "other", "a", "other"]
 
 
-def test_workers_add_up_and_the_dead_leave_what_they_counted(tmp_path: Path) -> None:
+def test_metrics_of_workers_add_up_and_dead_workers_keep_their_counts(tmp_path: Path) -> None:
     first, second = Process(tmp_path, "one"), Process(tmp_path, "two")
     for process in (first, second):
         process.metrics.run_began()
@@ -162,7 +162,7 @@ def wait_for(page: Callable[[], Samples], fits: Callable[[Samples], bool]) -> No
         time.sleep(0.1)
 
 
-def test_any_worker_answers_for_all_and_the_dead_count(tmp_path: Path) -> None:
+def test_any_worker_answers_for_all_workers_dead_ones_included(tmp_path: Path) -> None:
     flow = write_flow(tmp_path / "flow", "outputs: {}\nnodes: [{name: a, type: template, template: hi}]\n")
     with serving(flow, tmp_path, "--workers", "2") as served:
 
@@ -199,9 +199,7 @@ def test_a_counter_does_not_fall_when_a_worker_dies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["no database", "no folder", "rubbish in it"])
-def test_a_shared_file_that_cannot_be_used_stops_nothing(
-    tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_metrics_work_without_the_shared_file(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "data"
     if harm == "no folder":
         folder.write_text("a file")

@@ -1,4 +1,4 @@
-"""The span of a model call, by the GenAI conventions and by OpenInference."""
+"""The span of a model call, with the attributes of the GenAI conventions and of OpenInference."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ async def test_both_vocabularies_are_on_the_span(tmp_path: Path, model_server: M
     assert json.loads(call["input.value"])["messages"][-1] == {"role": "user", "content": "hi"}
 
 
-async def test_a_whole_answer_has_no_first_chunk(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_response_without_streaming_has_no_first_chunk(tmp_path: Path, model_server: ModelServer) -> None:
     call = await call_of(write_chat_flow(tmp_path, model_server.url))
     assert "gen_ai.response.time_to_first_chunk" not in call
 
@@ -89,7 +89,7 @@ async def test_parameters_have_the_conventions_names(tmp_path: Path, model_serve
     assert json.loads(call["llm.invocation_parameters"])["temperature"] == 0.3
 
 
-async def test_a_request_that_the_client_repeats_is_an_event(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_retry_of_the_client_is_an_event(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path, model_server.url, f"fail-once:503:{tmp_path.name}")
     connections = flow / "connections.yaml"
     connections.write_text(connections.read_text().replace("max_retries: 0", "max_retries: 2"))
@@ -100,7 +100,7 @@ async def test_a_request_that_the_client_repeats_is_an_event(tmp_path: Path, mod
     assert (event.name, event.attributes) == ("retry", {"flowpod.attempt": 1})
 
 
-async def test_content_can_be_kept_out(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_content_can_be_turned_off(tmp_path: Path, model_server: ModelServer) -> None:
     tracing, exporter = recording(Content(captured=False))
     async with client_of(write_chat_flow(tmp_path, model_server.url), tracing=tracing) as client:
         await client.post("/", json={"question": "nobody's business"})
@@ -109,7 +109,7 @@ async def test_content_can_be_kept_out(tmp_path: Path, model_server: ModelServer
     assert "gen_ai.usage.input_tokens" in shown
 
 
-async def test_long_content_is_cut(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_long_content_is_truncated(tmp_path: Path, model_server: ModelServer) -> None:
     call = await call_of(write_chat_flow(tmp_path, model_server.url), content=Content(max_chars=20), question="x" * 100)
     assert call["llm.input_messages.0.message.content"] == f"{'x' * 20}... (100 characters)"
     assert json.loads(call["gen_ai.input.messages"])[-1]["parts"][0]["content"] == f"{'x' * 20}... (100 characters)"
@@ -117,7 +117,7 @@ async def test_long_content_is_cut(tmp_path: Path, model_server: ModelServer) ->
     assert call["input.mime_type"] == "text/plain"  # cut JSON is none
 
 
-def test_messages_of_every_sort() -> None:
+def test_messages_of_every_kind() -> None:
     image = {"type": "image_url", "image_url": {"url": "https://x/i.png", "detail": "low"}}
     called = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"q": 1}'}}
     messages: list[dict[str, Any]] = [
@@ -161,14 +161,14 @@ def test_messages_of_every_sort() -> None:
 
 
 @pytest.mark.parametrize("count", [60, 300])
-def test_a_long_conversation_leaves_room_for_other_facts(count: int) -> None:
+def test_a_long_conversation_leaves_room_for_other_attributes(count: int) -> None:
     messages = [{"role": "user", "content": str(number)} for number in range(count)]
     attributes = input_messages(messages, Content())
     assert len(attributes) == 2 * min(count, 200) + 1
     assert len(json.loads(str(attributes["gen_ai.input.messages"]))) == count
 
 
-def test_messages_are_bounded_together() -> None:
+def test_messages_are_truncated_together() -> None:
     messages = [{"role": "user", "content": f"{number}{'x' * 900}"} for number in range(100)]
     attributes = input_messages(messages, Content(max_chars=5000))
     shown = json.loads(str(attributes["gen_ai.input.messages"]))

@@ -1,4 +1,4 @@
-"""Calls of models that a Python node makes itself: spans below its own, in whichever way the client is used."""
+"""Model calls that a Python node makes with the `openai` package have spans below its own."""
 
 import json
 from pathlib import Path
@@ -88,7 +88,7 @@ async def test_a_call_is_a_span_below_the_node(tmp_path: Path, model_server: Mod
     assert sent.body["model"] == "echo"
 
 
-async def test_a_call_that_fails_is_told_of(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_failed_call_has_its_error(tmp_path: Path, model_server: ModelServer) -> None:
     body = f"return client.chat.completions.create({CALL.replace('echo', 'fail:400')}).choices[0].message.content"
     _, spans = await spans_of(tmp_path, SYNC.replace("BODY", body), model_server.url)
     call = spans["chat fail:400"]
@@ -97,21 +97,21 @@ async def test_a_call_that_fails_is_told_of(tmp_path: Path, model_server: ModelS
     assert [event.name for event in call.events] == ["exception"]
 
 
-async def test_raw_responses_pass(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_raw_responses_are_not_changed(tmp_path: Path, model_server: ModelServer) -> None:
     body = f"return client.chat.completions.with_raw_response.create({CALL}).parse().choices[0].message.content"
     answer, spans = await spans_of(tmp_path, SYNC.replace("BODY", body), model_server.url)
     assert answer == {"out": "You said: hi"}
     assert "chat echo" in spans
 
 
-async def test_an_llm_node_has_one_span_a_call(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_call_of_an_llm_node_has_one_span(tmp_path: Path, model_server: ModelServer) -> None:
     tracing, exporter = recording()
     async with client_of(write_chat_flow(tmp_path, model_server.url), tracing=tracing) as client:
         await client.post("/", json={"question": "hi"})
     assert len(exporter.get_finished_spans()) == 3
 
 
-def test_outside_of_nodes_nothing_is_traced(model_server: ModelServer) -> None:
+def test_calls_outside_of_nodes_are_not_traced(model_server: ModelServer) -> None:
     from openai import OpenAI
 
     with OpenAI(base_url=model_server.url, api_key="none") as client:

@@ -1,4 +1,4 @@
-"""What callers send for plugins, short values and numbers too, is in no span, no stored trace and no log line."""
+"""Parameters and tokens for plugins, short ones and numbers too, are redacted in spans, stored traces and log lines."""
 
 import json
 import sqlite3
@@ -108,7 +108,7 @@ def recorded(value: Any, secrets: RunSecrets, content: Content | None = None) ->
     return str((exporter.get_finished_spans()[0].attributes or {})["output.value"])
 
 
-def test_what_a_run_is_given_is_hidden_by_its_length() -> None:
+def test_secrets_of_a_run_are_redacted_by_their_length() -> None:
     secrets = RunSecrets.of({"a": [2, "pin"], "b": {"c": 13800138000, "d": "long-enough"}, "e": [True, None, "", " "]})
     assert secrets.redact("2 pin xlong-enoughx 138001380001 13800138000.") == "2 pin x***x 138001380001 ***."
     assert secrets.redact_words("Article 2, pin (pins, 22, a2) 2.") == "Article ***, *** (pins, 22, a2) ***."
@@ -121,13 +121,13 @@ def test_what_a_run_is_given_is_hidden_by_its_length() -> None:
     assert json.loads(recorded(value, RunSecrets.of())) == {"list": value["list"], "2": None, "3": ["pin"]}
 
 
-def test_what_is_hidden_leaves_json_whole() -> None:
+def test_redacted_json_can_be_parsed() -> None:
     secrets = RunSecrets.of(12345678, "key-number-1", "key-number-2")
     value = {"id": 123456789, "at": 12345678, "key-number-1": 1, "key-number-2": 2}
     assert json.loads(recorded(value, secrets)) == {"id": 123456789, "at": "***", "***": 1, "******": 2}
 
 
-def test_what_flowpod_says_of_a_run_is_not_hidden() -> None:
+def test_ids_and_states_are_not_redacted() -> None:
     ours: dict[str, AttributeValue] = {
         "session.id": "a-session-id",
         "flowpod.run.status": "Completed",
@@ -142,7 +142,7 @@ def test_what_flowpod_says_of_a_run_is_not_hidden() -> None:
     assert dict(redacted.attributes or {}) == {**ours, "pin": "***", "pins": ("***", 8)}
 
 
-def test_an_error_of_the_engine_may_quote_what_plugins_get(tmp_path: Path) -> None:
+def test_an_error_message_that_quotes_a_secret_is_redacted(tmp_path: Path) -> None:
     context = copy_context()
     context.run(RUN_SECRETS.set, RunSecrets.of("p!n"))
     error = NodeError("the model answered 400: cannot read 'p!n'", code="model_error")
@@ -150,7 +150,7 @@ def test_an_error_of_the_engine_may_quote_what_plugins_get(tmp_path: Path) -> No
     assert info.message == "node 'ask': the model answered 400: cannot read '***'"
 
 
-async def test_what_is_for_plugins_has_a_bound(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_plugins_get_a_limited_number_of_values(tmp_path: Path, model_server: ModelServer) -> None:
     async with client_of(flow_of(tmp_path, model_server.url)) as client:
         many = body("hi")
         many["input"]["biz_params"] = {"user_defined_params": {"p": {"list": ["x"] * 201}}}
@@ -161,7 +161,7 @@ async def test_what_is_for_plugins_has_a_bound(tmp_path: Path, model_server: Mod
 
 
 @pytest.mark.parametrize("question", ["hi", "fail"])
-async def test_no_span_has_what_plugins_get(tmp_path: Path, model_server: ModelServer, question: str) -> None:
+async def test_no_span_has_secrets_for_plugins(tmp_path: Path, model_server: ModelServer, question: str) -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     exporting = CountingBatchProcessor(exporter, "otlp", Metrics(), {})
     provider.add_span_processor(RedactingProcessor(Content(), [exporting]))
@@ -185,7 +185,7 @@ async def test_no_span_has_what_plugins_get(tmp_path: Path, model_server: ModelS
     assert json.loads(str(node["output.value"]))["all"][0]["article"] == "***"
 
 
-def test_no_log_line_and_no_stored_trace_has_what_plugins_get(tmp_path: Path, model_server: ModelServer) -> None:
+def test_no_log_line_and_no_stored_trace_has_secrets_for_plugins(tmp_path: Path, model_server: ModelServer) -> None:
     flow = flow_of(tmp_path / "flow", model_server.url)
     options = {"FLOWPOD_LOG_LEVEL": "debug", "FLOWPOD_LOG_FORMAT": "json", "FLOWPOD_HISTORY": "off"}
     with serving(flow, tmp_path, **options) as served:
@@ -207,7 +207,7 @@ def test_no_log_line_and_no_stored_trace_has_what_plugins_get(tmp_path: Path, mo
     )
 
 
-async def test_the_history_has_the_answer_without_tokens(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_the_history_stores_the_answer_without_tokens(tmp_path: Path, model_server: ModelServer) -> None:
     flow = flow_of(tmp_path / "flow", model_server.url)
     async with client_of(flow, data=tmp_path) as client:
         answer = (await client.post(PATH, json=body("hi"))).json()["output"]

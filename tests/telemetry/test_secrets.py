@@ -1,4 +1,4 @@
-"""Tokens, and the keys of connections and secret inputs, are in no span, no stored trace and no log line, whatever a flow does with them."""
+"""Tokens, keys of connections and secret inputs are redacted in spans, stored traces, log lines and error messages."""
 
 import json
 from contextvars import copy_context
@@ -52,6 +52,7 @@ from promptflow.core import tool
 @tool
 def leak(own: CustomConnection, asked: str, password: str) -> str:
     print("printed", own.secrets["pin"], password)
+    print("y" * 16378 + own.secrets["pin"])
     thread = threading.Thread(target=lambda: print("threaded " + own.secrets["pin"]))
     thread.start()
     thread.join()
@@ -74,7 +75,7 @@ def leaking_flow(folder: Path, url: str, model: str = "echo") -> Path:
     return write_flow(folder, DAG.replace("MODEL", model), files)
 
 
-def test_known_secrets_are_hidden() -> None:
+def test_secrets_of_the_process_are_redacted() -> None:
     secrets = Secrets(["abcdefgh", "abcdefgh-and-more", "short"])
     assert secrets.redact("x abcdefgh-and-more abcdefgh short") == "x *** *** short"
     assert recorded({"key": "abcdefgh"}, RunSecrets.of(), Content(secrets)) == '{"key":"***"}'
@@ -96,7 +97,7 @@ async def test_no_span_has_a_secret(tmp_path: Path, model_server: ModelServer) -
 
 
 @pytest.mark.parametrize(("model", "told"), [("tell-key", "Incorrect key: Bearer ***"), ("echo", "failed with ***")])
-async def test_no_caller_and_no_history_is_told_a_secret(
+async def test_no_response_and_no_stored_turn_has_a_secret(
     tmp_path: Path, model_server: ModelServer, model: str, told: str
 ) -> None:
     flow = leaking_flow(tmp_path / "flow", model_server.url, model)
@@ -131,6 +132,7 @@ def test_no_log_line_and_no_stored_trace_has_a_secret(tmp_path: Path, model_serv
         assert httpx.get(f"{served.url}/metrics").status_code == 401
         served.stop()
     assert "printed ***" in served.log
+    assert f"{'y' * 10}{PIN[:6]}" not in served.log
     assert "threaded ***" in served.log
     assert "failed with ***" in served.log
     assert len(traces) == 3
@@ -191,7 +193,7 @@ def test_opentelemetrys_length_limit_cuts_through_no_secret(tmp_path: Path, mode
     assert PIN[:6] not in trace
 
 
-def test_spans_of_a_node_have_none_of_its_runs_secrets(tmp_path: Path) -> None:
+def test_every_part_of_a_span_is_redacted(tmp_path: Path) -> None:
     store = TraceStore(tmp_path / "traces.db", max_bytes=1 << 30, max_age_s=1e9)
     exporter = InMemorySpanExporter()
     provider = TracerProvider()

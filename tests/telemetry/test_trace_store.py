@@ -1,4 +1,4 @@
-"""The local trace store: found by every id, filtered, paged, and bounded."""
+"""The local trace store: searches, filters, pages and limits."""
 
 import sqlite3
 import threading
@@ -42,7 +42,7 @@ def runs(store: TraceStore, **filters: Any) -> list[str]:
     return [stored.summary.run_id for stored in store.newest(Filters(**filters), 100)]
 
 
-def test_a_store_that_is_not_there_finds_nothing(tmp_path: Path) -> None:
+def test_a_missing_store_finds_nothing(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     assert (list(store.newest(Filters(), 10)), list(store.find("x"))) == ([], [])
     assert not store.path.exists()
@@ -57,14 +57,14 @@ def test_a_run_is_found_by_every_id(tmp_path: Path, name: str) -> None:
     assert list(found.spans) == [span(1, "é中")]
 
 
-def test_nothing_is_found_by_no_id(tmp_path: Path) -> None:
+def test_an_empty_or_unknown_id_finds_nothing(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     store.add([(replace(SUMMARY, session_id="", request_id=""), [span()])])
     assert list(store.find("")) == []
     assert list(store.find("other-id")) == []
 
 
-def test_a_trace_of_several_runs_has_them_all(tmp_path: Path) -> None:
+def test_a_trace_id_finds_all_its_runs(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     store.add([(replace(SUMMARY, run_id="one"), [span(1)]), (replace(SUMMARY, run_id="two"), [span(2)])])
     assert [stored.summary.run_id for stored in store.find(SUMMARY.trace_id)] == ["one", "two"]
@@ -97,7 +97,7 @@ def test_filters(tmp_path: Path, filters: dict[str, Any], expected: list[str]) -
     assert runs(store, **filters) == expected
 
 
-def test_pages_go_on_where_the_last_ended(tmp_path: Path) -> None:
+def test_the_next_page_starts_after_the_last_run(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     store.add([(replace(SUMMARY, run_id=str(number)), []) for number in range(5)])
     first = store.newest(Filters(), 2)
@@ -105,7 +105,7 @@ def test_pages_go_on_where_the_last_ended(tmp_path: Path) -> None:
     assert [stored.summary.run_id for stored in [*first, *second]] == ["4", "3", "2", "1"]
 
 
-def test_late_spans_join_their_run(tmp_path: Path) -> None:
+def test_late_spans_are_added_to_their_run(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     (number,) = store.add([(SUMMARY, [span(1)])])
     store.extend({number: [span(2)], 999: [span(3)]})
@@ -119,7 +119,7 @@ def test_old_runs_are_deleted(tmp_path: Path) -> None:
     assert runs(store) == ["9", "5"]
 
 
-def test_the_oldest_runs_make_room(tmp_path: Path) -> None:
+def test_the_oldest_runs_are_deleted_when_the_file_is_full(tmp_path: Path) -> None:
     import random
 
     noise = random.Random(1)  # which cannot be compressed
@@ -152,7 +152,7 @@ def test_several_writers_and_readers_share_the_file(tmp_path: Path) -> None:
     assert len(set(runs(store_in(tmp_path)))) == 80
 
 
-def test_a_file_that_is_no_store_is_an_error(tmp_path: Path) -> None:
+def test_an_invalid_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "traces.db").write_text("not a database, and long enough to look like one" * 10)
     with pytest.raises(sqlite3.DatabaseError):
         store_in(tmp_path).newest(Filters(), 1)

@@ -1,4 +1,4 @@
-"""From spans to stored runs."""
+"""The span processor that stores traces."""
 
 import logging
 import time
@@ -69,7 +69,7 @@ def test_a_run_is_stored_when_its_root_ends(recording: Recording) -> None:
     assert (stored.summary.status, stored.summary.input) == ("Completed", "in")
 
 
-def test_runs_of_one_trace_are_kept_apart(recording: Recording) -> None:
+def test_runs_of_one_trace_are_stored_separately(recording: Recording) -> None:
     caller = NonRecordingSpan(SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1)))
     one, two = (recording.start("root", caller, {"flowpod.run.id": name}) for name in ("one", "two"))
     inner = recording.start("of two", two)
@@ -99,7 +99,7 @@ def test_spans_outside_of_runs_are_traces_too(recording: Recording) -> None:
     assert recording.stored() == {"promptflow-feedback": ["promptflow-feedback"]}
 
 
-def test_a_store_that_cannot_be_written_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_store_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     recording = Recording(blocked / "traces.db")
@@ -125,7 +125,7 @@ def test_ending_a_span_does_not_wait_for_the_file(recording: Recording) -> None:
         time.sleep(0.02)
 
 
-def test_what_no_protocol_can_carry_costs_no_span(recording: Recording) -> None:
+def test_values_that_cannot_be_encoded_are_replaced(recording: Recording) -> None:
     odd = recording.start("half \ud83d", None, {"flowpod.run.id": "odd\ud83d", "key \ud83d": "\ud83d"})
     odd.set_attributes({"large": 2**70, "several": [1, -(2**70)]})
     odd.add_event("event \ud83d", {"large": 2**70})
@@ -137,7 +137,7 @@ def test_what_no_protocol_can_carry_costs_no_span(recording: Recording) -> None:
     assert recording.dropped() == 0
 
 
-def test_a_run_that_cannot_be_stored_is_counted_and_takes_no_other_with_it(recording: Recording) -> None:
+def test_a_run_that_cannot_be_stored_does_not_prevent_others(recording: Recording) -> None:
     for name, tokens in (("a", 1), ("b", 2**63 - 1), ("c", 1)):
         root = recording.start("root", None, {"flowpod.run.id": f"run-{name}"})
         for _ in range(2):  # the sum is more than the file can hold
@@ -149,7 +149,7 @@ def test_a_run_that_cannot_be_stored_is_counted_and_takes_no_other_with_it(recor
     assert recording.dropped() == 3
 
 
-def test_attributes_of_a_nodes_own_are_cut(tmp_path: Path) -> None:
+def test_attributes_of_a_nodes_own_code_are_truncated(tmp_path: Path) -> None:
     recording = Recording(tmp_path / "traces.db", Content(max_chars=100))
     root = recording.start("root", None, {"flowpod.run.id": "r1", "own": "x" * 1000, "cut": f"{'x' * 100}... (1000)"})
     root.set_attribute("several", ["y" * 40] * 50)
@@ -164,7 +164,7 @@ def test_attributes_of_a_nodes_own_are_cut(tmp_path: Path) -> None:
     recording.processor.shutdown()
 
 
-def test_the_queue_is_bounded_in_size(tmp_path: Path) -> None:
+def test_the_queue_is_limited_in_bytes(tmp_path: Path) -> None:
     recording = Recording(tmp_path / "traces.db", max_bytes=10_000)
     for count in (20_000, 9_000):
         recording.start("root", None, {"flowpod.run.id": f"run-{count}", "text": "x" * count}).end()
@@ -175,7 +175,7 @@ def test_the_queue_is_bounded_in_size(tmp_path: Path) -> None:
     recording.processor.shutdown()
 
 
-def test_without_content_a_failure_has_its_type_and_code_alone(tmp_path: Path) -> None:
+def test_without_content_a_failure_has_only_its_type_and_code(tmp_path: Path) -> None:
     recording = Recording(tmp_path / "traces.db", Content(captured=False))
     root = recording.start("root", None, {"flowpod.run.id": "r1"})
     tracing = Tracing(recording.tracer, content=Content(captured=False))

@@ -81,7 +81,7 @@ async def test_the_callers_trace_is_continued(tmp_path: Path, model_server: Mode
     assert {span.context.trace_id for span in exporter.get_finished_spans() if span.context} == {int(trace_id, 16)}
 
 
-async def test_failures_are_on_every_span_that_they_pass(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_failure_is_on_every_span_around_it(tmp_path: Path, model_server: ModelServer) -> None:
     tracing, exporter = recording()
     async with client_of(write_chat_flow(tmp_path, model_server.url, "error-in-stream"), tracing=tracing) as client:
         await client.post("/", json={"question": "hi"}, headers={"Accept": "text/event-stream"})
@@ -99,7 +99,7 @@ async def test_failures_are_on_every_span_that_they_pass(tmp_path: Path, model_s
         assert "http_model.py" in str(event.attributes["exception.stacktrace"])
 
 
-async def test_every_span_names_its_session_user_and_run(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_every_span_has_its_session_user_and_run(tmp_path: Path, model_server: ModelServer) -> None:
     tracing, exporter = recording()
     headers = {"Chat-Session-Id": SESSION, "Chat-User-Id": "ann"}
     async with client_of(write_chat_flow(tmp_path, model_server.url), tracing=tracing) as client:
@@ -140,7 +140,7 @@ async def test_spans_of_rounds_share_their_nodes_name(tmp_path: Path) -> None:
     assert {parent(span) for span in rounds} == {own(by_name(exporter)["each"])}
 
 
-async def test_half_an_emoji_leaves_spans_that_can_be_exported(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_half_an_emoji_can_be_exported(tmp_path: Path, model_server: ModelServer) -> None:
     tracing, exporter = recording()
     flow = write_chat_flow(tmp_path / "flow", model_server.url, "half-an-emoji")
     async with client_of(flow, tracing=tracing) as client:
@@ -217,7 +217,7 @@ async def test_spans_of_a_nodes_own_code_nest_under_the_node(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
-async def test_concurrent_runs_keep_their_traces_apart(tmp_path: Path, model_server: ModelServer, accept: str) -> None:
+async def test_concurrent_runs_have_separate_traces(tmp_path: Path, model_server: ModelServer, accept: str) -> None:
     import asyncio
 
     tracing, exporter = recording()

@@ -1,4 +1,4 @@
-"""The lag of the event loop: whatever blocks it delays every run."""
+"""The lag of the event loop: code that blocks it delays every run."""
 
 import asyncio
 

@@ -131,7 +131,7 @@ def _trace_processor(settings: Settings, data: Path, counted: Metrics) -> TraceS
 
 
 def tracing_of(provider: TracerProvider, counted: Metrics | None = None, content: Content | None = None) -> Tracing:
-    """Return a Tracing that makes its spans with `provider`."""
+    """Return a Tracing whose spans come from `provider`."""
     return Tracing(provider.get_tracer(SCOPE, __version__), counted, content)
 
 
@@ -147,7 +147,7 @@ def _sampler(exporters: list[str], stores: bool, environ: Mapping[str, str]) -> 
     """Return which runs are traced; None leaves it to the standard variables and to the caller's `traceparent`."""
     if not exporters and not stores:
         return ALWAYS_OFF  # spans that go nowhere have ids, and hold nothing
-    # Traces that are only stored here cost nobody else anything: the sampling of a proxy does not apply to them.
+    # Sampling by a proxy limits the cost of exports; it does not apply to traces that are only stored here.
     return None if exporters or environ.get(OTEL_TRACES_SAMPLER) else ALWAYS_ON
 
 

@@ -187,7 +187,7 @@ def _families(metrics: Iterable[Metric]) -> Iterator[Family]:
             if isinstance(point, HistogramDataPoint):
                 bounds, counts = list(point.explicit_bounds), list(point.bucket_counts)
                 family.histograms[labels] = Histogram(bounds, counts, point.sum)
-            elif hasattr(point, "value"):  # an exponential histogram has none; Flowpod makes no such
+            elif hasattr(point, "value"):  # an exponential histogram has none; Flowpod creates none
                 family.values[labels] = point.value
         yield family
 

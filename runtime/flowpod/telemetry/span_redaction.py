@@ -1,4 +1,4 @@
-"""The one place where ended spans are made fit to leave: without secrets, bounded, and encodable by every exporter."""
+"""The one place where ended spans are redacted and truncated, and their values made encodable for exporters."""
 
 import json
 from collections.abc import Iterable, Mapping

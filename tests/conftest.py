@@ -6,8 +6,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from flowpod.compat import stand_ins
 
+from flowpod.compat import stand_ins
 from tests.support.mariadb import MariaDB, running_mariadb
 from tests.support.model_server import ModelServer, running_model_server
 from tests.support.needs import need

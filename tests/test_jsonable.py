@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowpod.jsonable import MAX_DEPTH, dumps, is_too_deep
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
+
+from flowpod.jsonable import MAX_DEPTH, dumps, is_too_deep
 
 Pair = namedtuple("Pair", "left right")
 

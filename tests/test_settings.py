@@ -3,9 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from flowpod.errors import InvalidRequest
 from flowpod.settings import Settings, read_settings, setting_rows, settings_markdown
-
 from tests.support.serving import ROOT
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+
 from flowpod.background.event_json import event_from_json, event_to_json, merge_chunks
 from flowpod.background.queue import RunQueue
 from flowpod.background.recording import AttachedRecording, BackgroundRecording
@@ -17,7 +18,6 @@ from flowpod.engine.request import RunRequest
 from flowpod.errors import ErrorInfo, TooManyRuns
 from flowpod.jsonable import dumps
 from flowpod.service import FlowService
-
 from tests.support.background import PATIENCE_S, write_sleepy_flow
 from tests.support.flows import SESSION, service_of, told
 from tests.support.mariadb import running_mariadb

@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from flowpod.background.recording import AttachedRecording, BackgroundRecording
-from flowpod.engine.request import RunRequest
-from flowpod.errors import FlowpodError, InvalidRequest, NotFound, TooManyRuns, Unavailable
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
+from flowpod.background.recording import AttachedRecording, BackgroundRecording
+from flowpod.engine.request import RunRequest
+from flowpod.errors import FlowpodError, InvalidRequest, NotFound, TooManyRuns, Unavailable
 from tests.support.background import PATIENCE_S, submit, wait_for, write_sleepy_flow
 from tests.support.flows import SESSION, client_of, service_of, write_chat_flow
 from tests.support.model_server import ModelServer

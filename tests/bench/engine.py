@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from opentelemetry.sdk.trace import TracerProvider
+
 from flowpod.compat import stand_ins
 from flowpod.engine.request import RunRequest
 from flowpod.service import FlowService
 from flowpod.serving.server import collect_rarely
 from flowpod.telemetry.setup import tracing_of
 from flowpod.telemetry.tracing import Tracing
-from opentelemetry.sdk.trace import TracerProvider
-
 from tests.bench.results import write_json
 from tests.support.flows import SESSION, service_of, write_flow
 

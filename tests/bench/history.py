@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from flowpod.storage.availability import Availability
 from flowpod.storage.database import Database
 from flowpod.storage.sessions.archive import Archive
 from flowpod.storage.sessions.turns import TurnWriter
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from tests.support.history import Sessions, opened, turn
 from tests.support.mariadb import running_mariadb
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from flowpod.flow.document.flow import flow_json_schema
 from flowpod.nodes import KINDS
-
 from tests.support.flows import stubborn_flow, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import ROOT, environment, run_command, serving

@@ -4,6 +4,7 @@ from typing import Any
 
 import orjson
 import pytest
+
 from flowpod.cli.trace_view import TraceView
 from flowpod.jsonable import dumps
 from flowpod.telemetry.trace_store import Span, StoredRun, Summary

@@ -2,6 +2,7 @@ import copy
 from typing import Any
 
 import pytest
+
 from flowpod.compat.connections import (
     AzureAIServicesConnection,
     AzureContentSafetyConnection,

@@ -4,8 +4,9 @@ import dataclasses
 
 import orjson
 import pytest
-from flowpod.jsonable import dumps
 from langstudio.types import File
+
+from flowpod.jsonable import dumps
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import base64
 
 import pytest
+
 from flowpod.compat.images import Image
 
 

@@ -3,11 +3,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from flowpod.compat import stand_ins
 from flowpod.compat.marker import TOOL_MARK
 from flowpod.compat.tools import log_metric
 from flowpod.compat.tracing import start_trace
-
 from tests.support.serving import ROOT
 
 IMPORTS = ["from langstudio.core import tool", "from promptflow.core import tool", "from promptflow import tool"]

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from flowpod.content.files import Files
 from langstudio.types import File
+
+from flowpod.content.files import Files
 
 
 async def refused(files: Files, source_uri: str, **fields: str) -> str:

@@ -1,4 +1,5 @@
 import pytest
+
 from flowpod.content.jinja import MARK, parse_template
 from flowpod.content.prompt_messages import split_messages
 from flowpod.errors import NodeError

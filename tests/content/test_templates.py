@@ -1,11 +1,12 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flowpod.content.jinja import MARK, Rendered, parse_template, unmarked
 from flowpod.content.prompt_messages import split_messages
 from flowpod.errors import BuildError, NodeError
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def messages(template: str, **values: Any) -> list[tuple[str, str]]:

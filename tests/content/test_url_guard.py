@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import trustme
-from flowpod.content.url_guard import Address, check_resolved_url, check_url, fetch, is_public
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from flowpod.content.url_guard import Address, check_resolved_url, check_url, fetch, is_public
 from tests.support.serving import in_thread
 
 PUBLIC = """

@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from flowpod.settings import setting_rows
 
+from flowpod.settings import setting_rows
 from tests.support.clients import NODE, node_for, python_for
 from tests.support.documents import BLOCK, SHOWN_URL, Example, check_against, examples, normal
 from tests.support.serving import ROOT, environment, serving

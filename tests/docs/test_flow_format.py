@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from flowpod.cli.kinds import kinds_markdown
 from flowpod.flow.document.base import NodeOptions, PromptFlowOptions
 from flowpod.flow.document.flow import flow_json_schema
 from flowpod.nodes import KINDS
-
 from tests.support.serving import ROOT, environment, run_command
 
 DOCS = ROOT / "docs"

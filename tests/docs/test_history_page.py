@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+
 from flowpod.api.http.api_settings import ApiSettings
 from flowpod.api.native.sessions import Sessions
 from flowpod.storage.dialects import dialect_of
-
 from tests.support.documents import check_against, examples
 from tests.support.flows import service_of
 from tests.support.serving import ROOT, serving

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
-from flowpod.telemetry.metrics import Metrics
-from flowpod.telemetry.prometheus import prometheus_text
-from flowpod.telemetry.snapshots import Snapshots
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client.parser import text_string_to_metric_families
 
+from flowpod.telemetry.metrics import Metrics
+from flowpod.telemetry.prometheus import prometheus_text
+from flowpod.telemetry.snapshots import Snapshots
 from tests.support.serving import ROOT
 
 PAGE = ROOT / "docs" / "observability.md"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from flowpod.api.http.api_settings import ApiSettings
 from flowpod.api.native.runs import Runs
 from flowpod.api.openai.responses import Responses
-
 from tests.support.documents import Example, check_against, examples
 from tests.support.flows import service_of
 from tests.support.serving import ROOT, serving

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowpod.engine.events import RunOutput, RunTerminated
 
+from flowpod.engine.events import RunOutput, RunTerminated
 from tests.support.flows import SESSION, events_of, problems_of, service_of, told, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 

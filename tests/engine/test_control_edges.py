@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowpod.engine.events import NodeUpdated, RunTerminated
 
+from flowpod.engine.events import NodeUpdated, RunTerminated
 from tests.engine.test_control import flow_in, node, outcome
 from tests.support.flows import events_of, problems_of, service_of, write_flow
 

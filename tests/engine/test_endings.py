@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from flowpod.engine.events import NodeUpdated, RunOutput, RunTerminated
 from flowpod.engine.request import RunRequest
 from flowpod.errors import InvalidRequest, TooManyRuns, Unavailable
-
 from tests.support.flows import SESSION, build, events_of, service_of, told, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from flowpod.engine.events import RunTerminated
 from flowpod.engine.request import RunRequest
-
 from tests.support.flows import SESSION, events_of, service_of, told, write_flow
 
 HEAD = """

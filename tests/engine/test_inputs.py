@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
 from flowpod.engine.request import flow_inputs
 from flowpod.errors import InvalidRequest
 from flowpod.jsonable import MAX_DEPTH
 from flowpod.settings import Settings
 from flowpod.telemetry.setup import tracing_of
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
 from tests.support.flows import build, client_of, events_of, service_of, write_flow
 
 SECRETIVE = """

@@ -5,10 +5,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flowpod.engine.events import NodeUpdated, RunStarted, RunTerminated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flowpod.engine.events import NodeUpdated, RunStarted, RunTerminated
 from tests.support.flows import events_of, service_of, write_flow
 
 CODE = """

@@ -4,6 +4,7 @@ from textwrap import dedent, indent
 from typing import Any
 
 import pytest
+
 from flowpod.flow.load.connections import OFFLINE, load_connections
 from flowpod.flow.model import Connection
 

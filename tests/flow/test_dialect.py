@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
 from flowpod.errors import FlowProblems
 from flowpod.flow.document.flow import flow_json_schema
 from flowpod.flow.load.includes import assemble, includes_of
 from flowpod.flow.load.loader import load_flow
 from flowpod.flow.model import Flow
 from flowpod.nodes import KINDS
-
 from tests.support.flows import events_of, service_of, told, write_flow
 
 

@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from flowpod.flow.load.late_imports import late_imports
 
+from flowpod.flow.load.late_imports import late_imports
 from tests.support.flows import problems_of, write_flow
 
 

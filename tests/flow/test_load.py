@@ -2,11 +2,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
 from flowpod.errors import FlowProblems, Problem
 from flowpod.flow.load.loader import load_flow
 from flowpod.flow.model import Activation, Flow, Reference
 from flowpod.nodes import KINDS
-
 from tests.support.flows import write_flow
 from tests.support.serving import ROOT
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+
 from flowpod.serving.process import problems_of
 from flowpod.settings import Settings
-
 from tests.support.documents import blocks
 from tests.support.flows import write_flow
 from tests.support.serving import ROOT

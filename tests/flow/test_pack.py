@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+
 from flowpod.errors import FlowProblems, InvalidRequest
 from flowpod.flow.load.pack import pack
-
 from tests.support.flows import write_flow
 from tests.support.serving import environment, run_command
 

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flowpod.flow.model import Activation, Flow, Node, Output
 from flowpod.flow.plan import Graph, Plan
 from flowpod.flow.references import Scope, parse_value
 from flowpod.flow.wiring import Wiring
-from hypothesis import given
-from hypothesis import strategies as st
 
 # A node is given by its references and, perhaps, its condition: (references, when, is).
 Sketch = Mapping[str, tuple[Any, ...]]

@@ -2,10 +2,10 @@ from pathlib import Path
 from textwrap import indent
 
 import pytest
+
 from flowpod.errors import FlowProblems
 from flowpod.flow.load.loader import load_flow
 from flowpod.nodes import KINDS
-
 from tests.support.flows import write_flow
 
 

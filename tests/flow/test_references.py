@@ -3,6 +3,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+
 from flowpod.flow.model import Reference
 from flowpod.flow.references import Scope, parse_value
 

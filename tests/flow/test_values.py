@@ -3,10 +3,11 @@ import math
 from typing import Any
 
 import pytest
-from flowpod.flow.model import ValueType
-from flowpod.flow.values import coerce
 from hypothesis import given
 from hypothesis import strategies as st
+
+from flowpod.flow.model import ValueType
+from flowpod.flow.values import coerce
 
 
 @pytest.mark.parametrize(

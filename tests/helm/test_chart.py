@@ -6,8 +6,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from flowpod import __version__
 
+from flowpod import __version__
 from tests.support.chart import (
     CHART,
     KUBERNETES,

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flowpod import __version__
 
+from flowpod import __version__
 from tests.image.conftest import CANARY, built
 from tests.image.engine import Engine
 from tests.support.flows import write_chat_flow, write_flow

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pytest
+
 from flowpod.errors import BuildError, NodeError
 from flowpod.flow.model import Connection
 from flowpod.models.base import Chunk, Model, ModelRequest, Result, Usage
 from flowpod.models.openai_chat import ChatCompletionsModel
 from flowpod.models.registry import ModelRegistry
-
 from tests.support.model_server import SCENARIOS, Call, ModelServer
 
 KEY = "sk-very-secret"

@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 from flowpod.engine.events import RunOutput, RunTerminated
 from flowpod.models.base import Chunk, ModelRequest, Result
 from flowpod.models.offline import MODEL, OfflineModel, extract
 from flowpod.service import FlowService
-
 from tests.support.flows import events_of, service_of
 from tests.support.serving import ROOT
 

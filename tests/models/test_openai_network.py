@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from flowpod.errors import NodeError
 
+from flowpod.errors import NodeError
 from tests.models.test_model_apis import answer
 from tests.support.model_server import ModelServer
 

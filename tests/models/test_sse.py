@@ -1,9 +1,10 @@
 from itertools import pairwise
 
 import pytest
-from flowpod.models.sse_reader import EventData
 from hypothesis import given
 from hypothesis import strategies as st
+
+from flowpod.models.sse_reader import EventData
 
 
 def events(*pieces: bytes) -> list[bytes]:

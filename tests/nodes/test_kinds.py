@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
+
 from flowpod.flow.document.flow import flow_json_schema
 from flowpod.nodes import KINDS
-
 from tests.support.chorus_kind import CHORUS
 from tests.support.flows import client_of, problems_of, write_flow
 from tests.support.model_server import ModelServer

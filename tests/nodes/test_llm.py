@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowpod.engine.events import NodeUpdated, RunOutput, RunTerminated
 
+from flowpod.engine.events import NodeUpdated, RunOutput, RunTerminated
 from tests.support.flows import events_of, problems_of, service_of, write_flow
 from tests.support.model_server import Call, ModelServer
 

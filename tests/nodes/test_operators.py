@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from flowpod.errors import NodeError
 from flowpod.nodes.operators import Comparison, ComparisonGroup, Operator, any_group_holds, holds
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowpod.engine.events import RunOutput
 
+from flowpod.engine.events import RunOutput
 from tests.support.flows import events_of, problems_of, service_of, write_flow
 
 PACKAGE = """

@@ -5,6 +5,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+
 from flowpod.errors import BuildError
 from flowpod.flow.document.base import SourceOptions
 from flowpod.flow.model import Node

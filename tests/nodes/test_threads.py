@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from flowpod.errors import NodeError
 from flowpod.threads import Threads
-
 from tests.support.serving import ROOT
 
 COLOUR: contextvars.ContextVar[str] = contextvars.ContextVar("COLOUR", default="none")

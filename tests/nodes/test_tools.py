@@ -6,6 +6,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+
 from flowpod.errors import BuildError
 from flowpod.flow.document.base import SourceOptions
 from flowpod.flow.model import Connection, Node, Reference
@@ -14,7 +15,6 @@ from flowpod.nodes.kind import Context, Resources
 from flowpod.nodes.python.node import PythonNode, PythonOptions
 from flowpod.telemetry.tracing import Tracing
 from flowpod.threads import Threads
-
 from tests.support.flows import problems_of, write_flow
 
 MODEL = {"model": "", "timeout_s": 1, "max_retries": 0, "stream_usage": True}

@@ -4,6 +4,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+
 from flowpod.errors import InvalidRequest
 from flowpod.storage.dialects import MySQL, SQLite, dialect_of
 from flowpod.storage.dialects.sqlite import create_folder, network_file_system

@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
+from sqlalchemy import Connection, text
+
 from flowpod.errors import InvalidRequest
 from flowpod.storage.database import Database
 from flowpod.storage.dialects import dialect_of
 from flowpod.storage.migrations import MIGRATIONS, m001_initial, m002_runs
 from flowpod.storage.schema import Schema
-from sqlalchemy import Connection, text
-
 from tests.support.history import Sessions, turn
 
 

@@ -3,12 +3,12 @@
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import select, update
+
 from flowpod.storage.database import Database, as_stored
 from flowpod.storage.runs.records import NewRun
 from flowpod.storage.runs.store import RunStore
 from flowpod.storage.sessions.retention import Retention
-from sqlalchemy import select, update
-
 from tests.support.history import NOW, opened, turn
 
 

@@ -13,7 +13,6 @@ from flowpod.storage.runs.continuations import Continuation
 from flowpod.storage.runs.records import EventBatch, NewRun
 from flowpod.storage.runs.store import RunStore
 from flowpod.storage.sessions.deletion import delete_sessions
-
 from tests.support.history import NOW, Sessions, opened, turn
 
 LATER = NOW + timedelta(seconds=30)

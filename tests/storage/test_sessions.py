@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+
 from flowpod.errors import NotFound, Unavailable
 from flowpod.storage.availability import Availability
 from flowpod.storage.database import Database
 from flowpod.storage.dialects import SQLite
 from flowpod.storage.sessions.archive import Archive, Session, StoredTurn
-
 from tests.support.history import NOW, Sessions, opened, turn
 
 

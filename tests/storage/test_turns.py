@@ -4,14 +4,14 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select
+
 from flowpod.errors import NotFound
 from flowpod.storage.database import Database, as_stored
 from flowpod.storage.dialects import dialect_of
 from flowpod.storage.sessions.reader import StoredSession
 from flowpod.storage.sessions.service import HistoryService, SessionState
 from flowpod.storage.sessions.turns import title_of
-from sqlalchemy import select
-
 from tests.support.history import NOW, NotStored, history_turn, opened, turn
 
 

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+
 from flowpod.errors import Unavailable
 from flowpod.storage.database import Database
 from flowpod.storage.dialects import dialect_of
 from flowpod.storage.sessions.service import HistoryService, SessionState
-
 from tests.support.history import history_turn, turn
 from tests.support.mariadb import MariaDB
 

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
+from sqlalchemy.engine import make_url
+
 from flowpod.errors import Unavailable
 from flowpod.storage.database import Database
 from flowpod.storage.dialects import dialect_of
 from flowpod.storage.sessions.service import HistoryService
-from sqlalchemy.engine import make_url
-
 from tests.support.history import turn
 
 pytestmark = pytest.mark.needs("mariadbd")

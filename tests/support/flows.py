@@ -7,6 +7,8 @@ from textwrap import dedent
 from typing import Any
 
 import httpx
+from opentelemetry.sdk.trace import TracerProvider
+
 from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
 from flowpod.engine.package import Package, build_package
 from flowpod.engine.request import RunRequest
@@ -17,7 +19,6 @@ from flowpod.settings import Settings
 from flowpod.storage.dialects import dialect_of
 from flowpod.telemetry.setup import tracing_of
 from flowpod.telemetry.tracing import Tracing
-from opentelemetry.sdk.trace import TracerProvider
 
 SESSION = "s" * 32
 

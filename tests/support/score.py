@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from starlette.types import ASGIApp
+
 from flowpod.service import FlowService
 from flowpod.serving.app import create_app
 from flowpod.settings import Settings
-from starlette.types import ASGIApp
-
 from tests.support.flows import write_flow
 
 STREAM = {"Accept": "text/event-stream"}

@@ -10,17 +10,17 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
 from flowpod.settings import Settings
 from flowpod.telemetry.exporters import CountingBatchProcessor, exporter_secrets
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.redaction import Secrets
 from flowpod.telemetry.setup import stores_traces
 from flowpod.telemetry.snapshots import Snapshots
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
 from tests.support.collector import Collector, attributes_of, running_collector
 from tests.support.flows import write_chat_flow
 from tests.support.model_server import ModelServer

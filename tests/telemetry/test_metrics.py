@@ -12,12 +12,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from flowpod.telemetry.metrics import LimitedValues, Metrics
-from flowpod.telemetry.prometheus import prometheus_name, prometheus_text
-from flowpod.telemetry.snapshots import Snapshots
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client.parser import text_string_to_metric_families
 
+from flowpod.telemetry.metrics import LimitedValues, Metrics
+from flowpod.telemetry.prometheus import prometheus_name, prometheus_text
+from flowpod.telemetry.snapshots import Snapshots
 from tests.support.flows import write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import serving

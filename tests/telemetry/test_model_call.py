@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.messages import input_messages, output_message
-
 from tests.support.flows import client_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 from tests.telemetry.test_tracing import by_name, recording

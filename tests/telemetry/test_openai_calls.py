@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowpod.telemetry.instrument_openai import trace_openai_calls
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
+from flowpod.telemetry.instrument_openai import trace_openai_calls
 from tests.support.flows import client_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 from tests.telemetry.test_tracing import by_name, own, parent, recording

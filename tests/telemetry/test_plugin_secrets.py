@@ -8,6 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.util.types import AttributeValue
+
 from flowpod.engine.failures import error_info
 from flowpod.errors import NodeError
 from flowpod.telemetry.content import Content
@@ -16,10 +20,6 @@ from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.redaction import RUN_SECRETS, RunSecrets
 from flowpod.telemetry.setup import tracing_of
 from flowpod.telemetry.span_redaction import RedactingProcessor, redact_span
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.util.types import AttributeValue
-
 from tests.support.flows import client_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import serving

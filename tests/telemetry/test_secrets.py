@@ -7,6 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Link, SpanContext
+
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.exporters import CountingBatchProcessor
 from flowpod.telemetry.metrics import Metrics
@@ -14,10 +18,6 @@ from flowpod.telemetry.redaction import RUN_SECRETS, RunSecrets, Secrets
 from flowpod.telemetry.span_redaction import RedactingProcessor, redact_span
 from flowpod.telemetry.trace_store import Filters, TraceStore
 from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import Link, SpanContext
-
 from tests.support.flows import SESSION, client_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import serving

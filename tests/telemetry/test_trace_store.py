@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from flowpod.telemetry.trace_store import Filters, Span, Summary, TraceStore
 
 SUMMARY = Summary(

@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
+
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.snapshots import Snapshots
@@ -13,11 +19,6 @@ from flowpod.telemetry.span_redaction import RedactingProcessor
 from flowpod.telemetry.trace_store import Filters, TraceStore
 from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
 from flowpod.telemetry.tracing import Tracing
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
 
 
 class Recording:

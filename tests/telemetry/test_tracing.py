@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from flowpod.telemetry.content import Content
-from flowpod.telemetry.setup import tracing_of
-from flowpod.telemetry.span_redaction import RedactingProcessor
-from flowpod.telemetry.tracing import Tracing
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from flowpod.telemetry.content import Content
+from flowpod.telemetry.setup import tracing_of
+from flowpod.telemetry.span_redaction import RedactingProcessor
+from flowpod.telemetry.tracing import Tracing
 from tests.support.flows import SESSION, client_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from flowpod import __version__
 
+from flowpod import __version__
 from tests.support.serving import ROOT, environment, serving
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
-from flowpod.telemetry.setup import tracing_of
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from flowpod.telemetry.setup import tracing_of
 from tests.support.conversations import write_talking_flow
 from tests.support.dashscope_flow import write_dashscope_flow
 from tests.support.flows import client_of, problems_of, write_flow

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from flowpod.jsonable import MAX_DEPTH
 
+from flowpod.jsonable import MAX_DEPTH
 from tests.support.flows import SESSION, client_of, write_flow
 
 KINDS = ("int", "double", "bool", "string", "secret", "list", "object", "file_path", "image", "File")

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from flowpod.serving.app import routes_of
 from flowpod.settings import Settings
-
 from tests.support.flows import client_of, service_of, write_flow
 
 DAG = """

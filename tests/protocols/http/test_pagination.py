@@ -1,4 +1,5 @@
 import pytest
+
 from flowpod.api.http.pagination import decode_cursor, page
 from flowpod.errors import InvalidRequest
 

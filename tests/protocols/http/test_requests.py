@@ -165,7 +165,6 @@ async def test_too_many_runs_are_429_and_a_closing_service_is_503(tmp_path: Path
     from flowpod.engine.request import RunRequest
     from flowpod.serving.app import create_app
     from flowpod.settings import Settings
-
     from tests.support.flows import service_of
 
     async with service_of(write_chat_flow(tmp_path, model_server.url, "endless"), max_runs=1) as service:

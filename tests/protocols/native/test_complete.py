@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowpod.telemetry.tracing import Tracing
 
+from flowpod.telemetry.tracing import Tracing
 from tests.support.flows import client_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
+
 from flowpod.api.openai.messages import ChatFields, Message, is_side_request, read_conversation
 from flowpod.errors import InvalidRequest
-
 from tests.support.flows import client_of, write_flow
 from tests.support.model_server import ModelServer
 

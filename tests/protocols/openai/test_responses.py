@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
+
 from flowpod.background.queue import RunQueue
 from flowpod.storage.sessions.service import HistoryService
-
 from tests.support.background import PATIENCE_S, write_sleepy_flow
 from tests.support.chat_flow import write_full_chat_flow
 from tests.support.flows import SESSION, client_of, write_chat_flow

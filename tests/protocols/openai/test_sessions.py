@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
-from flowpod.telemetry.setup import tracing_of
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from flowpod.telemetry.setup import tracing_of
 from tests.support.flows import SESSION, client_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import turns

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowpod import __version__
 
+from flowpod import __version__
 from tests.protocols.native.test_conversations import new, sent_for, session, stored
 from tests.support.flows import client_of, service_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowpod.api.promptflow.score import Accept
 
+from flowpod.api.promptflow.score import Accept
 from tests.support.flows import client_of, service_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.score import EITHER, STREAM, TOOL, echo_flow, error_of, frames

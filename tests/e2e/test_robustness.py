@@ -140,7 +140,7 @@ def test_a_key_with_a_line_break_works_and_is_never_shown(tmp_path: Path, model_
     assert call.headers["authorization"] == "Bearer sk-topsecret"
     done = run_command("serve", str(flow), "--port", "0", env=environment(tmp_path, MY_KEY="sk-top\nsecret"))
     assert done.returncode == 1
-    assert "its api_key has characters that no header may" in done.stderr
+    assert "its api_key has characters that a header must not have" in done.stderr
     assert "secret" not in done.stderr
 
 

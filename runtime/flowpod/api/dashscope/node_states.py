@@ -15,12 +15,6 @@ _STATUSES: Mapping[str, str] = {
     "Canceled": "failed",
 }
 _END = "End"
-_UUID_LENGTH = 36
-
-
-def _node_name(event: RunOutput) -> str:
-    """Return the node that an output comes from: its run id is the flow run's id, the node's name and a UUID."""
-    return event.run_id[_UUID_LENGTH + 1 : -_UUID_LENGTH - 1]
 
 
 class NodeThoughts:
@@ -52,7 +46,7 @@ class NodeThoughts:
 
     def add(self, event: RunOutput) -> bool:
         """Append a chunk of a node's text; return whether a frame is due."""
-        name = _node_name(event)
+        name = event.node
         if not event.is_stream or name not in self._nodes or not (event.delta or event.reasoning):
             return False
         text, reasoning = self._texts.setdefault(name, (CumulativeText(), CumulativeText()))
@@ -132,7 +126,7 @@ class NodeMessages:
 
     def for_output(self, event: RunOutput) -> list[dict[str, Any]]:
         """Return the messages for a chunk of the answer, or for its end."""
-        name = _node_name(event)
+        name = event.node
         node_type = self._node_types.get(name)
         node = name if node_type == _OUTPUT else _END
         messages = []

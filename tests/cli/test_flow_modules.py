@@ -9,7 +9,10 @@ import pytest
 from tests.support.flows import problems_of, write_flow
 from tests.support.serving import ROOT, environment, run_command
 
-NAMES = "runtime tests flow docs helm content settings service models nodes engine storage api serving cli".split()
+NAMES = (
+    "runtime tests flow docs helm content settings service models nodes engine storage api serving cli "
+    "yaml openai json queue statistics opentelemetry helper"
+).split()
 DAG = """
 outputs:
   out: {type: string, reference: "${f.output}"}

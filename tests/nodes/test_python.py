@@ -12,13 +12,14 @@ from flowpod.flow.model import Node
 from flowpod.models.base import Chunk, Result
 from flowpod.models.registry import ModelRegistry
 from flowpod.nodes.kind import Context, Resources
+from flowpod.nodes.python.flow_modules import FlowModules
 from flowpod.nodes.python.node import PythonNode, PythonOptions
 from flowpod.telemetry.tracing import Tracing
 from flowpod.threads import Threads
 
 
 def resources_in(folder: Path) -> Resources:
-    return Resources(folder, ModelRegistry({}), Threads(4), Tracing(None), Threads(4))
+    return Resources(folder, ModelRegistry({}), Threads(4), Tracing(None), Threads(4), FlowModules(folder))
 
 
 def python_node(path: str, inputs: Mapping[str, Any], resources: Resources) -> PythonNode:
@@ -265,7 +266,7 @@ closed = []
     stream = await node_of(resources, code).run({}, Context())
     assert await anext(stream) == Chunk("more")
     await stream.aclose()
-    [module] = resources.modules.values()
+    [module] = resources.modules.files.values()
     async with asyncio.timeout(20):
         while not module.closed:
             await asyncio.sleep(0.005)

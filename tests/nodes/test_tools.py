@@ -12,6 +12,7 @@ from flowpod.flow.document.base import SourceOptions
 from flowpod.flow.model import Connection, Node, Reference
 from flowpod.models.registry import ModelRegistry
 from flowpod.nodes.kind import Context, Resources
+from flowpod.nodes.python.flow_modules import FlowModules
 from flowpod.nodes.python.node import PythonNode, PythonOptions
 from flowpod.telemetry.tracing import Tracing
 from flowpod.threads import Threads
@@ -63,7 +64,9 @@ class Colour(str, Enum):
 
 def build(tmp_path: Path, code: str, inputs: Mapping[str, Any]) -> PythonNode:
     (tmp_path / "a.py").write_text(IMPORTS + dedent(code))
-    resources = Resources(tmp_path, ModelRegistry({}), Threads(4), Tracing(None), Threads(4), CONNECTIONS)
+    resources = Resources(
+        tmp_path, ModelRegistry({}), Threads(4), Tracing(None), Threads(4), FlowModules(tmp_path), CONNECTIONS
+    )
     options = PythonOptions(name="n", type="python", source=SourceOptions(path="a.py"))
     return PythonNode(Node("n", "python", 0, inputs, options), options, resources)
 

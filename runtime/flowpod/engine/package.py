@@ -19,6 +19,7 @@ from flowpod.flow.wiring import Wiring
 from flowpod.models.registry import ModelRegistry
 from flowpod.nodes import KINDS
 from flowpod.nodes.kind import BuiltNode, Resources
+from flowpod.nodes.python.flow_modules import FlowModules
 from flowpod.telemetry.redaction import REDACTED
 from flowpod.telemetry.tracing import Tracing
 from flowpod.threads import Threads
@@ -98,8 +99,9 @@ def build_package(
     set_variables(loaded.flow.environment)
     flow = _with_default_images(loaded.flow, source)
     models = ModelRegistry(flow.connections)
+    modules = FlowModules(flow.folder)
     resources = Resources(
-        flow.folder, models, Threads(threads), tracing, Threads(threads), flow.connections, private_urls
+        flow.folder, models, Threads(threads), tracing, Threads(threads), modules, flow.connections, private_urls
     )
     every_node = list(all_nodes(list(flow.nodes.values())))
     built = {

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Generic, Literal, TypeVar
 
 from flowpod.errors import NodeError
@@ -13,6 +12,7 @@ from flowpod.flow.kinds import BodyOptions
 from flowpod.flow.model import Connection, Node
 from flowpod.flow.node_check import NodeCheck
 from flowpod.models.registry import ModelRegistry
+from flowpod.nodes.python.flow_modules import FlowModules
 from flowpod.telemetry.tracing import SpanKind, Tracing
 from flowpod.threads import Threads
 
@@ -55,8 +55,8 @@ class Context:
 class Resources:
     """What the nodes of a flow share.
 
-    `threads` run synchronous Python code, `renderers` run templates, so that no prompt waits for a slow tool. `modules`
-    are the Python files that were imported: nodes of one file share its module, and so its state.
+    `threads` run synchronous Python code, `renderers` run templates, so that no prompt waits for a slow tool. Nodes of
+    one file share its module, and so its state.
     """
 
     folder: Path
@@ -64,9 +64,9 @@ class Resources:
     threads: Threads
     tracing: Tracing
     renderers: Threads
+    modules: FlowModules
     connections: Mapping[str, Connection] = field(default_factory=dict)
     private_urls: bool = False
-    modules: dict[Path, ModuleType] = field(default_factory=dict)
 
 
 class BuiltNode(ABC):

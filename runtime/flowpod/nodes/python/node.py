@@ -89,7 +89,7 @@ class PythonNode(BuiltNode):
 
 def _tool_of(source: SourceOptions, resources: Resources) -> Tool:
     if source.type == "code":
-        return file_tool(resources.folder, source.path, resources.modules)
+        return file_tool(source.path, resources.modules)
     return package_tool(source.tool)
 
 

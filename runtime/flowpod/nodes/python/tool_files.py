@@ -1,19 +1,14 @@
-"""Imports the Python files of a flow and finds the tool in each: a function, or a method of a class."""
+"""Finds the tool in a Python file of a flow: a function, or a method of a class."""
 
-import hashlib
-import importlib.util
 import inspect
-import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from flowpod.compat.marker import TOOL_MARK
-from flowpod.compat.stand_ins import IMPORT_NAMES
 from flowpod.errors import BuildError
+from flowpod.nodes.python.flow_modules import FlowModules
 
 _LANGSTUDIO_ENTRY = "invoke"
 
@@ -32,50 +27,9 @@ class Tool:
         return f"{self.function.__name__} in {self.place}"
 
 
-def file_tool(folder: Path, path: str, modules: dict[Path, ModuleType]) -> Tool:
-    """Return the tool in the file `path` of a flow, which is imported once and kept in `modules`.
-
-    Raises BuildError that explains the error and names its line.
-    """
-    file = folder / path
-    if file not in modules:
-        modules[file] = _load(file)
-    return _tool(modules[file], path)
-
-
-def _load(path: Path) -> ModuleType:
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    name = f"flowpod_node_{digest}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise BuildError("source.path", f"{path.name} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses of the module look themselves up here
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise BuildError("source.path", _import_failure(path, error)) from error
-    return module
-
-
-def _import_failure(path: Path, error: BaseException) -> str:
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        line = error.lineno
-    else:
-        frames = traceback.extract_tb(error.__traceback__)
-        line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
-    place = f"{path.name}, line {line}" if line else path.name
-    return f"{place}: {type(error).__name__}: {error}{_remedy(error)}"
-
-
-def _remedy(error: BaseException) -> str:
-    if not isinstance(error, ModuleNotFoundError):
-        return ""
-    package, _, rest = str(error.name).partition(".")
-    what = package if rest and package in IMPORT_NAMES else "it"
-    what = "promptflow-tools" if str(error.name).startswith("promptflow.tools") else what
-    return f"; install {what} in Flowpod's environment"
+def file_tool(path: str, modules: FlowModules) -> Tool:
+    """Return the tool in the file `path` of a flow; raises BuildError that explains the error and names its line."""
+    return _tool(modules.load(path), path)
 
 
 def _tool(module: ModuleType, path: str) -> Tool:

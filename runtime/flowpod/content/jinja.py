@@ -140,9 +140,4 @@ def _mark(value: Any) -> Any:
     return "\n".join([*marked, MARK + last if marks_last else last])
 
 
-_ENVIRONMENT = _Environment(
-    trim_blocks=True,
-    keep_trailing_newline=True,
-    autoescape=False,
-    finalize=_mark,
-)
+_ENVIRONMENT = _Environment(trim_blocks=True, keep_trailing_newline=True, autoescape=False, finalize=_mark)

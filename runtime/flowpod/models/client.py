@@ -12,10 +12,7 @@ from flowpod.flow.model import Connection
 from flowpod.telemetry.model_call import CALL
 
 _CONNECT_TIMEOUT_S = 10
-_DEFAULT_BASE_URLS = {
-    "open_ai": "https://api.openai.com/v1",
-    "dashscope": "https://dashscope.aliyuncs.com/api/v1",
-}
+_DEFAULT_BASE_URLS = {"open_ai": "https://api.openai.com/v1", "dashscope": "https://dashscope.aliyuncs.com/api/v1"}
 _NO_LIMIT = httpx2.Limits(max_connections=0)  # no limit, for aiohttp: the process limits its runs, not their calls
 _NO_KEY = "none"  # the client insists on a key, servers that need none ignore it
 

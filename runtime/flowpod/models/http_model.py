@@ -105,12 +105,7 @@ async def posted(
     # and a good part of each request.
     if stream:
         opened: AsyncStream[object] = await client.post(
-            path,
-            cast_to=object,
-            body=body,
-            options={"headers": headers},
-            stream=True,
-            stream_cls=AsyncStream[object],
+            path, cast_to=object, body=body, options={"headers": headers}, stream=True, stream_cls=AsyncStream[object]
         )
         response = opened.response
     else:

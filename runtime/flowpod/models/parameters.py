@@ -42,14 +42,7 @@ _COMPLETION: dict[str, type] = {
     "logit_bias": object,
     "user": str,
 }
-_VISION: dict[str, type] = {
-    **_SAMPLING,
-    **_PENALTIES,
-    "stop": object,
-    "max_tokens": int,
-    "seed": int,
-    "detail": str,
-}
+_VISION: dict[str, type] = {**_SAMPLING, **_PENALTIES, "stop": object, "max_tokens": int, "seed": int, "detail": str}
 # Parameters that promptflow does not have. They are sent unless the prompt has a variable of the name.
 _FURTHER: dict[str, type] = {
     "max_completion_tokens": int,

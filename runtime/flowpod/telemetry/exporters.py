@@ -26,12 +26,7 @@ Signal = Literal["TRACES", "METRICS"]
 
 _ENDING = re.compile(r"/?(v1/(traces|metrics))?/?$")
 _NAMES = ("otlp", "console", "none")
-_NUMBERS = (
-    OTEL_BSP_MAX_QUEUE_SIZE,
-    OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
-    OTEL_BSP_SCHEDULE_DELAY,
-    OTEL_BSP_EXPORT_TIMEOUT,
-)
+_NUMBERS = (OTEL_BSP_MAX_QUEUE_SIZE, OTEL_BSP_MAX_EXPORT_BATCH_SIZE, OTEL_BSP_SCHEDULE_DELAY, OTEL_BSP_EXPORT_TIMEOUT)
 _MAX_QUEUED = "2048"
 _PROTOCOLS = ("grpc", "http/protobuf")
 

@@ -5,7 +5,7 @@ The repr of a connection has its name only, because it may end up in a log.
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from flowpod.compat.values import Secret
 
@@ -32,14 +32,18 @@ def class_name(connection_type: str) -> str:
     return next((name for name in __all__ if name.lower() == wanted), "")
 
 
-class _Setting:
-    """An attribute whose value is in the connection's `configs` or `secrets`."""
+_REQUIRED: Any = inspect.Parameter.empty
 
-    def __init__(self, mapping: Literal["configs", "secrets"] = "configs") -> None:
-        self._mapping = mapping
+
+class _Setting:
+    """A value in the connection's `configs`, of the key `api_key` in its `secrets`, as attribute and parameter."""
+
+    def __init__(self, default: Any = _REQUIRED) -> None:
+        self.default = default
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
+        self._mapping = "secrets" if name == "api_key" else "configs"
 
     def __get__(self, connection: Any, owner: type | None = None) -> Any:
         return self if connection is None else getattr(connection, self._mapping).get(self._name)
@@ -80,155 +84,114 @@ class _Connection:
         return f"<{type(self).__name__} {self.name!r}>"
 
 
-class OpenAIConnection(_Connection):
+class _ServiceConnection(_Connection):
+    """A connection whose constructor takes the settings of its class, in their order, and then a name."""
+
+    _signature: ClassVar[inspect.Signature]
+    _defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        own = {name: setting.default for name, setting in vars(cls).items() if isinstance(setting, _Setting)}
+        cls._defaults = {**cls._defaults, **own}
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        defaults = {**cls._defaults, "name": None}
+        cls._signature = inspect.Signature(
+            [inspect.Parameter(name, kind, default=default) for name, default in defaults.items()]
+        )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        super().__init__(name=bound.arguments.pop("name"))
+        for name, value in bound.arguments.items():
+            # An empty text for a setting that may be missing is none.
+            setattr(self, name, None if value == "" and self._defaults[name] is None and name != "api_key" else value)
+
+
+class OpenAIConnection(_ServiceConnection):
     """OpenAI, or a server with the same API."""
 
     TYPE = "OpenAI"
-    api_key = _Setting("secrets")
-    organization = _Setting()
-    base_url = _Setting()
-
-    def __init__(
-        self, api_key: str, organization: str | None = None, base_url: str | None = None, name: str | None = None
-    ) -> None:
-        super().__init__(
-            {"organization": organization or None, "base_url": base_url or None}, {"api_key": api_key}, name
-        )
+    api_key = _Setting()
+    organization = _Setting(None)
+    base_url = _Setting(None)
 
 
-class AzureOpenAIConnection(_Connection):
+class AzureOpenAIConnection(_ServiceConnection):
     """Azure OpenAI."""
 
     TYPE = "AzureOpenAI"
-    api_key = _Setting("secrets")
     api_base = _Setting()
-    api_type = _Setting()
-    api_version = _Setting()
-    auth_mode = _Setting()
-    resource_id = _Setting()
-
-    def __init__(
-        self,
-        api_base: str,
-        api_key: str | None = None,
-        api_type: str = "azure",
-        api_version: str = "2024-02-01",
-        auth_mode: str = "key",
-        resource_id: str | None = None,
-        name: str | None = None,
-    ) -> None:
-        configs = {
-            "api_base": api_base,
-            "api_type": api_type,
-            "api_version": api_version,
-            "auth_mode": auth_mode,
-            "resource_id": resource_id or None,
-        }
-        super().__init__(configs, {"api_key": api_key}, name)
+    api_key = _Setting(None)
+    api_type = _Setting("azure")
+    api_version = _Setting("2024-02-01")
+    auth_mode = _Setting("key")
+    resource_id = _Setting(None)
 
 
-class ServerlessConnection(_Connection):
+class ServerlessConnection(_ServiceConnection):
     """A serverless endpoint of Azure's model catalogue."""
 
     TYPE = "Serverless"
-    api_key = _Setting("secrets")
+    api_key = _Setting()
     api_base = _Setting()
 
-    def __init__(self, api_key: str, api_base: str, name: str | None = None) -> None:
-        super().__init__({"api_base": api_base}, {"api_key": api_key}, name)
 
-
-class CognitiveSearchConnection(_Connection):
+class CognitiveSearchConnection(_ServiceConnection):
     """Azure AI Search."""
 
     TYPE = "CognitiveSearch"
-    api_key = _Setting("secrets")
     api_base = _Setting()
-    api_version = _Setting()
-    auth_mode = _Setting()
-
-    def __init__(
-        self,
-        api_base: str,
-        api_key: str | None = None,
-        api_version: str = "2023-11-01",
-        auth_mode: str = "key",
-        name: str | None = None,
-    ) -> None:
-        configs = {"api_base": api_base, "api_version": api_version, "auth_mode": auth_mode}
-        super().__init__(configs, {"api_key": api_key}, name)
+    api_key = _Setting(None)
+    api_version = _Setting("2023-11-01")
+    auth_mode = _Setting("key")
 
 
-class AzureContentSafetyConnection(_Connection):
+class AzureContentSafetyConnection(_ServiceConnection):
     """Azure AI Content Safety."""
 
     TYPE = "AzureContentSafety"
-    api_key = _Setting("secrets")
+    api_key = _Setting()
     endpoint = _Setting()
-    api_version = _Setting()
-    api_type = _Setting()
-
-    def __init__(
-        self,
-        api_key: str,
-        endpoint: str,
-        api_version: str = "2023-10-01",
-        api_type: str = "Content Safety",
-        name: str | None = None,
-    ) -> None:
-        configs = {"endpoint": endpoint, "api_version": api_version, "api_type": api_type}
-        super().__init__(configs, {"api_key": api_key}, name)
+    api_version = _Setting("2023-10-01")
+    api_type = _Setting("Content Safety")
 
 
 class FormRecognizerConnection(AzureContentSafetyConnection):
     """Azure AI Document Intelligence."""
 
     TYPE = "FormRecognizer"
-
-    def __init__(
-        self,
-        api_key: str,
-        endpoint: str,
-        api_version: str = "2023-07-31",
-        api_type: str = "Form Recognizer",
-        name: str | None = None,
-    ) -> None:
-        super().__init__(api_key, endpoint, api_version, api_type, name)
+    api_version = _Setting("2023-07-31")
+    api_type = _Setting("Form Recognizer")
 
 
-class AzureAIServicesConnection(_Connection):
+class AzureAIServicesConnection(_ServiceConnection):
     """Azure AI Services."""
 
     TYPE = "AzureAIServices"
-    api_key = _Setting("secrets")
     endpoint = _Setting()
-    auth_mode = _Setting()
-
-    def __init__(
-        self, endpoint: str, api_key: str | None = None, auth_mode: str = "key", name: str | None = None
-    ) -> None:
-        super().__init__({"endpoint": endpoint, "auth_mode": auth_mode}, {"api_key": api_key}, name)
+    api_key = _Setting(None)
+    auth_mode = _Setting("key")
 
 
-class SerpConnection(_Connection):
+class SerpConnection(_ServiceConnection):
     """SerpApi."""
 
     TYPE = "Serp"
-    api_key = _Setting("secrets")
-
-    def __init__(self, api_key: str, name: str | None = None) -> None:
-        super().__init__({}, {"api_key": api_key}, name)
+    api_key = _Setting()
 
 
-class CustomConnection(_Connection):
-    """Any values, each also an attribute."""
-
+class _CustomConnection(_Connection):
     TYPE = "Custom"
 
     def __init__(
         self, secrets: Mapping[str, Any], configs: Mapping[str, Any] | None = None, name: str | None = None
     ) -> None:
         super().__init__(configs, secrets, name)
+
+
+class CustomConnection(_CustomConnection):
+    """Any values, each also an attribute."""
 
     def __getattr__(self, name: str) -> Any:
         for mapping in ("secrets", "configs"):
@@ -242,19 +205,12 @@ class CustomConnection(_Connection):
         return name in self.secrets
 
 
-class CustomStrongTypeConnection(_Connection):
+class CustomStrongTypeConnection(_CustomConnection):
     """The base of a flow's own connection classes, whose annotations name the values of a custom connection.
 
     A value annotated as Secret is in `secrets`, any other one in `configs`. The class's default applies where the
     connection has no value.
     """
-
-    TYPE = "Custom"
-
-    def __init__(
-        self, secrets: Mapping[str, Any], configs: Mapping[str, Any] | None = None, name: str | None = None
-    ) -> None:
-        super().__init__(configs, secrets, name)
 
     def __getattribute__(self, name: str) -> Any:
         mapping = _mapping_of(type(self), name)

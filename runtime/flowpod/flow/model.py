@@ -6,21 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-ValueType = Literal[
-    "int",
-    "double",
-    "bool",
-    "string",
-    "secret",
-    "prompt_template",
-    "list",
-    "object",
-    "file_path",
-    "image",
-    "assistant_definition",
-    "File",
-    "file",
-]
+_Scalar = Literal["int", "double", "bool", "string", "secret", "prompt_template"]
+_Other = Literal["list", "object", "file_path", "image", "assistant_definition", "File", "file"]
+ValueType = Literal[_Scalar, _Other]
 
 FILE_TYPES = ("File", "file")
 """LangStudio's name of the type, and the same in promptflow's lower case."""

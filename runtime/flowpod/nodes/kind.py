@@ -95,14 +95,6 @@ class BuiltNode(ABC):
         """
 
 
-def _no_check(options: Any, check: NodeCheck) -> None:
-    pass
-
-
-def _no_branches(options: Any) -> Sequence[str]:  # noqa: ARG001
-    return ()
-
-
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[Options]):
     """A node kind.
@@ -125,9 +117,9 @@ class Kind(Generic[Options]):
     options: type[Options]
     dashscope_type: str
     build: Callable[[Node, Options, Resources], BuiltNode]
-    check: Callable[[Options, NodeCheck], None] = _no_check
+    check: Callable[[Options, NodeCheck], None] = lambda _options, _check: None
     streams: Streams = "no"
-    branches: Callable[[Options], Sequence[str]] = _no_branches
+    branches: Callable[[Options], Sequence[str]] = lambda _options: ()
     body: Callable[[Options], BodyOptions] | None = None
     writes_to: Callable[[Options], str] | None = None
     takes_secrets: bool = False

@@ -12,26 +12,11 @@ from flowpod.flow.document.base import Section, Text
 from flowpod.flow.document.located_yaml import Key
 from flowpod.flow.node_check import NodeCheck
 
-Operator = Literal[
-    "equals",
-    "not_equals",
-    "is_null",
-    "is_not_null",
-    "is_true",
-    "is_false",
-    "greater",
-    "greater_or_equal",
-    "less",
-    "less_or_equal",
-    "contains",
-    "not_contains",
-    "matches",
-    "length_equals",
-    "length_greater",
-    "length_greater_or_equal",
-    "length_less",
-    "length_less_or_equal",
-]
+_Equality = Literal["equals", "not_equals", "is_null", "is_not_null", "is_true", "is_false"]
+_Order = Literal["greater", "greater_or_equal", "less", "less_or_equal"]
+_Contents = Literal["contains", "not_contains", "matches"]
+_Length = Literal["length_equals", "length_greater", "length_greater_or_equal", "length_less", "length_less_or_equal"]
+Operator = Literal[_Equality, _Order, _Contents, _Length]
 ValueKind = Literal["null", "bool", "number", "string", "list", "object"]
 
 
@@ -161,14 +146,9 @@ def _kind(value: Any) -> ValueKind:
             return "number"
         case str():
             return "string"
-        case list() | tuple():
+        case Sized() if not isinstance(value, Mapping):
             return "list"
-        case Mapping():
-            return "object"
-        case Sized():
-            return "list"
-        case _:
-            return "object"
+    return "object"
 
 
 def any_group_holds(groups: Sequence[ComparisonGroup], values: Mapping[str, Any]) -> bool:

@@ -41,6 +41,11 @@ def is_too_deep(value: Any) -> bool:
     return True
 
 
+def encodable(text: str) -> str:
+    """Return `text` with every half of an emoji (a lone surrogate) replaced by a question mark."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def timestamp(time: datetime) -> str:
     """Format a UTC time as ISO 8601 with microseconds and a Z, the format of every protocol."""
     return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
@@ -60,13 +65,9 @@ def _default(value: Any) -> Any:
 
 def _repr(value: Any) -> str:
     try:
-        return _replace_surrogates(repr(value))
+        return encodable(repr(value))
     except BaseException as error:  # noqa: BLE001 - a value's own code may raise anything
         return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
-
-
-def _replace_surrogates(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
 
 
 def _encode(value: Any, parents: tuple[int, ...]) -> Any:
@@ -81,7 +82,7 @@ def _encode(value: Any, parents: tuple[int, ...]) -> Any:
 
 def _encode_by_type(value: Any, parents: tuple[int, ...]) -> Any:
     if isinstance(value, str):
-        return _replace_surrogates(value)
+        return encodable(value)
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return repr(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -100,7 +101,7 @@ def _encode_by_type(value: Any, parents: tuple[int, ...]) -> Any:
 
 def _key(key: Any) -> str:
     if isinstance(key, str):
-        return _replace_surrogates(key)
+        return encodable(key)
     try:
         return str(next(iter(orjson.loads(orjson.dumps({key: 0}, option=_OPTIONS)))))
     except TypeError:

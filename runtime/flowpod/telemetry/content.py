@@ -4,7 +4,7 @@ from typing import Any
 
 from opentelemetry.util.types import AttributeValue
 
-from flowpod.jsonable import dumps
+from flowpod.jsonable import dumps, encodable
 from flowpod.telemetry.redaction import RUN_SECRETS, Secrets, redact_value
 
 
@@ -49,12 +49,3 @@ class Content:
         if len(redacted) <= self.max_chars:
             return redacted
         return f"{redacted[: self.max_chars]}... ({len(redacted)} characters)"
-
-
-def encodable(text: str) -> str:
-    """Return `text` with every half of an emoji replaced by a question mark."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text

@@ -6,7 +6,8 @@ Each is imported only when a variable names it: the gRPC exporter alone takes 11
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Literal
+from pkgutil import resolve_name
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from opentelemetry.sdk.environment_variables import (
@@ -15,7 +16,6 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_BSP_SCHEDULE_DELAY,
 )
-from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
@@ -29,6 +29,14 @@ _NAMES = ("otlp", "console", "none")
 _NUMBERS = (OTEL_BSP_MAX_QUEUE_SIZE, OTEL_BSP_MAX_EXPORT_BATCH_SIZE, OTEL_BSP_SCHEDULE_DELAY, OTEL_BSP_EXPORT_TIMEOUT)
 _MAX_QUEUED = "2048"
 _PROTOCOLS = ("grpc", "http/protobuf")
+_CLASSES: Mapping[tuple[Signal, str], str] = {
+    ("TRACES", "console"): "opentelemetry.sdk.trace.export:ConsoleSpanExporter",
+    ("TRACES", "grpc"): "opentelemetry.exporter.otlp.proto.grpc.trace_exporter:OTLPSpanExporter",
+    ("TRACES", "http/protobuf"): "opentelemetry.exporter.otlp.proto.http.trace_exporter:OTLPSpanExporter",
+    ("METRICS", "console"): "opentelemetry.sdk.metrics.export:ConsoleMetricExporter",
+    ("METRICS", "grpc"): "opentelemetry.exporter.otlp.proto.grpc.metric_exporter:OTLPMetricExporter",
+    ("METRICS", "http/protobuf"): "opentelemetry.exporter.otlp.proto.http.metric_exporter:OTLPMetricExporter",
+}
 
 
 def exporter_names(environ: Mapping[str, str], signal: Signal) -> list[str]:
@@ -72,34 +80,13 @@ def exporter_secrets(environ: Mapping[str, str]) -> Iterator[str]:
             yield from (path, unquote(path), parts.query, parts.password or "")
 
 
-def span_exporter(name: str, environ: Mapping[str, str]) -> SpanExporter:
-    """Make an exporter of spans, which reads its own settings from the standard variables."""
-    if name == "console":
-        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+def make_exporter(name: str, signal: Signal, environ: Mapping[str, str]) -> Any:
+    """Make an exporter of spans or metrics, which reads its own settings from the standard variables.
 
-        return ConsoleSpanExporter()
-    if _protocol(environ, "TRACES") == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-
-        return GrpcExporter()
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
-
-    return HttpExporter()
-
-
-def metric_exporter(name: str, environ: Mapping[str, str]) -> MetricExporter:
-    """Make an exporter of metrics, which reads its own settings from the standard variables."""
-    if name == "console":
-        from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
-
-        return ConsoleMetricExporter()
-    if _protocol(environ, "METRICS") == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
-
-        return GrpcExporter()
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
-
-    return HttpExporter()
+    Raises InvalidRequest for an unknown protocol.
+    """
+    kind = "console" if name == "console" else _protocol(environ, signal)
+    return resolve_name(_CLASSES[signal, kind])()
 
 
 def _protocol(environ: Mapping[str, str], signal: Signal) -> str:
@@ -143,11 +130,9 @@ class _CountingExporter(SpanExporter):
         self.taken = 0
 
     def count_dropped(self, count: int) -> None:
-        """Count dropped spans."""
         self._metrics.spans_dropped(count, self._name)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export as the exporter does."""
         self.taken += len(spans)
         try:
             result = self._exporter.export(spans)
@@ -159,5 +144,4 @@ class _CountingExporter(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        """Shut the exporter down."""
         self._exporter.shutdown()

@@ -48,7 +48,10 @@ def trace_openai_calls() -> None:
 def _traced(method: Callable[..., Any], operation: Operation) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(resource: Any, *args: Any, **kwargs: Any) -> Any:
-        with _started_call(resource, operation, kwargs) as started:
+        started = _started_call(resource, operation, kwargs)
+        if started is None:
+            return method(resource, *args, **kwargs)
+        with started:
             return started.finish(method(resource, *args, **started.arguments))
 
     return call
@@ -57,17 +60,20 @@ def _traced(method: Callable[..., Any], operation: Operation) -> Callable[..., A
 def _traced_async(method: Callable[..., Any], operation: Operation) -> Callable[..., Any]:
     @functools.wraps(method)
     async def call(resource: Any, *args: Any, **kwargs: Any) -> Any:
-        with _started_call(resource, operation, kwargs) as started:
+        started = _started_call(resource, operation, kwargs)
+        if started is None:
+            return await method(resource, *args, **kwargs)
+        with started:
             return started.finish(await method(resource, *args, **started.arguments))
 
     return call
 
 
-def _started_call(resource: Any, operation: Operation, kwargs: Mapping[str, Any]) -> "_Call":
-    """Start a call's span, except outside of nodes and in `llm` nodes, whose calls have one already."""
+def _started_call(resource: Any, operation: Operation, kwargs: Mapping[str, Any]) -> "_TracedCall | None":
+    """Start a call's span; None outside of nodes, and in `llm` nodes, whose calls have a span already."""
     tracing = TRACING.get()
     if tracing is None or CALL.get() is not None:
-        return _Call(kwargs)
+        return None
     client = resource._client
     provider = "azure.ai.openai" if "Azure" in type(client).__name__ else "openai"
     address = urlsplit(str(client.base_url)).netloc.rpartition("@")[2]
@@ -83,28 +89,11 @@ def _started_call(resource: Any, operation: Operation, kwargs: Mapping[str, Any]
     return _TracedCall({**kwargs, "extra_headers": headers}, call, tracing)
 
 
-class _Call:
-    """A call with its `arguments`; this one is not traced."""
-
-    def __init__(self, arguments: Mapping[str, Any]) -> None:
-        self.arguments = arguments
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        pass
-
-    def finish(self, answer: Any) -> Any:
-        """Return what the caller gets for the client's answer."""
-        return answer
-
-
-class _TracedCall(_Call):
+class _TracedCall:
     """A call in progress, with the chunks of its stream so far. A block with it ends the call if it fails."""
 
     def __init__(self, arguments: Mapping[str, Any], call: ModelCall, tracing: Tracing) -> None:
-        super().__init__(arguments)
+        self.arguments = arguments
         self._call = call
         self._tracing = tracing
         self._texts: list[str] = []
@@ -113,6 +102,9 @@ class _TracedCall(_Call):
         self._usage: tuple[int, int] | None = None
         self._chunks = 0
         self._ended = False
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         if isinstance(error, StopIteration | StopAsyncIteration):
@@ -129,13 +121,13 @@ class _TracedCall(_Call):
         if isinstance(answer, Stream | AsyncStream):
             return _TracedStream(answer, self)
         choices = getattr(answer, "choices", None) or ()
-        value = _value(choices[0].message) if choices else None
+        message = choices[0].message if choices else None
+        value = _as_mapping(message) if message and message.tool_calls else getattr(message, "content", None)
         reason = (choices[0].finish_reason or "") if choices else ""
         self._end(value, getattr(answer, "model", None) or "", reason, _usage(answer))
         return answer
 
     def add_chunk(self, chunk: Any) -> None:
-        """Add a chunk of a streamed answer."""
         if not self._chunks:
             self._call.record_first_chunk()
         self._chunks += 1
@@ -207,10 +199,6 @@ def _as_mapping(message: Any) -> dict[str, Any]:
     """Return a message of an earlier answer, which is an object of the client's, as a mapping."""
     dump = getattr(message, "model_dump", None)
     return dump(exclude_none=True) if dump is not None else {"content": as_text(message)}
-
-
-def _value(message: Any) -> Any:
-    return _as_mapping(message) if message.tool_calls else message.content
 
 
 def _usage(answer: Any) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ Names and units follow OpenTelemetry's conventions; those of model calls are the
 values each: what callers can choose freely counts as "other" after the first fifty values.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, NoOpMeterProvider, Observation
@@ -22,21 +22,6 @@ _SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 _MODEL_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 
-_HISTOGRAMS = {
-    "flowpod.run.duration": ("s", "Duration of runs.", _SECONDS),
-    "flowpod.node.duration": ("s", "Duration of nodes.", _SECONDS),
-    "gen_ai.client.operation.duration": ("s", "Duration of model calls.", _MODEL_SECONDS),
-    "gen_ai.client.operation.time_to_first_chunk": (
-        "s",
-        "Time until the first chunk of a streamed response.",
-        _MODEL_SECONDS,
-    ),
-    "gen_ai.client.token.usage": ("{token}", "Tokens that models counted.", _TOKENS),
-    "flowpod.event_loop.lag": ("s", "Delay of the event loop.", _SHORT_SECONDS),
-    "flowpod.history.write.duration": ("s", "Duration of storing a turn.", _SHORT_SECONDS),
-}
-"""Unit, description and bucket boundaries of each histogram."""
-
 Attributes = dict[str, AttributeValue]
 
 
@@ -48,7 +33,6 @@ class LimitedValues:
         self._known: set[str] = set()
 
     def __call__(self, value: str) -> str:
-        """Return `value`, or "other" after too many different ones."""
         if value not in self._known:
             if len(self._known) >= self._most:
                 return OTHER
@@ -70,12 +54,19 @@ class Metrics:
         self._spans_dropped = meter.create_counter(
             "flowpod.trace.dropped_spans", "{span}", "Spans that were neither stored nor exported."
         )
-        self._run_seconds = _histogram(meter, "flowpod.run.duration")
-        self._node_seconds = _histogram(meter, "flowpod.node.duration")
-        self._model_seconds = _histogram(meter, "gen_ai.client.operation.duration")
-        self._first_chunk = _histogram(meter, "gen_ai.client.operation.time_to_first_chunk")
-        self._tokens = _histogram(meter, "gen_ai.client.token.usage")
-        self._loop_lag = _histogram(meter, "flowpod.event_loop.lag")
+        self._run_seconds = _histogram(meter, "flowpod.run.duration", _SECONDS, "Duration of runs.")
+        self._node_seconds = _histogram(meter, "flowpod.node.duration", _SECONDS, "Duration of nodes.")
+        self._model_seconds = _histogram(
+            meter, "gen_ai.client.operation.duration", _MODEL_SECONDS, "Duration of model calls."
+        )
+        self._first_chunk = _histogram(
+            meter,
+            "gen_ai.client.operation.time_to_first_chunk",
+            _MODEL_SECONDS,
+            "Time until the first chunk of a streamed response.",
+        )
+        self._tokens = _histogram(meter, "gen_ai.client.token.usage", _TOKENS, "Tokens that models counted.", "{token}")
+        self._loop_lag = _histogram(meter, "flowpod.event_loop.lag", _SHORT_SECONDS, "Delay of the event loop.")
         self.history = HistoryMetrics(meter)
         # A rate or an alert needs to see the zero before the first increase.
         self._active_runs.add(0)
@@ -151,7 +142,9 @@ class HistoryMetrics:
     """The metrics of writes to the chat history."""
 
     def __init__(self, meter: Meter) -> None:
-        self._seconds = _histogram(meter, "flowpod.history.write.duration")
+        self._seconds = _histogram(
+            meter, "flowpod.history.write.duration", _SHORT_SECONDS, "Duration of storing a turn."
+        )
         self._deferred = meter.create_counter(
             "flowpod.history.deferred", "{turn}", "Turns that were stored after the end of their run."
         )
@@ -172,6 +165,5 @@ class HistoryMetrics:
         self._lost.add(1)
 
 
-def _histogram(meter: Meter, name: str) -> Histogram:
-    unit, description, bounds = _HISTOGRAMS[name]
+def _histogram(meter: Meter, name: str, bounds: Sequence[float], description: str, unit: str = "s") -> Histogram:
     return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=bounds)

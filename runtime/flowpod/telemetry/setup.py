@@ -14,7 +14,7 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_TRACES_SAMPLER,
 )
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
@@ -28,8 +28,7 @@ from flowpod.telemetry.exporters import (
     check_numbers,
     exporter_names,
     exporter_secrets,
-    metric_exporter,
-    span_exporter,
+    make_exporter,
 )
 from flowpod.telemetry.metrics import SCOPE, Metrics
 from flowpod.telemetry.redaction import Secrets
@@ -93,10 +92,9 @@ def set_up_telemetry(
     resource = _resource(service, environ)
     content = Content(secrets, captured=settings.trace_content == "on", max_chars=_max_chars(settings))
     snapshots = Snapshots(data, str(resource.attributes[SERVICE_INSTANCE_ID]))
-    readers: list[MetricReader] = [
-        PeriodicExportingMetricReader(metric_exporter(name, environ)) for name in exporter_names(environ, "METRICS")
-    ]
-    meter_provider = MeterProvider([snapshots.reader, *readers], resource=resource)
+    exported = [make_exporter(name, "METRICS", environ) for name in exporter_names(environ, "METRICS")]
+    readers = [snapshots.reader, *map(PeriodicExportingMetricReader, exported)]
+    meter_provider = MeterProvider(readers, resource=resource)
     metrics.set_meter_provider(meter_provider)
     counted = Metrics(meter_provider)
     if settings.tracing == "off" or environ.get(OTEL_SDK_DISABLED, "").lower() == "true":
@@ -105,10 +103,10 @@ def set_up_telemetry(
     stores = stores_traces(settings, exporting=bool(exporters))
     trace_processor = _trace_processor(settings, data, counted) if stores else None
     provider = TracerProvider(_sampler(exporters, stores, environ), resource, span_limits=_limits(environ))
-    processors: list[SpanProcessor] = [
-        CountingBatchProcessor(span_exporter(name, environ), name, counted, environ) for name in exporters
-    ]
-    processors += [] if trace_processor is None else [trace_processor]
+    processors: list[SpanProcessor] = [] if trace_processor is None else [trace_processor]
+    for name in exporters:
+        exporter = make_exporter(name, "TRACES", environ)
+        processors.append(CountingBatchProcessor(exporter, name, counted, environ))
     provider.add_span_processor(RedactingProcessor(content, processors))
     trace.set_tracer_provider(provider)
     return Telemetry(tracing_of(provider, counted, content), snapshots, trace_processor, provider, meter_provider)

@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor, Sy
 from opentelemetry.trace import Link, Status
 from opentelemetry.util.types import Attributes
 
-from flowpod.jsonable import dumps
-from flowpod.telemetry.content import Content, encodable
+from flowpod.jsonable import dumps, encodable
+from flowpod.telemetry.content import Content
 from flowpod.telemetry.redaction import REDACTED, RUN_SECRETS, RunSecrets, is_number, redact_value
 
 _TRUNCATION_NOTE = 64  # characters, more than `Content.truncate` appends
@@ -113,7 +113,6 @@ class _Redaction:
         self._run = run
 
     def span(self, span: ReadableSpan) -> ReadableSpan:
-        """Return a copy of the span that may leave."""
         failure = self._text(self._words(span.status.description or ""))
         if not self._content.captured:  # the text of a failure may quote content
             failure = str(attributes_of(span).get("error.type", "")) if failure else ""

@@ -9,7 +9,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,7 @@ _WAL_BYTES = 4 * 1024 * 1024
 _COMPRESSION = 1  # higher levels take twice the time to save a tenth of the size
 _MIN_PREFIX = 6
 _DELETED_PART = 20  # the oldest twentieth is deleted at a time, which leaves room for the next traces
-_COLUMNS = (
-    "trace_id run_id request_id session_id user_id name protocol started_ns duration_ns status error input output"
-    " prompt_tokens completion_tokens"
-).split()
 _SEARCHED = ("input", "output", "error")
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS trace (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, {", ".join(_COLUMNS)}, body BLOB NOT NULL
-);
-CREATE INDEX IF NOT EXISTS trace_by_trace ON trace (trace_id);
-CREATE INDEX IF NOT EXISTS trace_by_run ON trace (run_id);
-CREATE INDEX IF NOT EXISTS trace_by_request ON trace (request_id);
-CREATE INDEX IF NOT EXISTS trace_by_session ON trace (session_id);
-CREATE INDEX IF NOT EXISTS trace_by_start ON trace (started_ns);
-PRAGMA user_version = {_VERSION};
-"""
-
 Span = dict[str, Any]
 """A span as JSON: span_id, parent_id, name, kind, start_ns, end_ns, status, message, attributes, events."""
 
@@ -65,6 +49,20 @@ class Summary:
     output: str
     prompt_tokens: int
     completion_tokens: int
+
+
+_COLUMNS = tuple(column.name for column in fields(Summary))
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS trace (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, {", ".join(_COLUMNS)}, body BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS trace_by_trace ON trace (trace_id);
+CREATE INDEX IF NOT EXISTS trace_by_run ON trace (run_id);
+CREATE INDEX IF NOT EXISTS trace_by_request ON trace (request_id);
+CREATE INDEX IF NOT EXISTS trace_by_session ON trace (session_id);
+CREATE INDEX IF NOT EXISTS trace_by_start ON trace (started_ns);
+PRAGMA user_version = {_VERSION};
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +144,8 @@ class TraceStore:
         packed = [(summary, _compress(spans)) for summary, spans in runs]
         with self._writing() as connection:
             for summary, body in packed:
-                values = [getattr(summary, column) for column in _COLUMNS]
-                cursor = connection.execute(f"INSERT INTO trace ({names}, body) VALUES ({marks}, ?)", [*values, body])  # noqa: S608 - our own names
+                values = [*astuple(summary), body]
+                cursor = connection.execute(f"INSERT INTO trace ({names}, body) VALUES ({marks}, ?)", values)  # noqa: S608 - our own names
                 ids.append(cursor.lastrowid or 0)
         return ids
 

@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
@@ -25,6 +25,9 @@ _MAX_QUEUED_BYTES = 100_000_000
 _MAX_WAITING = 50_000  # spans of runs that have not ended
 _MAX_REMEMBERED = 20_000  # spans of stored runs, which late spans may be below
 _SUMMARY_CHARS = 4000  # of a run's input and output, in listings and for searches
+
+_Found = tuple[int, Sequence[ReadableSpan]]
+"""The spans of one run, with the id that the store gave it, 0 for a new one."""
 
 
 class TraceStoreProcessor(SpanProcessor):
@@ -129,9 +132,9 @@ class TraceStoreProcessor(SpanProcessor):
         try:
             if runs:
                 self.store.create_folder()
-                self._add(runs)
+                self._store_each(self._add, [(0, run) for run in runs])
             if late:
-                self._extend(late)
+                self._store_each(self._extend, list(late.items()))
             if runs and (time.monotonic() - self._pruned > _PRUNE_S or self.store.is_full()):
                 self._pruned = time.monotonic()
                 self.store.prune(time.time_ns())
@@ -142,39 +145,29 @@ class TraceStoreProcessor(SpanProcessor):
             self._failing = True
             self._metrics.spans_dropped(sum(map(len, runs)) + sum(map(len, late.values())), "store")
 
-    def _add(self, runs: Sequence[Sequence[ReadableSpan]]) -> None:
+    def _store_each(self, store: Callable[[Sequence[_Found]], list[int]], found: Sequence[_Found]) -> None:
+        """Store all in one transaction, or where one cannot be encoded, the others one by one."""
         try:
-            numbers = self.store.add([(_summary(run[0], run), [_as_data(span) for span in run]) for run in runs])
+            numbers = store(found)
         except (sqlite3.Error, OSError):
             raise
-        except Exception:  # noqa: BLE001 - a run that cannot be stored must not prevent the others
-            if len(runs) == 1:
-                self._drop(runs[0])
+        except Exception:
+            if len(found) > 1:
+                for single in found:
+                    self._store_each(store, [single])
             else:
-                for run in runs:
-                    self._add([run])
+                logger.exception("a trace of %d spans could not be stored", len(found[0][1]))
+                self._metrics.spans_dropped(len(found[0][1]), "store")
             return
-        for number, run in zip(numbers, runs, strict=True):
-            self._remember(number, run)
-
-    def _extend(self, late: Mapping[int, Sequence[ReadableSpan]]) -> None:
-        try:
-            self.store.extend({number: [_as_data(span) for span in spans] for number, spans in late.items()})
-        except (sqlite3.Error, OSError):
-            raise
-        except Exception:  # noqa: BLE001 - as above
-            if len(late) == 1:
-                self._drop(*late.values())
-            else:
-                for number, spans in late.items():
-                    self._extend({number: spans})
-            return
-        for number, spans in late.items():
+        for number, (_, spans) in zip(numbers, found, strict=True):
             self._remember(number, spans)
 
-    def _drop(self, spans: Sequence[ReadableSpan]) -> None:
-        logger.exception("a trace of %d spans could not be stored", len(spans))
-        self._metrics.spans_dropped(len(spans), "store")
+    def _add(self, runs: Sequence[_Found]) -> list[int]:
+        return self.store.add([(_summary(run[0], run), [_as_data(span) for span in run]) for _, run in runs])
+
+    def _extend(self, late: Sequence[_Found]) -> list[int]:
+        self.store.extend({number: [_as_data(span) for span in spans] for number, spans in late})
+        return [number for number, _ in late]
 
     def _remember(self, number: int, spans: Iterable[ReadableSpan]) -> None:
         self._stored.update(((_ids(span)), number) for span in spans)
@@ -188,7 +181,6 @@ def _ids(span: ReadableSpan) -> tuple[int, int]:
 
 
 def _bytes(span: ReadableSpan) -> int:
-    """Return about how many bytes a span holds."""
     return len(dumps([attributes_of(span), *map(attributes_of, span.events)]))
 
 

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flowpod.errors import Problem, Severity
+from flowpod.jsonable import encodable
 
 Key = tuple[str | int, ...]
 Document = TypeVar("Document", bound=BaseModel)
@@ -79,7 +80,7 @@ class Source:
             document = kind.model_validate(content)
         except ValidationError as error:
             for detail in error.errors():
-                location = _key_of(detail["loc"])
+                location = tuple(part for part in detail["loc"] if part != "function-before")  # pydantic's validator
                 if location[-1:] == ("[key]",):
                     self.add((*at, *location[:-2]), NOT_TEXT)
                 elif detail["type"] == "invalid_key":
@@ -93,13 +94,13 @@ class Source:
 
     def _index(self, node: yaml.Node, key: Key) -> None:
         self._lines.setdefault(key, node.start_mark.line + 1)
-        if isinstance(node, yaml.ScalarNode) and not _is_encodable(node.value):
+        if isinstance(node, yaml.ScalarNode) and encodable(node.value) != node.value:
             self.add(key, _SURROGATE)
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for name, value in node.value:
                 text = str(name.value)
-                if not _is_encodable(text):
+                if encodable(text) != text:
                     self.add(key, _SURROGATE)
                     continue
                 inner = (*key, text)
@@ -111,19 +112,6 @@ class Source:
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 self._index(value, (*key, index))
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _key_of(location: Key) -> Key:
-    """Return the key of an error: its location without the names of pydantic's validators."""
-    return tuple(part for part in location if part != "function-before")
 
 
 def _dotted(key: Key) -> str:

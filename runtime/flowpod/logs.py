@@ -100,10 +100,9 @@ class _JsonFormatter(_Formatter):
     """Lines for machines: one JSON object each."""
 
     def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC)
-            .isoformat(timespec="milliseconds")
-            .replace("+00:00", "Z"),
+            "time": when.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": self._message(record),
@@ -125,7 +124,6 @@ class _Prints:
         self._lock = threading.Lock()
 
     def write(self, stream: str, text: str) -> None:
-        """Log the lines that `text` completes."""
         with self._lock:
             *lines, rest = (self._unfinished.get(stream, "") + text).split("\n")
             if len(rest) > _MAX_LINE:
@@ -135,7 +133,6 @@ class _Prints:
             self._log(stream, line)
 
     def close(self) -> None:
-        """Log the lines that were not completed."""
         with self._lock:
             unfinished, self._unfinished = self._unfinished, {}
         for stream, line in unfinished.items():
@@ -147,10 +144,9 @@ class _Prints:
         # A log handler of the node's own code may write to the streams again, which must not be logged in turn.
         token = _PRINTS.set(None)
         try:
-            extra = {FIELDS: {"node": self._node, "stream": stream}}
             if len(line) > _MAX_LINE:
                 line = _RoutedStream.redact(line)[:_MAX_LINE]  # redacted first: the cut could split a secret
-            _flow.info("%s", line, extra=extra)
+            _flow.info("%s", line, extra={FIELDS: {"node": self._node, "stream": stream}})
         finally:
             _PRINTS.reset(token)
 
@@ -190,16 +186,14 @@ class _RoutedStream:
         self._name = name
 
     def write(self, text: str) -> int:
-        """Write `text` as TextIO does."""
         prints = _PRINTS.get()
         if prints is None:
             self._stream.write(self.redact(text))
-            return len(text)
-        prints.write(self._name, text)
+        else:
+            prints.write(self._name, text)
         return len(text)
 
     def writelines(self, lines: Iterator[str]) -> None:
-        """Write `lines` as TextIO does."""
         for line in lines:
             self.write(line)
 

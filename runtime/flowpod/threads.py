@@ -9,6 +9,7 @@ import contextvars
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -47,12 +48,13 @@ class Threads:
         jobs = self._idle.pop() if self._idle else self._start()
 
         def job() -> None:
+            value, failure = None, None
             try:
                 value = context.run(function, *args, **kwargs)
             except BaseException as error:  # noqa: BLE001 - every exception of user code is passed to its caller
-                self._report(loop, jobs, done, error=error)
-            else:
-                self._report(loop, jobs, done, value=value)
+                failure = error
+            with suppress(RuntimeError):  # the loop is closed: the process is exiting and nothing awaits the result
+                loop.call_soon_threadsafe(self._settle, jobs, done, value, failure)
 
         jobs.put(job)
         try:
@@ -78,28 +80,17 @@ class Threads:
             raise
         return jobs
 
-    def _report(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        jobs: "SimpleQueue[_Job]",
-        done: "asyncio.Future[Any]",
-        value: Any = None,
-        error: BaseException | None = None,
+    def _settle(
+        self, jobs: "SimpleQueue[_Job]", done: "asyncio.Future[Any]", value: Any, error: BaseException | None
     ) -> None:
-        def settle() -> None:
-            self._idle.append(jobs)
-            self._slots.release()
-            if done.cancelled():
-                self.abandoned -= 1
-            elif error is None:
-                done.set_result(value)
-            else:
-                done.set_exception(_for_future(error))
-
-        try:
-            loop.call_soon_threadsafe(settle)
-        except RuntimeError:
-            return  # the loop is closed: the process is exiting and nothing awaits the result
+        self._idle.append(jobs)
+        self._slots.release()
+        if done.cancelled():
+            self.abandoned -= 1
+        elif error is None:
+            done.set_result(value)
+        else:
+            done.set_exception(_for_future(error))
 
 
 def _for_future(error: BaseException) -> BaseException:

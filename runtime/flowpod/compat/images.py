@@ -20,7 +20,6 @@ class PFBytes(bytes):
     _source_url: str | None
 
     def __new__(cls, value: bytes, mime_type: str, source_url: str | None = None) -> "PFBytes":
-        """Return `value` with its media type and URL."""
         made = super().__new__(cls, value)
         made._mime_type = mime_type.lower()
         made._source_url = source_url
@@ -41,7 +40,6 @@ class Image(PFBytes):
     """An image; its first bytes give the media type if `mime_type` does not."""
 
     def __new__(cls, value: bytes, mime_type: str | None = None, source_url: str | None = None) -> "Image":
-        """Return `value` as an image."""
         made = super().__new__(cls, value, mime_type or _mime_type(value), source_url)
         assert isinstance(made, cls)
         return made

@@ -23,7 +23,6 @@ class _Finder:
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return where the package `name` is; Python itself finds the modules inside it."""
         return PathFinder.find_spec(name, [_FOLDER], target) if path is None else None
 
 

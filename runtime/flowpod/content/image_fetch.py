@@ -9,10 +9,7 @@ from flowpod.errors import NodeError
 
 
 async def with_image_objects(values: Mapping[str, Any], *, private_urls: bool) -> dict[str, Any]:
-    """Return the values with each image as an object.
-
-    Raises NodeError for an image that cannot be fetched.
-    """
+    """Return the values with each image as an object. Raises NodeError for an image that cannot be fetched."""
     found = _with_images(values)
     if not found:
         return dict(values)

@@ -66,7 +66,6 @@ class _Marked(str):
 class _Environment(SandboxedEnvironment):
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
-        """Join the rendered parts of a template or block."""
         return _Marked("".join(parts))
 
 

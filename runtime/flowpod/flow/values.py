@@ -1,4 +1,4 @@
-"""Value types and their conversions: promptflow's (promptflow, contracts/tool.py), and LangStudio's files."""
+"""Conversions of values and of literals: promptflow's (promptflow, contracts/tool.py), and LangStudio's files."""
 
 import json
 from typing import Any
@@ -33,6 +33,35 @@ def coerce(value: Any, kind: ValueType) -> Any:
     if kind in FILE_TYPES:
         return _file(value)
     return value
+
+
+def read_literal(value: Any, kind: type) -> Any:
+    """Convert a node's literal to int, float, bool, str, list, or object, which parses text that is JSON.
+
+    Raises ValueError that says what was expected.
+    """
+    if kind is int:
+        return _number(value, int, "an integer")
+    if kind is float:
+        return _number(value, float, "a number")
+    if kind is bool:
+        return _boolean(value)
+    if kind is list:
+        found = json_or_text(value)
+        if not isinstance(found, list):
+            raise ValueError(f"expected a list, got {_shown(value)}")
+        return found
+    if kind is str:
+        return value if isinstance(value, str) else str(value)
+    return json_or_text(value)
+
+
+def json_or_text(value: Any) -> Any:
+    """Return the value of a JSON text. Other text, and anything else, is returned unchanged."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
 
 
 def _integer(value: Any) -> int:

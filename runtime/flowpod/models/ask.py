@@ -37,7 +37,8 @@ async def ask(
             started = not context.streaming
             async for item in answer:
                 if isinstance(item, Result):
-                    _record_result(call, item)
+                    usage = None if item.usage is None else (item.usage.prompt_tokens, item.usage.completion_tokens)
+                    call.set_response(item.value, item.model, item.finish_reason, usage)
                 elif not started:
                     call.record_first_chunk()
                     started = True
@@ -70,8 +71,3 @@ def _start_call(
     CALL.set(call)
     call.set_request(prompt, parameters, stream=context.streaming)
     return call
-
-
-def _record_result(call: ModelCall, result: Result) -> None:
-    usage = None if result.usage is None else (result.usage.prompt_tokens, result.usage.completion_tokens)
-    call.set_response(result.value, result.model, result.finish_reason, usage)

@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx2
@@ -27,10 +28,7 @@ class Client:
 
 
 def client_of(connection: Connection) -> Client:
-    """Return the client of a connection whose type has a model.
-
-    Raises BuildError for an invalid address or key.
-    """
+    """Return the client of a connection whose type has a model. Raises BuildError for an invalid address or key."""
     fields = connection.fields
     key = "base_url" if connection.type in _DEFAULT_BASE_URLS else "api_base"
     address = str(fields[key]) or _DEFAULT_BASE_URLS.get(connection.type, "")
@@ -42,32 +40,22 @@ def client_of(connection: Connection) -> Client:
         raise BuildError("connection", text)
     address, headers = _credentials_as_header(address)
     timeout = httpx2.Timeout(float(fields["timeout_s"]), connect=_CONNECT_TIMEOUT_S)
-    api_key, retries = str(fields["api_key"]) or _NO_KEY, int(fields["max_retries"])
     # With aiohttp a streamed answer costs half of what it costs with the client's own transport.
     http_client = DefaultAioHttpClient(timeout=timeout, limits=_NO_LIMIT, event_hooks={"request": [_note_retry]})
+    common: dict[str, Any] = {
+        "api_key": str(fields["api_key"]) or _NO_KEY,
+        "timeout": timeout,
+        "max_retries": int(fields["max_retries"]),
+        "http_client": http_client,
+        "default_headers": headers,
+    }
     api: AsyncOpenAI
     if connection.type == "azure_open_ai":
-        api = AsyncAzureOpenAI(
-            azure_endpoint=address,
-            api_key=api_key,
-            api_version=str(fields["api_version"]),
-            timeout=timeout,
-            max_retries=retries,
-            http_client=http_client,
-            default_headers=headers,
-        )
+        api = AsyncAzureOpenAI(azure_endpoint=address, api_version=str(fields["api_version"]), **common)
     else:
         if connection.type == "serverless" and not address.endswith("/v1"):
             address = f"{address.rstrip('/')}/v1"
-        api = AsyncOpenAI(
-            api_key=api_key,
-            base_url=address,
-            organization=str(fields.get("organization", "")) or None,
-            timeout=timeout,
-            max_retries=retries,
-            http_client=http_client,
-            default_headers=headers,
-        )
+        api = AsyncOpenAI(base_url=address, organization=str(fields.get("organization", "")) or None, **common)
     where = f"connection {connection.name!r} ({address.partition('?')[0]})"
     return Client(api, where, urlsplit(address).netloc)
 

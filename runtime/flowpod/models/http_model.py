@@ -86,7 +86,8 @@ async def answer_of(
     """Yield the chunks of the answer to a request, then its Result. Raises NodeError for every failure."""
     try:
         async with request as response:
-            if _is_stream(response.headers.get("content-type", ""), stream):
+            kind = response.headers.get("content-type", "")
+            if "event-stream" in kind or (stream and "json" not in kind and "html" not in kind):
                 async for item in _streamed(response, reader):
                     yield item
             else:
@@ -156,10 +157,6 @@ async def _read_to_end(pieces: AsyncIterator[bytes]) -> None:
                 pass
     except (TimeoutError, httpx2.HTTPError):
         return  # the answer is whole; only the connection is lost
-
-
-def _is_stream(content_type: str, asked: bool) -> bool:
-    return "event-stream" in content_type or (asked and "json" not in content_type and "html" not in content_type)
 
 
 def _explain(error: Exception, where: str, timeout_s: float) -> NoReturn:

@@ -75,7 +75,6 @@ def _required(value: Any) -> str:
 
 
 def _items(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a message of chat completions as items of the input."""
     role, content = message["role"], message.get("content")
     kind = "output_text" if role == "assistant" else "input_text"
     parts = [_part(part, kind) for part in content] if isinstance(content, list) else content

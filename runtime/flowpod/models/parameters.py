@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowpod.errors import NodeError
-from flowpod.flow.literals import json_or_text, read_literal
+from flowpod.flow.values import json_or_text, read_literal
 
 _NOT_SENT = frozenset({"connection", "prompt", "stream"})
 _SAMPLING: dict[str, type] = {"temperature": float, "top_p": float}

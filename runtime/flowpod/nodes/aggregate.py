@@ -18,14 +18,13 @@ class InputGroup(Section):
     pick: Literal["first", "last"] = "first"
 
 
-def _from_list(value: Any) -> Any:
-    return {"inputs": value} if isinstance(value, list) else value
+_list_as_group = BeforeValidator(lambda value: {"inputs": value} if isinstance(value, list) else value)
 
 
 class AggregateOptions(NodeOptions):
     """Gives, for each group, the first or last of its inputs that is not empty."""
 
-    groups: dict[str, Annotated[InputGroup, BeforeValidator(_from_list)]] = Field(min_length=1)
+    groups: dict[str, Annotated[InputGroup, _list_as_group]] = Field(min_length=1)
 
 
 class AggregateNode(BuiltNode):

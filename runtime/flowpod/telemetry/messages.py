@@ -61,7 +61,6 @@ def _last_messages(messages: Sequence[Message], content: Content) -> tuple[list[
 
 
 def _truncate(value: Any, content: Content) -> Any:
-    """Return `value` with every text in it truncated."""
     if isinstance(value, str):
         return content.text(value)
     if isinstance(value, Mapping):
@@ -74,9 +73,8 @@ def _genai_message(message: Message) -> dict[str, Any]:
     parts = [_genai_part(item) for item in _content_parts(message.get("content"))]
     if role == "tool":
         parts = [{"type": "tool_call_response", "id": message.get("tool_call_id"), "response": message.get("content")}]
-    parts += [
-        {"type": "tool_call", "id": call.get("id"), **_function(call)} for call in message.get("tool_calls") or ()
-    ]
+    calls = message.get("tool_calls") or ()
+    parts += [{"type": "tool_call", "id": call.get("id"), **_function(call)} for call in calls]
     return {"role": role, "parts": parts} | ({"name": message["name"]} if message.get("name") else {})
 
 
@@ -91,12 +89,9 @@ def _genai_part(item: Any) -> dict[str, Any]:
         return {"type": "unknown", "content": item}
     if item["type"] == "text":
         return {"type": "text", "content": item.get("text", "")}
-    return {"type": "uri", "modality": "image", "uri": _image_url(item)}
-
-
-def _image_url(item: Mapping[str, Any]) -> str:
     image = item.get("image_url")
-    return str(image.get("url", "") if isinstance(image, Mapping) else image)
+    url = image.get("url", "") if isinstance(image, Mapping) else image
+    return {"type": "uri", "modality": "image", "uri": str(url)}
 
 
 def _function(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +104,11 @@ def _openinference_message(key: str, message: Message) -> dict[str, AttributeVal
     content = message.get("content")
     if isinstance(content, list):
         for number, item in enumerate(content):
-            attributes |= _openinference_part(f"{key}.contents.{number}.message_content", _genai_part(item))
+            place, part = f"{key}.contents.{number}.message_content", _genai_part(item)
+            if part["type"] == "text":
+                attributes |= {f"{place}.type": "text", f"{place}.text": str(part["content"])}
+            elif part["type"] == "uri":
+                attributes |= {f"{place}.type": "image", f"{place}.image.image.url": part["uri"]}
     elif content is not None:
         attributes[f"{key}.content"] = content if isinstance(content, str) else dumps(content).decode()
     if message.get("tool_call_id"):
@@ -120,11 +119,3 @@ def _openinference_message(key: str, message: Message) -> dict[str, AttributeVal
         attributes[f"{place}.function.name"] = str(function["name"])
         attributes[f"{place}.function.arguments"] = str(function["arguments"])
     return attributes
-
-
-def _openinference_part(key: str, part: Mapping[str, Any]) -> dict[str, AttributeValue]:
-    if part["type"] == "text":
-        return {f"{key}.type": "text", f"{key}.text": str(part["content"])}
-    if part["type"] == "uri":
-        return {f"{key}.type": "image", f"{key}.image.image.url": part["uri"]}
-    return {}

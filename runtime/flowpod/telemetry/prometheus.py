@@ -61,7 +61,6 @@ def _values(names: list[str], labels: Labels) -> list[str]:
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Return the upper bound and the cumulative count of every bucket."""
     bounds = [*(f"{bound:g}" if bound < 1e6 else str(int(bound)) for bound in histogram.bounds), "+Inf"]
     total, buckets = 0, []
     for bound, count in zip(bounds, histogram.counts, strict=True):

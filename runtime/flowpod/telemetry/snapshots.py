@@ -183,7 +183,7 @@ def _families(metrics: Iterable[Metric]) -> Iterator[Family]:
     for metric in metrics:
         family = Family(metric.name, _kind(metric), metric.unit or "", metric.description or "")
         for point in metric.data.data_points:
-            labels = _labels(point.attributes or {})
+            labels = tuple(sorted((name, str(value)) for name, value in (point.attributes or {}).items()))
             if isinstance(point, HistogramDataPoint):
                 bounds, counts = list(point.explicit_bounds), list(point.bucket_counts)
                 family.histograms[labels] = Histogram(bounds, counts, point.sum)
@@ -198,10 +198,6 @@ def _kind(metric: Metric) -> Kind:
     return "gauge" if isinstance(metric.data, Gauge) else "histogram"
 
 
-def _labels(attributes: Mapping[str, Any]) -> Labels:
-    return tuple(sorted((name, str(value)) for name, value in attributes.items()))
-
-
 def _as_data(family: Family) -> list[Any]:
     values = [[labels, value] for labels, value in family.values.items()]
     histograms = [[labels, h.bounds, h.counts, h.total] for labels, h in family.histograms.items()]
@@ -209,14 +205,8 @@ def _as_data(family: Family) -> list[Any]:
 
 
 def _from_data(data: list[Any]) -> Family:
-    name, kind, unit, description, values, histograms = data
-    family = Family(name, kind, unit, description)
-    family.values = {_stored_labels(labels): value for labels, value in values}
-    family.histograms = {
-        _stored_labels(labels): Histogram(bounds, counts, total) for labels, bounds, counts, total in histograms
-    }
+    *described, values, histograms = data
+    family = Family(*described)
+    family.values = {tuple(map(tuple, labels)): value for labels, value in values}
+    family.histograms = {tuple(map(tuple, labels)): Histogram(*counted) for labels, *counted in histograms}
     return family
-
-
-def _stored_labels(labels: list[list[str]]) -> Labels:
-    return tuple((name, value) for name, value in labels)

@@ -1,6 +1,5 @@
 """A run's spans as a tree, and as JSON."""
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -60,14 +59,11 @@ def summary_as_json(stored: StoredRun) -> dict[str, Any]:
 
 
 def _trees(spans: Sequence[Span]) -> list[dict[str, Any]]:
-    waiting = deque(tree_of(spans))
-    trees = []
-    while waiting:
-        trees.append(_branch(waiting.popleft(), _MAX_DEPTH, waiting))
-    return trees
+    waiting = tree_of(spans)
+    return [_branch(root, _MAX_DEPTH, waiting) for root in waiting]  # which grows on the way
 
 
-def _branch(branch: Branch, levels: int, deeper: deque[Branch]) -> dict[str, Any]:
+def _branch(branch: Branch, levels: int, deeper: list[Branch]) -> dict[str, Any]:
     """Return a span with `levels` levels below it; the branches below those are added to `deeper`."""
     children = branch.children if levels else []
     deeper.extend([] if levels else branch.children)

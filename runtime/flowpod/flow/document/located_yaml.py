@@ -67,7 +67,6 @@ class Source:
         self._moved[to] = origin
 
     def _origin(self, key: Key) -> Key:
-        """Return the key that the value at `key` has in the file."""
         for to, origin in self._moved.items():
             inner = key[len(to) :]
             if key[: len(to)] == to and (*origin, *inner[:1]) in self._lines:

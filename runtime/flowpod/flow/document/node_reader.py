@@ -1,6 +1,6 @@
 """From the nodes of the file to the nodes of the flow."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,8 +82,11 @@ class NodeReader:
 
     def read_references(self, key: Key, value: Any) -> Any:
         """Return the value at `key` with every reference in its lists and mappings parsed."""
+        return self._parsed(parse_values, key, value)
+
+    def _parsed(self, parse: Callable[[Any, set[str]], Any], key: Key, value: Any) -> Any:
         try:
-            return parse_values(value, self._names)
+            return parse(value, self._names)
         except ValueError as error:
             self._source.add(key, str(error))
             return None
@@ -97,7 +100,9 @@ class NodeReader:
             name=options.name,
             type=kind.name,
             index=index,
-            inputs={name: self._reference((*key, "inputs", name), value) for name, value in options.inputs.items()},
+            inputs={
+                name: self._parsed(parse_value, (*key, "inputs", name), value) for name, value in options.inputs.items()
+            },
             options=options,
             key=key,
             activate=self._activation(key, options),
@@ -117,17 +122,11 @@ class NodeReader:
             result=self.read_references((*key, "result"), body.result),
         )
 
-    def _reference(self, key: Key, value: Any) -> Any:
-        try:
-            return parse_value(value, self._names)
-        except ValueError as error:
-            self._source.add(key, str(error))
-            return None
-
     def _activation(self, key: Key, options: NodeOptions) -> Activation | None:
         if options.activate is None:
             return None
-        return Activation(self._reference((*key, "activate", "when"), options.activate.when), options.activate.is_)
+        when = self._parsed(parse_value, (*key, "activate", "when"), options.activate.when)
+        return Activation(when, options.activate.is_)
 
     def _edge(self, text: str) -> Edge:
         node, dot, branch = text.rpartition(".")

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from flowpod.flow.document.located_yaml import Source
-from flowpod.flow.model import Flow, Node, references_in
+from flowpod.flow.model import Flow, references_in
 
 
 def without_aggregation(flow: Flow, marked: Collection[str], source: Source) -> Flow:
@@ -12,7 +12,7 @@ def without_aggregation(flow: Flow, marked: Collection[str], source: Source) -> 
     if not marked:
         return flow
     removed = set(marked)
-    while dependants := {node.name for node in flow.nodes.values() if _refers_to(node, removed)} - removed:
+    while dependants := {node.name for node in flow.nodes.values() if node.needs() & removed} - removed:
         removed |= dependants
     outputs = {name: output for name, output in flow.outputs.items() if not _refers_to_any(output.value, removed)}
     for name in marked:
@@ -39,10 +39,6 @@ def _warning(flow: Flow, name: str, removed: Collection[str], outputs: Collectio
         ]
         text += f"; neither are {' and '.join(parts)}"
     return text
-
-
-def _refers_to(node: Node, names: Collection[str]) -> bool:
-    return not node.needs().isdisjoint(names)
 
 
 def _refers_to_any(value: object, names: Collection[str]) -> bool:

@@ -39,7 +39,7 @@ def load_connections(
     """
     own = _Collection(environ)
     for path in _own_files(folder):
-        own.read(Source(path, _relative_name(path, folder)))
+        own.read(Source(path, str(path.relative_to(folder) if path.is_relative_to(folder) else path)))
     preferred = _Collection(environ)
     if configured is not None:
         for path in _configured_files(configured, preferred.problems):
@@ -86,10 +86,6 @@ def _has_name_and_type(content: Any) -> bool:
     return isinstance(content, dict) and all(isinstance(content.get(key), str) for key in ("name", "type"))
 
 
-def _relative_name(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
-
-
 @dataclass
 class _Collection:
     """The connections of several files; a name may be defined once."""
@@ -100,7 +96,6 @@ class _Collection:
     _defined_in: dict[str, str] = field(default_factory=dict)
 
     def read(self, source: Source) -> None:
-        """Add the connections of a file, and its problems."""
         for name, key, content in _named(source):
             if name in self._defined_in:
                 source.add(
@@ -114,7 +109,6 @@ class _Collection:
 
 
 def _named(source: Source) -> list[tuple[str, Key, Any]]:
-    """Return (name, key, content) of each connection in a file."""
     if source.problems or source.content is None:
         return []
     if not isinstance(source.content, dict):
@@ -148,9 +142,8 @@ def _document(source: Source, key: Key, content: Any) -> ConnectionDocument | No
 def secret_values(connection: Connection) -> list[str]:
     """Return the values of a connection that must not be shown."""
     document = CONNECTION_TYPES.get(connection.type)
-    values = [
-        connection.fields[name] for name in sorted(document.secret if document else ()) if name in connection.fields
-    ]
+    names = sorted(document.secret if document else ())
+    values = [connection.fields[name] for name in names if name in connection.fields]
     texts = [text for value in values for text in (value.values() if isinstance(value, dict) else (value,))]
     return [text for text in texts if isinstance(text, str)]
 

@@ -1,7 +1,7 @@
 """`additional_includes`: files and folders from elsewhere, which a copy of the flow's folder gets beside its own."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -35,11 +35,6 @@ def assemble(flow: Path, includes: Iterable[str], target: Path) -> None:
                 _copy(path, target / path.resolve().name)
             case "file":
                 shutil.copy2(path, target / path.resolve().name)
-
-
-def missing_includes(flow: Path, includes: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Yield the index and the text of each include that does not exist."""
-    yield from ((index, text) for index, text in enumerate(includes) if kind_of(flow / text) is None)
 
 
 def _copy(folder: Path, target: Path) -> None:

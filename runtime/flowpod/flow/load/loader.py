@@ -15,11 +15,11 @@ from flowpod.flow.load.aggregation import without_aggregation
 from flowpod.flow.load.check import check_flow
 from flowpod.flow.load.connections import load_connections
 from flowpod.flow.load.environment import variables_of
-from flowpod.flow.load.includes import missing_includes
-from flowpod.flow.model import Flow, HistoryRules, Input, Node, Output, Variable
+from flowpod.flow.load.includes import FILE
+from flowpod.flow.model import Flow, HistoryRules, Input, Output
+from flowpod.flow.paths import kind_of
 from flowpod.flow.values import coerce
 
-FILE = "flow.dag.yaml"
 _RESERVED = ("flowpod", "flowpod.py")
 _DEFAULT_HISTORY = "chat_history"
 _UNSUPPORTED_TYPES = ("assistant_definition",)
@@ -59,18 +59,19 @@ def load_flow(
     if document is None or any(problem.severity == "error" for problem in source.problems):
         raise FlowProblems(source.problems)
     connections, other_problems = load_connections(folder, environ, connections_path)
-    for index, text in missing_includes(folder, document.additional_includes or ()):
-        text = f"there is no file or folder {text!r}; paths start at the flow's folder"
-        source.add(("additional_includes", index), text)
+    for index, text in enumerate(document.additional_includes or ()):
+        if kind_of(folder / text) is None:
+            message = f"there is no file or folder {text!r}; paths start at the flow's folder"
+            source.add(("additional_includes", index), message)
     reader = _Reader(source, document, nodes)
     chat_input, chat_history, chat_images, chat_output = reader.chat_roles()
     flow = Flow(
         folder=(assembled or folder).resolve(),
         inputs=reader.inputs(),
         outputs=reader.outputs(),
-        nodes=reader.nodes(),
+        nodes={node.name: node for node in reader.nodes.read_nodes(nodes)},
         connections=connections,
-        variables=reader.variables(),
+        variables=reader.nodes.read_variables(("variables",), document.variables),
         display_name=document.display_name,
         description=document.description,
         chat_input=chat_input,
@@ -112,7 +113,7 @@ class _Reader:
         self._source = source
         self._document = document
         self._nodes = nodes
-        self._node_reader = NodeReader(source, names_of(nodes))
+        self.nodes = NodeReader(source, names_of(nodes))
 
     def inputs(self) -> dict[str, Input]:
         inputs = {}
@@ -133,18 +134,12 @@ class _Reader:
             name: Output(
                 name,
                 part.type,
-                self._node_reader.read_references(("outputs", name, "reference"), part.reference),
+                self.nodes.read_references(("outputs", name, "reference"), part.reference),
                 part.description,
                 part.evaluation_only,
             )
             for name, part in self._document.outputs.items()
         }
-
-    def variables(self) -> dict[str, Variable]:
-        return self._node_reader.read_variables(("variables",), self._document.variables)
-
-    def nodes(self) -> dict[str, Node]:
-        return {node.name: node for node in self._node_reader.read_nodes(self._nodes)}
 
     def chat_roles(self) -> tuple[str | None, str | None, str | None, str | None]:
         """Return the names of the chat input, the chat history, the input for images and the chat output."""
@@ -169,7 +164,6 @@ class _Reader:
         return names[0] if names else None
 
     def check_features(self) -> None:
-        """Add a problem for each feature that Flowpod does not have."""
         document, add = self._document, self._source.add
         if document.language == "csharp":
             add(("language",), "C# flows are not supported")
@@ -181,7 +175,6 @@ class _Reader:
 
 
 def _nodes_inside(nodes: Sequence[NodeDocument]) -> list[NodeDocument]:
-    """Return the nodes that are inside other nodes."""
     return [found for node in nodes for inner in node.nodes for found in (inner, *_nodes_inside([inner]))]
 
 

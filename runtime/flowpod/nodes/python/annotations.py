@@ -74,11 +74,7 @@ def literal_kind(parameter: inspect.Parameter) -> type:
     """Return the type to which a literal is converted: int, float, bool, str, list, or object for anything else."""
     kinds = alternatives(parameter)
     kind = kinds[0] if len(kinds) == 1 else object
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return str
-    return kind if kind in (int, float, bool, str, list) else _text_kind(kind)
-
-
-def _text_kind(kind: Any) -> type:
-    """Return str for promptflow's text types, which are not parsed as JSON."""
-    return str if isinstance(kind, type) and issubclass(kind, str) else object
+    if kind in (int, float, bool, str, list):
+        return kind
+    # promptflow's text types are not parsed as JSON.
+    return str if isinstance(kind, type) and issubclass(kind, enum.Enum | str) else object

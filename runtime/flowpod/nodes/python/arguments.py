@@ -9,8 +9,8 @@ from flowpod.compat import modules_in_force
 from flowpod.content.images import ImageRules
 from flowpod.errors import BuildError
 from flowpod.flow.document.base import SourceOptions
-from flowpod.flow.literals import read_literal
 from flowpod.flow.model import Node
+from flowpod.flow.values import read_literal
 from flowpod.nodes.kind import Resources
 from flowpod.nodes.prompt import read_template
 from flowpod.nodes.python.annotations import connection_classes, is_image, is_prompt, literal_kind, parameters_of

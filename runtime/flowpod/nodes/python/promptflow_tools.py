@@ -2,14 +2,16 @@
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
-from flowpod.content.jinja import Rendered, parse_template
+from flowpod.content.jinja import parse_template
 from flowpod.errors import BuildError
 from flowpod.flow.document.base import PromptFlowOptions
 from flowpod.flow.model import Node
-from flowpod.nodes.kind import BuiltNode, Context, Resources
+from flowpod.nodes.kind import BuiltNode, Resources
 from flowpod.nodes.llm import LLMNode, PromptedCall
+from flowpod.nodes.prompt import PromptNode
 
 
 def built_in_tool(node: Node, options: PromptFlowOptions, resources: Resources) -> BuiltNode | None:
@@ -33,10 +35,6 @@ def _model_node(
     return LLMNode(PromptedCall(path, node, connection, api), resources)
 
 
-def _vision(node: Node, options: PromptFlowOptions, resources: Resources) -> LLMNode:
-    return _model_node(node, options, resources, "vision")
-
-
 def _llm(node: Node, options: PromptFlowOptions, resources: Resources) -> LLMNode:
     api = str(node.literals.get("api") or "chat")
     if api not in ("chat", "completion"):
@@ -44,7 +42,7 @@ def _llm(node: Node, options: PromptFlowOptions, resources: Resources) -> LLMNod
     return _model_node(node, options, resources, "chat" if api == "chat" else "completion")
 
 
-class TemplateToolNode(BuiltNode):
+class TemplateToolNode(PromptNode):
     """Renders the template among its inputs with the other inputs."""
 
     def __init__(self, node: Node, options: PromptFlowOptions, resources: Resources) -> None:  # noqa: ARG002
@@ -54,14 +52,10 @@ class TemplateToolNode(BuiltNode):
         self._template = parse_template(template, f"the template of node {node.name!r}")
         self._renderers = resources.renderers
 
-    async def run(self, inputs: Mapping[str, Any], context: Context) -> Rendered:  # noqa: ARG002
-        """Return the text."""
-        return Rendered.of(await self._template.render_apart(self._renderers, inputs))
-
 
 _BUILT_IN: Mapping[str, Callable[[Node, PromptFlowOptions, Resources], BuiltNode]] = {
-    "promptflow.tools.aoai_gpt4v.AzureOpenAI.chat": _vision,
-    "promptflow.tools.openai_gpt4v.OpenAI.chat": _vision,
+    "promptflow.tools.aoai_gpt4v.AzureOpenAI.chat": partial(_model_node, api="vision"),
+    "promptflow.tools.openai_gpt4v.OpenAI.chat": partial(_model_node, api="vision"),
     "promptflow.tools.llm.llm": _llm,
     "promptflow.tools.template_rendering.render_template_jinja2": TemplateToolNode,
 }

@@ -11,6 +11,7 @@ from flowpod.errors import BuildError
 from flowpod.nodes.python.flow_modules import FlowModules
 
 _LANGSTUDIO_ENTRY = "invoke"
+_Found = dict[str, tuple[Callable[..., Any], type | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ def file_tool(path: str, modules: FlowModules) -> Tool:
 
 
 def _tool(module: ModuleType, path: str) -> Tool:
-    found = _functions(module) or _methods(module)
+    functions: _Found = {name: (value, None) for name, value in vars(module).items() if _is_marked(value)}
+    found = functions or _methods(module)
     own = {name: tool for name, tool in found.items() if tool[0].__module__ == module.__name__} or found
     if len(own) > 1:
         raise BuildError("source.path", f"{path} has {len(own)} functions marked @tool: {', '.join(own)}; leave one")
@@ -45,13 +47,6 @@ def _tool(module: ModuleType, path: str) -> Tool:
     if not inspect.isfunction(entry):
         raise BuildError("source.path", f"{path}: {_LANGSTUDIO_ENTRY} is not a function")
     return Tool(entry, None, path)
-
-
-_Found = dict[str, tuple[Callable[..., Any], type | None]]
-
-
-def _functions(module: ModuleType) -> _Found:
-    return {name: (value, None) for name, value in vars(module).items() if _is_marked(value)}
 
 
 def _methods(module: ModuleType) -> _Found:

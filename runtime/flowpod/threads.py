@@ -34,10 +34,7 @@ class Threads:
         self._idle: list[SimpleQueue[_Job]] = []
 
     async def run(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Call `function(*args, **kwargs)` in a thread, with this task's context variables, and return the result.
-
-        Raises NodeError if every thread is abandoned.
-        """
+        """Call a function in a thread, in this task's context; raises NodeError if every thread is abandoned."""
         if self.abandoned >= self.limit:
             text = f"all {self.limit} threads run code that does not return (FLOWPOD_THREADS)"
             raise NodeError(text, code="no_thread")

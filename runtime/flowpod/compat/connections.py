@@ -1,7 +1,4 @@
-"""Connections as a flow's Python code sees them, with promptflow's classes and attributes.
-
-The repr of a connection has its name only, because it may end up in a log.
-"""
+"""Connections as a flow's Python code sees them, with promptflow's classes and attributes; a repr shows no secret."""
 
 import inspect
 from collections.abc import Mapping
@@ -24,10 +21,7 @@ __all__ = [
 
 
 def class_name(connection_type: str) -> str:
-    """Return the name of the class for a connection type, "" when promptflow has none.
-
-    promptflow spells a type as a class or in snake case: `azure_open_ai` and `AzureOpenAI` are AzureOpenAIConnection.
-    """
+    """Return the class of a connection type in either spelling (`azure_open_ai`, `AzureOpenAI`), "" if unknown."""
     wanted = f"{connection_type.replace('_', '')}Connection".lower()
     return next((name for name in __all__ if name.lower() == wanted), "")
 

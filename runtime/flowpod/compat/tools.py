@@ -6,10 +6,7 @@ logger = logging.getLogger(__name__)
 
 
 class ToolProvider:
-    """The base of a class whose methods marked @tool are tools.
-
-    A node's inputs are the parameters of the constructor, as literals, and those of the method.
-    """
+    """The base of a class with @tool methods. The node's inputs go to the constructor, as literals, and the method."""
 
     def __init__(self) -> None:
         """Do nothing; subclasses call this."""

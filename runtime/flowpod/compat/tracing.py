@@ -25,10 +25,7 @@ def trace(func: None = None) -> Callable[[Function], Function]: ...
 
 
 def trace(func: Function | None = None) -> Function | Callable[[Function], Function]:
-    """Record each call of a function as a span of the function's name, with its error if it fails.
-
-    A generator's span lasts until the generator ends, and is not the current span.
-    """
+    """Record each call of a function as a span; that of a generator lasts until it ends, and is not the current one."""
     return trace if func is None else cast(Function, _traced(func))
 
 

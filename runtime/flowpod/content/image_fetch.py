@@ -26,10 +26,7 @@ async def with_image_objects(values: Mapping[str, Any], *, private_urls: bool) -
 async def with_fetched_images(
     values: Mapping[str, Any], given: Mapping[str, Any], *, private_urls: bool
 ) -> Mapping[str, Any]:
-    """Return the values with an object in the place of each image that is a URL and occurs in `given` too.
-
-    Raises NodeError for an image that cannot be fetched.
-    """
+    """Return the values with an object for each image that is a URL and in `given`. Raises NodeError as above."""
     named = _urls_in(_with_images(given))
     found = _with_images(values) if named else {}
     contents = await _contents([image for image in _urls_in(found) if image in named], private_urls)

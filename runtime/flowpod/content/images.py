@@ -94,10 +94,7 @@ class ImageRules:
     private_urls: bool = False
 
     def checked(self, value: Any, *, is_image: bool = False) -> Any:
-        """Return `value` with every image file replaced by its content; with `is_image`, `value` must be an image.
-
-        Raises ValueError for an image that is invalid or not allowed.
-        """
+        """Return `value` with the content of its image files; raises ValueError for an invalid or refused image."""
         if is_image and image_in(value) is None:
             if not (isinstance(value, str) and value):
                 raise ValueError("expected an image, such as {'data:image/png;url': 'https://example.com/a.png'}")

@@ -27,10 +27,7 @@ MARK = f"\u2063{secrets.randbelow(10**16):016}\u2063"
 
 
 def role_word(line: str, hashes: int = 1) -> str | None:
-    """Return the word of a line such as `# user:`, "" if it has no word, None if the line has another form.
-
-    The word may follow up to `hashes` characters `#`.
-    """
+    """Return the word of a line such as `# user:` with up to `hashes` "#", "" without a word, None for other lines."""
     text = line.strip()
     return _bare_word(text[:-1], hashes) if text.endswith(":") else None
 
@@ -78,10 +75,7 @@ class ParsedTemplate:
     repeats: bool
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """Return the rendered text with its marks, which `unmarked` removes.
-
-        Raises NodeError with the template's name and the cause.
-        """
+        """Return the rendered text with its marks; raises NodeError with the template's name and the cause."""
         try:
             return self.template.render(values)
         except (

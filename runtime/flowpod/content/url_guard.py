@@ -26,10 +26,7 @@ _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/96"))
 
 
 def is_public(address: Address) -> bool:
-    """Return whether an address belongs to the public Internet.
-
-    An IPv6 address that carries IPv4 ones (mapped, 6to4, NAT64, Teredo) is as public as these are.
-    """
+    """Return whether an address is public; an IPv6 one that carries IPv4 ones (as 6to4 does) is as public as these."""
     if isinstance(address, IPv6Address):
         if carried := list(_carried(address)):
             return all(map(is_public, carried))
@@ -90,10 +87,7 @@ def _addresses_in(
 
 
 async def check_resolved_url(url: str, *, private_urls: bool = False) -> None:
-    """Check a URL as `check_url` does, and the addresses that its host resolves to.
-
-    An unknown name passes: it leads nowhere.
-    """
+    """Check a URL as `check_url` does, and the addresses of its host; an unknown name passes: it leads nowhere."""
     host = check_url(url, private_urls=private_urls)
     if not private_urls:
         try:
@@ -103,10 +97,7 @@ async def check_resolved_url(url: str, *, private_urls: bool = False) -> None:
 
 
 async def _resolve(host: str, is_allowed: AddressRule) -> list[Address]:
-    """Return the addresses of a host, the best one first.
-
-    Raises OSError for an unknown name, ValueError when `is_allowed` refuses any of its addresses.
-    """
+    """Return the addresses of a host, best first. Raises OSError for an unknown name, ValueError for a refused one."""
     loop = asyncio.get_running_loop()
     addresses = _addresses_in(await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM))
     if not all(map(is_allowed, addresses)):

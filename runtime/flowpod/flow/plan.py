@@ -91,11 +91,7 @@ class Plan:
         return not self._open
 
     def ready(self) -> list[Step]:
-        """Return the nodes to start or to bypass now, each once and in the file's order.
-
-        A bypassed node is settled at once, so the nodes that it releases are in the same list. A node fails when the
-        value of its condition cannot be resolved.
-        """
+        """Return the nodes to start, bypass or fail now, each once and in the file's order."""
         steps = []
         while self._ready:
             names, self._ready = sorted(self._ready, key=lambda name: self._graph.nodes[name].index), []

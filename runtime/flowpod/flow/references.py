@@ -117,10 +117,7 @@ class Scope:
         return self.outer.taken_by(name)
 
     def resolve(self, value: Any) -> Any:
-        """Return `value` with its references, also those in its lists and mappings, resolved.
-
-        Raises LookupError that names the reference and the missing property.
-        """
+        """Return `value` with all references in it resolved; raises LookupError that names the reference."""
         if isinstance(value, Reference):
             found = self._root(value)
             for key in () if found is _BYPASSED else value.path:

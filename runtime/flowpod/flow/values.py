@@ -36,10 +36,7 @@ def coerce(value: Any, kind: ValueType) -> Any:
 
 
 def read_literal(value: Any, kind: type) -> Any:
-    """Convert a node's literal to int, float, bool, str, list, or object, which parses text that is JSON.
-
-    Raises ValueError that says what was expected.
-    """
+    """Convert a literal to int, float, bool, str, list, or object (parses JSON). Raises ValueError."""
     if kind is int:
         return _number(value, int, "an integer")
     if kind is float:

@@ -40,10 +40,7 @@ class _ChatReader(AnswerReader):
 
 
 def message_of(choices: Any) -> dict[str, Any]:
-    """Return the message of a model that was offered tools, with the keys that promptflow gives it.
-
-    They are the keys of the client's own type, null where the model gave none.
-    """
+    """Return the message of a model that was offered tools, with the keys of the client's type, as promptflow does."""
     message: dict[str, Any] = ChatCompletion.construct(choices=choices).model_dump()["choices"][0]["message"]
     return message
 

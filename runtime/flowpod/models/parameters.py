@@ -90,10 +90,7 @@ class Rules:
         return name in self.kinds or (name in self.further and name not in variables)
 
     def parameters(self, inputs: Mapping[str, Any], variables: frozenset[str]) -> dict[str, Any]:
-        """Return the parameters of a call, including `model` if the node names one.
-
-        `variables` are the names that the prompt uses. Raises NodeError that names an input of the wrong type.
-        """
+        """Return the parameters for a prompt that uses `variables`; raises NodeError for an input of the wrong type."""
         found = dict(self.defaults)
         further = {name: kind for name, kind in self.further.items() if name not in variables}
         for name, kind in {**self.kinds, **further}.items():

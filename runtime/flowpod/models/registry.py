@@ -21,10 +21,7 @@ class ModelRegistry:
         self._models: dict[str, Model] = {}
 
     def model_of(self, connection: str) -> Model:
-        """Return the model behind a connection.
-
-        Raises KeyError when there is no such connection, BuildError when its type has no model.
-        """
+        """Return the model of a connection; raises KeyError if there is none, BuildError if its type has no model."""
         if connection not in self._models:
             self._models[connection] = _make_model(self._connections[connection])
         return self._models[connection]

@@ -29,10 +29,7 @@ class PromptNode(BuiltNode):
 
 
 def read_template(path: str, resources: Resources) -> ParsedTemplate:
-    """Return the template in the file `path` of the flow.
-
-    Raises BuildError when the file is not UTF-8 text or not a template.
-    """
+    """Return the template in the flow's file `path`; raises BuildError if it is not UTF-8 text or not a template."""
     try:
         source = (resources.folder / path).read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -40,10 +40,7 @@ _CLASSES: Mapping[tuple[Signal, str], str] = {
 
 
 def exporter_names(environ: Mapping[str, str], signal: Signal) -> list[str]:
-    """Return the exporters of a signal: those of OTEL_<signal>_EXPORTER, or "otlp" where an endpoint is set.
-
-    Raises InvalidRequest for an unknown one.
-    """
+    """Return a signal's exporters, "otlp" where only an endpoint is set; raises InvalidRequest for an unknown name."""
     variable = f"OTEL_{signal}_EXPORTER"
     named = [name.strip() for name in environ.get(variable, "").split(",") if name.strip()]
     for name in named:
@@ -65,10 +62,7 @@ def check_numbers(environ: Mapping[str, str]) -> None:
 
 
 def exporter_secrets(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield the secrets of the collectors' addresses: headers, passwords, queries and paths.
-
-    A path may hold a token, as Alibaba Cloud's do, and an exporter that cannot reach an address logs it.
-    """
+    """Yield the secrets of the collectors' addresses: headers, passwords, queries, and paths, which may be tokens."""
     for signal in ("", "TRACES_", "METRICS_"):
         for header in environ.get(f"OTEL_EXPORTER_OTLP_{signal}HEADERS", "").split(","):
             value = header.partition("=")[2].strip()
@@ -81,10 +75,7 @@ def exporter_secrets(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def make_exporter(name: str, signal: Signal, environ: Mapping[str, str]) -> Any:
-    """Make an exporter of spans or metrics, which reads its own settings from the standard variables.
-
-    Raises InvalidRequest for an unknown protocol.
-    """
+    """Make an exporter, which reads the standard variables; raises InvalidRequest for an unknown protocol."""
     kind = "console" if name == "console" else _protocol(environ, signal)
     return resolve_name(_CLASSES[signal, kind])()
 

@@ -29,10 +29,7 @@ def tree_of(spans: Sequence[Span]) -> list[Branch]:
 
 
 def trace_as_json(found: Sequence[StoredRun]) -> dict[str, Any]:
-    """Return the runs of one trace with their spans as trees: one run, unless the caller's own trace has several.
-
-    A subtree below the fiftieth level is a tree of its own, further on in the list, with the id of its parent.
-    """
+    """Return the runs of one trace with their spans as trees; what is below the fiftieth level is a tree of its own."""
     runs = [summary_as_json(stored) | {"spans": _trees(stored.spans)} for stored in found]
     return {"trace_id": found[0].summary.trace_id, "runs": runs}
 

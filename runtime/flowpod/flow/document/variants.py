@@ -7,10 +7,7 @@ from flowpod.flow.document.located_yaml import Key, Source
 
 
 def with_default_variants(source: Source) -> Any:
-    """Return the content of a flow's file with each node that has `use_variants` replaced by its default variant.
-
-    Problems are reported in `source`; later problems with such a node name the variant's place in the file.
-    """
+    """Return the content of a flow's file with default variants in place of nodes; problems are added to `source`."""
     return _with_variants(source, (), source.content)
 
 

@@ -167,10 +167,7 @@ def _connection(name: str, document: ConnectionDocument, environ: Mapping[str, s
 
 @dataclass
 class _Substitution:
-    """Replaces the variables in a connection's texts.
-
-    It records the variables in use, the fields with a variable's default, and the problems by field.
-    """
+    """Replaces variables in texts, and records those used, the fields with a default, and the problems by field."""
 
     environ: Mapping[str, str]
     variables: set[str] = field(default_factory=set)

@@ -24,10 +24,7 @@ def includes_of(flow: Path) -> list[str]:
 
 
 def assemble(flow: Path, includes: Iterable[str], target: Path) -> None:
-    """Copy the folder `flow` and its includes into `target`; an included file replaces the flow's own.
-
-    Includes that do not exist are skipped. Raises OSError when a file cannot be copied.
-    """
+    """Copy the folder `flow` and its includes, which win and may be missing, into `target`; raises OSError."""
     _copy(flow, target)
     for path in (flow / text for text in includes):
         match kind_of(path):

@@ -60,10 +60,7 @@ class Arguments:
             raise BuildError(f"inputs.{name}", str(error)) from None
 
     def give_prompt(self, source: SourceOptions, resources: Resources) -> None:
-        """Pass the node's prompt file as the parameter annotated with PromptTemplate.
-
-        Raises BuildError when there is no such parameter, or the prompt uses a parameter's name as a variable.
-        """
+        """Pass the prompt file as the parameter annotated with PromptTemplate; raises BuildError if none fits."""
         name = next((name for name, parameter in self.parameters.items() if is_prompt(parameter)), None)
         if name is None:
             raise BuildError("source.tool", f"{source.tool} has no parameter that is annotated with PromptTemplate")

@@ -31,10 +31,7 @@ class File:
         self.download_url = self.download_url or _download_url_of(self.source_uri)
 
     def get_download_url(self) -> str:
-        """Return a URL from which the file can be downloaded.
-
-        Raises ValueError for a file in OSS without one: signing it would take the bucket's keys.
-        """
+        """Return a download URL; raises ValueError for a file in OSS without one, which Flowpod cannot sign."""
         if not self.download_url:
             raise ValueError(f"{self.source_uri} has no download_url, and Flowpod cannot sign one")
         return self.download_url

@@ -68,11 +68,9 @@ class _Connection:
         return [*self.configs, *self.secrets]
 
     def __getitem__(self, key: str) -> Any:
-        if key in self.secrets:
-            return self.secrets[key]
-        if key in self.configs:
-            return self.configs[key]
-        raise KeyError(f"connection {self.name!r} has no {key!r}")
+        if key not in self.keys():
+            raise KeyError(f"connection {self.name!r} has no {key!r}")
+        return {**self.configs, **self.secrets}[key]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

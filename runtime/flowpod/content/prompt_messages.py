@@ -45,10 +45,8 @@ def split_messages(marked: str, images: Mapping[str, Mapping[str, Any]] | None =
     if not messages:
         return [{"role": "user", "content": _content("\n".join(preamble), images or {})}]
     if leading:
-        raise NodeError(
-            f"the prompt has text before its first role: {leading[:80]!r}; begin it with '# system:' or '# user:'",
-            code="prompt_error",
-        )
+        text = f"the prompt has text before its first role: {leading[:80]!r}; begin it with '# system:' or '# user:'"
+        raise NodeError(text, code="prompt_error")
     return [_message(role, "\n".join(lines), images or {}) for role, lines in messages]
 
 

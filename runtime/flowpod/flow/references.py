@@ -73,9 +73,7 @@ def _path(value: str, text: str) -> tuple[str | int, ...]:
         if match is None:
             break
         word, single, double, index = match.groups()
-        path.append(
-            int(index) if index is not None else next(part for part in (word, single, double) if part is not None)
-        )
+        path.append(next(part for part in (word, single, double) if part is not None) if index is None else int(index))
         end = match.end()
     if not path or end < len(text):
         raise ValueError(f"{value}: properties are written .name, ['name'] or [0]")
@@ -171,8 +169,7 @@ def _part(value: Any, key: str | int, reference: Reference) -> Any:
             return value[key]
         raise LookupError(f"{reference}: there is no item {key} in {type(value).__name__}")
     found = getattr(value, key, _MISSING)
-    if found is not _MISSING and not inspect.isroutine(
-        found
-    ):  # a method of a string, such as `title`, is not a property
+    # A method of a string, such as `title`, is not a property.
+    if found is not _MISSING and not inspect.isroutine(found):
         return found
     raise LookupError(f"{reference}: {type(value).__name__} has no {key!r}")

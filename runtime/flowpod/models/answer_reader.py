@@ -110,10 +110,8 @@ class AnswerReader(ABC):
     def unexpected(self, data: bytes) -> NodeError:
         """Return the error for an answer that is not one of the API's."""
         shown = data[:200].decode("utf-8", "replace")
-        return NodeError(
-            f"{self.where}: the model answered with something other than {self.what}: {shown!r}",
-            code="model_bad_answer",
-        )
+        text = f"{self.where}: the model answered with something other than {self.what}: {shown!r}"
+        return NodeError(text, code="model_bad_answer")
 
 
 def optional_text(value: Any) -> str:

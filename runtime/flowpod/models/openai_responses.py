@@ -38,14 +38,11 @@ class _ResponsesReader(AnswerReader):
 
     def read_message(self, content: dict[str, Any]) -> dict[str, Any]:
         text = self.read_body(content).text
+        items = [item for item in content["output"] if item["type"] == "function_call"]
+        functions = [{"name": item["name"], "arguments": item["arguments"]} for item in items]
         calls = [
-            {
-                "id": item["call_id"],
-                "type": "function",
-                "function": {name: item[name] for name in ("name", "arguments")},
-            }
-            for item in content["output"]
-            if item["type"] == "function_call"
+            {"id": item["call_id"], "type": "function", "function": function}
+            for item, function in zip(items, functions, strict=True)
         ]
         message = {"role": "assistant", "content": text or None, **({"tool_calls": calls} if calls else {})}
         if calls:

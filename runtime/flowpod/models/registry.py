@@ -39,10 +39,8 @@ def _make_model(connection: Connection) -> Model:
             logger.warning(text, connection.name, MODEL)
         return OfflineModel()
     if connection.type not in _TYPES:
-        text = (
-            f"connection {connection.name!r} is of type {connection.type!r}; a model needs one of {', '.join(_TYPES)}"
-        )
-        raise BuildError("connection", text)
+        what = f"connection {connection.name!r} is of type {connection.type!r}"
+        raise BuildError("connection", f"{what}; a model needs one of {', '.join(_TYPES)}")
     # Importing the client takes half a second, so a flow without a model server does not.
     if connection.type == "dashscope":
         from flowpod.models.dashscope import DashScopeModel

@@ -52,9 +52,9 @@ class BatchNode(BuiltNode):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        failure = next((error for task in tasks if not task.cancelled() and (error := task.exception())), None)
-        if failure is not None:
-            raise failure
+        for task in tasks:
+            if not task.cancelled() and (failure := task.exception()):
+                raise failure
         results = [task.result() for task in tasks]
         return [value for value, failed in results if not (failed and self._on_item_error == "drop")]
 

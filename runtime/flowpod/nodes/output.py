@@ -63,8 +63,7 @@ class OutputNode(BuiltNode):
 def _check(options: OutputNodeOptions, check: NodeCheck) -> None:
     if check.inside:
         place = f"the output node {check.node.name!r} stands inside {check.inside[-1].name!r}"
-        text = f"{place}; only the flow itself has outputs"
-        check.error((), text)
+        check.error((), f"{place}; only the flow itself has outputs")
         return
     flow = check.flow
     to = options.to or flow.chat_output

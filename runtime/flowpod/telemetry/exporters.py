@@ -46,9 +46,8 @@ def exporter_names(environ: Mapping[str, str], signal: Signal) -> list[str]:
     for name in named:
         if name not in _NAMES:
             raise InvalidRequest(f"{variable}: unknown exporter {name!r}; choose from {', '.join(_NAMES)}")
-    if not named and (
-        environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    ):
+    endpoints = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not named and any(map(environ.get, endpoints)):
         named = ["otlp"]
     return [] if "none" in named else list(dict.fromkeys(named))
 

@@ -6,6 +6,7 @@ values each: what callers can choose freely counts as "other" after the first fi
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, NoOpMeterProvider, Observation
 from opentelemetry.util.types import AttributeValue
@@ -46,27 +47,23 @@ class Metrics:
     def __init__(self, provider: MeterProvider | None = None) -> None:
         self._meter = meter = (provider or NoOpMeterProvider()).get_meter(SCOPE, __version__)
         self._model, self._code = LimitedValues(), LimitedValues()
-        self._runs = meter.create_counter("flowpod.runs", "{run}", "Runs that ended.")
-        self._active_runs = meter.create_up_down_counter("flowpod.run.active", "{run}", "Runs in progress.")
-        self._active_streams = meter.create_up_down_counter(
-            "flowpod.stream.active", "{stream}", "Streamed responses in progress."
-        )
-        self._spans_dropped = meter.create_counter(
+        counter, level, histogram = meter.create_counter, meter.create_up_down_counter, partial(_histogram, meter)
+        self._runs = counter("flowpod.runs", "{run}", "Runs that ended.")
+        self._active_runs = level("flowpod.run.active", "{run}", "Runs in progress.")
+        self._active_streams = level("flowpod.stream.active", "{stream}", "Streamed responses in progress.")
+        self._spans_dropped = counter(
             "flowpod.trace.dropped_spans", "{span}", "Spans that were neither stored nor exported."
         )
-        self._run_seconds = _histogram(meter, "flowpod.run.duration", _SECONDS, "Duration of runs.")
-        self._node_seconds = _histogram(meter, "flowpod.node.duration", _SECONDS, "Duration of nodes.")
-        self._model_seconds = _histogram(
-            meter, "gen_ai.client.operation.duration", _MODEL_SECONDS, "Duration of model calls."
-        )
-        self._first_chunk = _histogram(
-            meter,
+        self._run_seconds = histogram("flowpod.run.duration", _SECONDS, "Duration of runs.")
+        self._node_seconds = histogram("flowpod.node.duration", _SECONDS, "Duration of nodes.")
+        self._model_seconds = histogram("gen_ai.client.operation.duration", _MODEL_SECONDS, "Duration of model calls.")
+        self._first_chunk = histogram(
             "gen_ai.client.operation.time_to_first_chunk",
             _MODEL_SECONDS,
             "Time until the first chunk of a streamed response.",
         )
-        self._tokens = _histogram(meter, "gen_ai.client.token.usage", _TOKENS, "Tokens that models counted.", "{token}")
-        self._loop_lag = _histogram(meter, "flowpod.event_loop.lag", _SHORT_SECONDS, "Delay of the event loop.")
+        self._tokens = histogram("gen_ai.client.token.usage", _TOKENS, "Tokens that models counted.", "{token}")
+        self._loop_lag = histogram("flowpod.event_loop.lag", _SHORT_SECONDS, "Delay of the event loop.")
         self.history = HistoryMetrics(meter)
         # A rate or an alert needs to see the zero before the first increase.
         self._active_runs.add(0)

@@ -18,9 +18,8 @@ def without_aggregation(flow: Flow, marked: Collection[str], source: Source) -> 
     for name in marked:
         source.add(("nodes", flow.nodes[name].index, "aggregation"), _warning(flow, name, removed, outputs), "warning")
     if removed >= flow.nodes.keys():
-        source.add(
-            ("nodes",), "there is nothing to serve: every node aggregates a batch run or depends on a node that does"
-        )
+        text = "there is nothing to serve: every node aggregates a batch run or depends on a node that does"
+        source.add(("nodes",), text)
     return replace(
         flow,
         nodes={name: node for name, node in flow.nodes.items() if name not in removed},
@@ -34,9 +33,8 @@ def _warning(flow: Flow, name: str, removed: Collection[str], outputs: Collectio
     dependants = [other for other in flow.nodes if other in removed and other != name]
     lost_outputs = [output for output in flow.outputs if output not in outputs]
     if dependants or lost_outputs:
-        parts = [
-            f"{what} {', '.join(names)}" for what, names in (("nodes", dependants), ("outputs", lost_outputs)) if names
-        ]
+        lost = {"nodes": dependants, "outputs": lost_outputs}
+        parts = [f"{what} {', '.join(names)}" for what, names in lost.items() if names]
         text += f"; neither are {' and '.join(parts)}"
     return text
 

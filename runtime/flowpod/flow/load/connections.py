@@ -98,9 +98,8 @@ class _Collection:
     def read(self, source: Source) -> None:
         for name, key, content in _named(source):
             if name in self._defined_in:
-                source.add(
-                    key, f"the connection {name!r} is also defined in {self._defined_in[name]}; remove one of the two"
-                )
+                text = f"the connection {name!r} is also defined in {self._defined_in[name]}; remove one of the two"
+                source.add(key, text)
                 continue
             self._defined_in[name] = source.name
             if (document := _document(source, key, content)) is not None:
@@ -157,11 +156,8 @@ def _connection(name: str, document: ConnectionDocument, environ: Mapping[str, s
         return Connection(name, OFFLINE.type, OFFLINE.fields, fallback=OFFLINE.name)
     if kind in ("open_ai", "dashscope") and fields["base_url"] and "base_url" not in substitution.defaulted:
         substitution.problems.pop("api_key", None)  # a self-hosted server often needs no key
-    problems = tuple(
-        f"connection {name!r}: {field}: {reason}"
-        for field, reasons in substitution.problems.items()
-        for reason in reasons
-    )
+    found = substitution.problems.items()
+    problems = tuple(f"connection {name!r}: {field}: {reason}" for field, reasons in found for reason in reasons)
     return Connection(name, kind, fields, problems)
 
 

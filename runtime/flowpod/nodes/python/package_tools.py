@@ -36,9 +36,8 @@ def _module(name: str) -> tuple[ModuleType, list[str]]:
             return importlib.import_module(path), parts[end:]
         except ModuleNotFoundError as error:
             if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-                raise BuildError(
-                    _KEY, f"{path} cannot be imported: {error}; install it in Flowpod's environment"
-                ) from error
+                text = f"{path} cannot be imported: {error}; install it in Flowpod's environment"
+                raise BuildError(_KEY, text) from error
         except Exception as error:
             raise BuildError(_KEY, f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     raise _not_installed(name)

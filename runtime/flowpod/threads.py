@@ -44,14 +44,17 @@ class Threads:
         context = contextvars.copy_context()
         jobs = self._idle.pop() if self._idle else self._start()
 
+        def report(value: Any, error: BaseException | None) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the process is exiting and nothing awaits the result
+                loop.call_soon_threadsafe(self._settle, jobs, done, value, error)
+
         def job() -> None:
-            value, failure = None, None
             try:
                 value = context.run(function, *args, **kwargs)
             except BaseException as error:  # noqa: BLE001 - every exception of user code is passed to its caller
-                failure = error
-            with suppress(RuntimeError):  # the loop is closed: the process is exiting and nothing awaits the result
-                loop.call_soon_threadsafe(self._settle, jobs, done, value, failure)
+                report(None, error)
+            else:
+                report(value, None)
 
         jobs.put(job)
         try:

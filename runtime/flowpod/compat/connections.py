@@ -79,7 +79,7 @@ class _Connection:
 class _ServiceConnection(_Connection):
     """A connection whose constructor takes the settings of its class, in their order, and then a name."""
 
-    _signature: ClassVar[inspect.Signature]
+    __signature__: ClassVar[inspect.Signature]
     _defaults: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -87,12 +87,12 @@ class _ServiceConnection(_Connection):
         cls._defaults = {**cls._defaults, **own}
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         defaults = {**cls._defaults, "name": None}
-        cls._signature = inspect.Signature(
+        cls.__signature__ = inspect.Signature(
             [inspect.Parameter(name, kind, default=default) for name, default in defaults.items()]
         )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        bound = self._signature.bind(*args, **kwargs)
+        bound = self.__signature__.bind(*args, **kwargs)
         bound.apply_defaults()
         super().__init__(name=bound.arguments.pop("name"))
         for name, value in bound.arguments.items():

@@ -17,6 +17,16 @@ from flowpod.nodes.prompt import PROMPT
 from flowpod.nodes.python.node import CUSTOM_LLM, PYTHON
 from flowpod.nodes.template import TEMPLATE
 
-_PROMPT_FLOW: tuple[Kind[Any], ...] = (LLM, PYTHON, PROMPT, CUSTOM_LLM)
-_FURTHER: tuple[Kind[Any], ...] = (CONDITION, AGGREGATE, ASSIGN, TEMPLATE, OUTPUT, BATCH, LOOP)
-KINDS = {kind.name: kind for kind in _PROMPT_FLOW + _FURTHER}
+KINDS: dict[str, Kind[Any]] = {
+    "llm": LLM,
+    "python": PYTHON,
+    "prompt": PROMPT,
+    "custom_llm": CUSTOM_LLM,
+    "condition": CONDITION,
+    "aggregate": AGGREGATE,
+    "assign": ASSIGN,
+    "template": TEMPLATE,
+    "output": OUTPUT,
+    "batch": BATCH,
+    "loop": LOOP,
+}

@@ -71,13 +71,10 @@ class Settings(BaseSettings):
         description="`on` stores the chats of Open WebUI as sessions, identified by its `X-OpenWebUI-Chat-Id` header.",
     )
     dashscope_app_ids: Annotated[tuple[str, ...], NoDecode] = Field(
-        (),
-        description="The application ids that DashScope clients may call, separated by commas. Default: any id.",
+        (), description="The application ids that DashScope clients may call, separated by commas. Default: any id."
     )
     dashscope_session_s: float = Field(
-        3600,
-        gt=0,
-        description="Seconds of inactivity after which a DashScope session expires.",
+        3600, gt=0, description="Seconds of inactivity after which a DashScope session expires."
     )
     history_write_timeout_s: float = Field(
         2,
@@ -142,8 +139,7 @@ class Settings(BaseSettings):
         "Default: none.",
     )
     allow_private_urls: Literal["on", "off"] = Field(
-        "off",
-        description="`on` lets requests name files and images at URLs whose address is not public.",
+        "off", description="`on` lets requests name files and images at URLs whose address is not public."
     )
     docs: Literal["on", "off"] = Field(
         "on", description="`off` disables `/openapi.json` and `/docs`, which are otherwise public."
@@ -156,8 +152,7 @@ class Settings(BaseSettings):
     )
     tracing: Literal["on", "off"] = Field("on", description="`off` disables tracing and leaves `otel_trace_id` empty.")
     trace_content: Literal["on", "off"] = Field(
-        "on",
-        description="`off` keeps inputs, outputs and messages out of traces.",
+        "on", description="`off` keeps inputs, outputs and messages out of traces."
     )
     trace_content_max_chars: int = Field(
         32768, ge=1, description="The maximum length of a text in a span, in characters. Longer texts are truncated."

@@ -84,11 +84,7 @@ class ErrorResponses:
 
     def handlers(self) -> Mapping[type[Exception], ExceptionHandler]:
         """Return Starlette's exception handlers."""
-        return {
-            FlowpodError: self._on_flowpod_error,
-            HTTPException: self._on_http_exception,
-            Exception: self._on_bug,
-        }
+        return {FlowpodError: self._on_flowpod_error, HTTPException: self._on_http_exception, Exception: self._on_bug}
 
     def response(self, scope: Scope, error: FlowpodError) -> JsonResponse:
         """Return the response for an error that occurred before a run started."""

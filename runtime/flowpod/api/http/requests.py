@@ -173,12 +173,5 @@ def read_query(model: type[Body], request: Request) -> Body:
 
 
 def _json_type(value: Any) -> str:
-    names = {
-        list: "a list",
-        str: "a string",
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-        type(None): "null",
-    }
+    names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number", type(None): "null"}
     return names[type(value)]

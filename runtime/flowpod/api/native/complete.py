@@ -111,11 +111,7 @@ class Encoder:
                 fields = _output_fields(event)
             case RunTerminated():
                 fields = _end_fields(event)
-        head = {
-            "event": type(event).__name__,
-            "run_id": run_id,
-            "timestamp": timestamp(event.timestamp),
-        }
+        head = {"event": type(event).__name__, "run_id": run_id, "timestamp": timestamp(event.timestamp)}
         return b"data: " + dumps(head | fields) + b"\n\n"
 
     def body(self, outcome: Outcome) -> dict[str, Any]:
@@ -171,9 +167,7 @@ def _output_fields(event: RunOutput) -> dict[str, Any]:
 
 
 def _end_fields(event: RunTerminated) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "flow_run_info": _flow_run_info(event.run_id, event.status, event.error, event.trace_id),
-    }
+    fields: dict[str, Any] = {"flow_run_info": _flow_run_info(event.run_id, event.status, event.error, event.trace_id)}
     metadata: dict[str, Any] = {}
     if event.usage:
         metadata["usage"] = event.usage

@@ -177,12 +177,7 @@ class ChatEncoder:
         message = {"role": "assistant", "content": as_text(outcome.outputs.get(self.output))}
         if reasoning := outcome.reasoning.get(self.output):
             message["reasoning_content"] = reasoning
-        choice = {
-            "index": 0,
-            "message": message,
-            "logprobs": None,
-            "finish_reason": _finish_reason(outcome.terminated),
-        }
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(outcome.terminated)}
         return {
             "id": self.id,
             "object": "chat.completion",
@@ -194,10 +189,7 @@ class ChatEncoder:
         }
 
     def _chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
-        return self._chunk_line(
-            [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
-            None,
-        )
+        return self._chunk_line([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}], None)
 
     def _usage_chunk(self, event: RunTerminated) -> bytes:
         zero = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

@@ -164,9 +164,7 @@ def _joined_turns(messages: Sequence[Message]) -> list[tuple[str, tuple[ContentP
     return turns
 
 
-def _history(
-    turns: Sequence[tuple[str, tuple[ContentPart, ...]]],
-) -> tuple[tuple[tuple[ContentPart, ...], str], ...]:
+def _history(turns: Sequence[tuple[str, tuple[ContentPart, ...]]]) -> tuple[tuple[tuple[ContentPart, ...], str], ...]:
     history = []
     prompt: tuple[ContentPart, ...] = ()
     for role, parts in turns:

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
+from flowpod.api.http.requests import RequestModel
 from flowpod.api.openai.messages import ChatFields, ContentPart, Conversation, Message, content_part
 from flowpod.errors import InvalidRequest
 
@@ -42,10 +43,8 @@ class DashScopeMessage(Message):
     content: Annotated[tuple[Annotated[Any, AfterValidator(_read_part)], ...], BeforeValidator(_as_list)] = ()
 
 
-class HistoryTurn(BaseModel):
+class HistoryTurn(RequestModel):
     """A turn of `input.history`, the older format of a client's own history."""
-
-    model_config = ConfigDict(frozen=True)
 
     user: str = ""
     bot: str = ""

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from flowpod import __version__
 from flowpod.api.docs.schemas import example_inputs, inputs_schema, outputs_schema, type_schema
+from flowpod.api.http.endpoint import get
 from flowpod.api.http.errors import JsonResponse
 from flowpod.api.http.middleware import DOCS, OPENAPI
 from flowpod.service import FlowService
@@ -44,9 +45,9 @@ class ApiDocs:
     def routes(self) -> list[Route]:
         """Return the routes of the endpoints."""
         return [
-            Route(OPENAPI, self.openapi_json, methods=["GET"]),
-            Route(DOCS, self.swagger_ui, methods=["GET"]),
-            Route(f"{DOCS}/{{name}}", self.swagger_ui_file, methods=["GET"]),
+            get(OPENAPI, self.openapi_json),
+            get(DOCS, self.swagger_ui),
+            get(f"{DOCS}/{{name}}", self.swagger_ui_file),
         ]
 
     async def openapi_json(self, request: Request) -> Response:  # noqa: ARG002

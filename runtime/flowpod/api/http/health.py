@@ -7,12 +7,9 @@ from flowpod.api.http.errors import JsonResponse
 from flowpod.service import FlowService
 
 
-class Liveness:
-    """`GET /healthz`."""
-
-    async def handle(self, request: Request) -> Response:  # noqa: ARG002
-        """Respond as long as the process can."""
-        return JsonResponse({"status": "ok"})
+async def healthz(request: Request) -> Response:  # noqa: ARG001
+    """Respond to `GET /healthz` as long as the process can."""
+    return JsonResponse({"status": "ok"})
 
 
 class Readiness:

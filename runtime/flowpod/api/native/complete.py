@@ -1,30 +1,26 @@
 """Complete mode, `POST /run`: the run's four events (LangStudio, "Complete mode")."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flowpod.api.http.api_settings import ApiSettings
 from flowpod.api.http.encoder import respond
+from flowpod.api.http.endpoint import Endpoint
 from flowpod.api.http.errors import JsonResponse, error_body
 from flowpod.api.http.outcome import Outcome
-from flowpod.api.http.requests import Caller, read_caller, read_model, read_object
+from flowpod.api.http.requests import RequestModel, read_caller, read_model, read_object
 from flowpod.api.native.background import ACCEPTED, IDEMPOTENCY_KEY, RUN, read_idempotency_key, request_content
 from flowpod.background.recording import BackgroundRecording
 from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
 from flowpod.engine.request import RunRequest
 from flowpod.errors import ErrorInfo, InvalidRequest
 from flowpod.jsonable import dumps, timestamp
-from flowpod.service import FlowService
 
 
-class ResponseConfig(BaseModel):
+class ResponseConfig(RequestModel):
     """What the response contains about the nodes."""
-
-    model_config = ConfigDict(frozen=True)
 
     include_node_description: bool = False
     include_node_display_name: bool = False
@@ -32,10 +28,8 @@ class ResponseConfig(BaseModel):
     exclude_nodes: tuple[str, ...] = ()
 
 
-class RunBody(BaseModel):
+class RunBody(RequestModel):
     """The request's body."""
-
-    model_config = ConfigDict(frozen=True)
 
     inputs: dict[str, Any] | None = None
     stream: bool | None = None
@@ -43,12 +37,8 @@ class RunBody(BaseModel):
     response_config: ResponseConfig | None = None
 
 
-class Complete:
+class Complete(Endpoint):
     """The endpoint."""
-
-    def __init__(self, service: FlowService, settings: ApiSettings) -> None:
-        self._service = service
-        self._settings = settings
 
     async def handle(self, request: Request) -> Response:
         """Answer with an event stream, with one JSON body, or with the id of a background run."""
@@ -65,7 +55,7 @@ class Complete:
         encoder = Encoder(body.response_config or ResponseConfig())
         return await respond(run, request, encoder, streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
 
-    async def _start_background(self, caller: Caller, body: RunBody, key: str | None, content: bytes) -> Response:
+    async def _start_background(self, caller: RunRequest, body: RunBody, key: str | None, content: bytes) -> Response:
         if body.stream:
             message = "stream: a background run has no reader; leave it out and follow GET /runs/{id}/events"
             raise InvalidRequest(message, param="stream")
@@ -77,8 +67,8 @@ class Complete:
         return JsonResponse({"run_id": run.run_id, "status": run.status}, ACCEPTED, {"Location": f"runs/{run.run_id}"})
 
 
-def _run_request(caller: Caller, body: RunBody, *, streaming: bool) -> RunRequest:
-    return caller.request(body.inputs or {}, protocol="complete", streaming=streaming)
+def _run_request(caller: RunRequest, body: RunBody, *, streaming: bool) -> RunRequest:
+    return replace(caller, inputs=body.inputs or {}, protocol="complete", streaming=streaming)
 
 
 def _wants_stream(request: Request) -> bool:

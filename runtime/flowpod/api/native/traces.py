@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from flowpod.api.http.endpoint import get
 from flowpod.api.http.errors import JsonResponse
 from flowpod.api.http.pagination import PageQuery, decode_cursor, page
 from flowpod.api.http.requests import read_query
@@ -49,8 +50,8 @@ class Traces:
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
-            Route("/traces", self.list_runs, methods=["GET"]),
-            Route("/traces/{id}", self.get_trace, methods=["GET"]),
+            get("/traces", self.list_runs),
+            get("/traces/{id}", self.get_trace),
         ]
 
     async def list_runs(self, request: Request) -> Response:

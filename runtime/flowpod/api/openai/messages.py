@@ -3,13 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from flowpod.errors import InvalidRequest
-from flowpod.service import FlowService
+from flowpod.api.http.endpoint import Endpoint
+from flowpod.api.http.requests import RequestModel
+from flowpod.errors import InvalidRequest, NotFound
+from flowpod.flow.model import Flow
 
 ContentPart = str | dict[str, str]
 """A text, or an image in promptflow's format: `{"data:image/png;base64": ...}` or `{"data:image/*;url": ...}`."""
@@ -55,10 +58,8 @@ def content_part(part: Mapping[str, Any]) -> ContentPart | None:
     return {f"data:{match[1]};base64": match[2]} if match else {"data:image/*;url": url}
 
 
-class Message(BaseModel):
+class Message(RequestModel):
     """A message of a chat."""
-
-    model_config = ConfigDict(frozen=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[tuple[ContentPart, ...], BeforeValidator(_content_parts)] = ()
@@ -99,11 +100,14 @@ class ChatFields:
     single_images: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, service: FlowService) -> "ChatFields | None":
-        """Return the chat fields of the service's flow; None if it has no chat input or no chat output."""
-        flow = service.flow
+    def from_flow(cls, flow: Flow) -> Self:
+        """Return the chat fields of a flow; raises NotFound if it has no chat input or no chat output."""
         if flow.chat_input is None or flow.chat_output is None:
-            return None
+            message = (
+                "this flow has no chat input: none of its inputs has is_chat_input: true, so it has no "
+                "OpenAI-compatible API; use POST / or POST /run"
+            )
+            raise NotFound(message, code="not_a_chat_flow")
         return cls(
             flow.chat_input,
             flow.chat_output,
@@ -129,6 +133,14 @@ class ChatFields:
             {"inputs": self.inputs(prompt), "outputs": {self.chat_output: answer}}
             for prompt, answer in conversation.history
         ]
+
+
+class ChatEndpoint(Endpoint):
+    """An endpoint for flows with a chat input."""
+
+    @cached_property
+    def _fields(self) -> ChatFields:
+        return ChatFields.from_flow(self._service.flow)
 
 
 def read_conversation(messages: Sequence[Message], param: str = "messages") -> Conversation:

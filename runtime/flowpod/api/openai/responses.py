@@ -11,15 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from flowpod.api.http.api_settings import ApiSettings
+from flowpod.api.http.endpoint import delete, get, post
 from flowpod.api.http.errors import RUN_FAILED, JsonResponse
 from flowpod.api.http.outcome import read
-from flowpod.api.http.requests import Caller, read_model, read_object, read_user_id
+from flowpod.api.http.requests import read_model, read_object, read_user_id
 from flowpod.api.http.sse import event_stream, stream_of
 from flowpod.api.native.background import RESPONSE, read_idempotency_key, request_content, run_reader_of
-from flowpod.api.openai.chat import no_chat_flow
 from flowpod.api.openai.client_headers import read_chat_caller, with_user
-from flowpod.api.openai.messages import ChatFields, Conversation, read_conversation
+from flowpod.api.openai.messages import ChatEndpoint, ChatFields, Conversation, read_conversation
 from flowpod.api.openai.responses_events import ResponseEvents, encode_frame
 from flowpod.api.openai.responses_input import (
     ItemReference,
@@ -35,7 +34,6 @@ from flowpod.background.recording import AttachedRecording, BackgroundRecording
 from flowpod.engine.events import Readable
 from flowpod.engine.request import RunRequest
 from flowpod.errors import BodyTooLarge, InvalidRequest, NotFound
-from flowpod.service import FlowService
 from flowpod.storage.runs.continuations import Continuation
 from flowpod.storage.runs.records import RecordedRun
 
@@ -50,7 +48,7 @@ class _ResponseRequest:
     content: dict[str, Any]
     body: ResponseBody
     fields: ChatFields
-    caller: Caller
+    caller: RunRequest
     conversation: Conversation
 
     @property
@@ -86,8 +84,9 @@ class _ResponseRequest:
         if fields.chat_input in more_inputs:
             param = f"inputs.{fields.chat_input}"
             raise InvalidRequest(f"{param}: the flow's chat input is the input; leave it out here", param=param)
-        return self.caller.request(
-            {**inputs, **more_inputs},
+        return replace(
+            self.caller,
+            inputs={**inputs, **more_inputs},
             protocol="responses",
             streaming=bool(body.stream or body.background),
             keep_assigned=keep,
@@ -96,22 +95,17 @@ class _ResponseRequest:
         )
 
 
-class Responses:
+class Responses(ChatEndpoint):
     """The endpoints. A request that names a user in `Chat-User-Id` sees only that user's responses."""
-
-    def __init__(self, service: FlowService, settings: ApiSettings) -> None:
-        self._service = service
-        self._settings = settings
-        self._fields = ChatFields.of(service)
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         one = "/v1/responses/{response_id}"
         return [
-            Route("/v1/responses", self.create_response, methods=["POST"]),
-            Route(one, self.show_response, methods=["GET"]),
-            Route(one, self.delete_response, methods=["DELETE"]),
-            Route(f"{one}/cancel", self.cancel_response, methods=["POST"]),
+            post("/v1/responses", self.create_response),
+            get(one, self.show_response),
+            delete(one, self.delete_response),
+            post(f"{one}/cancel", self.cancel_response),
         ]
 
     async def create_response(self, request: Request) -> Response:
@@ -164,8 +158,8 @@ class Responses:
         return JsonResponse(await self._response(await self._read_run(request)))
 
     async def _read_request(self, request: Request) -> _ResponseRequest:
-        fields = self._chat_fields
-        caller = read_chat_caller(request, keep_chats=self._settings.openwebui_sessions)
+        fields = self._fields
+        caller = read_chat_caller(request, keep_chats=self._settings.openwebui_sessions == "on")
         content = await read_object(request, self._settings.max_body_bytes)
         body = read_model(ResponseBody, content)
         caller = with_user(caller, body.user)
@@ -255,10 +249,4 @@ class Responses:
                     yield data
 
     def _events(self, run: RecordedRun) -> ResponseEvents:
-        return ResponseEvents(run.run_id, self._chat_fields.chat_output, run.facts)
-
-    @property
-    def _chat_fields(self) -> ChatFields:
-        if self._fields is None:
-            raise no_chat_flow()
-        return self._fields
+        return ResponseEvents(run.run_id, self._fields.chat_output, run.facts)

@@ -5,9 +5,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError
+from pydantic import BeforeValidator, FiniteFloat, ValidationError
 from pydantic_core import PydanticCustomError
 
+from flowpod.api.http.requests import RequestModel
 from flowpod.api.openai.messages import Message
 from flowpod.errors import InvalidRequest, NotFound
 
@@ -15,10 +16,8 @@ _TEXTS = ("input_text", "output_text", "text")
 _IDS = re.compile(r"(resp|msg|rs)_([0-9a-f]{32})(_\d+)?")
 
 
-class ItemReference(BaseModel):
+class ItemReference(RequestModel):
     """A reference to an item of a stored response."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
 
@@ -69,13 +68,11 @@ def _part(part: Mapping[str, Any]) -> Mapping[str, Any]:
     return part
 
 
-class ResponseBody(BaseModel):
+class ResponseBody(RequestModel):
     """The request's body. Any model name is accepted, and unknown fields are ignored.
 
     `inputs` are more inputs of the flow by name; OpenAI's clients send them in `extra_body`.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     input: Annotated[tuple[Item, ...], BeforeValidator(_items_of)]
     instructions: str | None = None

@@ -24,7 +24,8 @@ from flowpod.logs import RUN_ID, TRACE_ID
 from flowpod.storage.database import Database
 from flowpod.storage.runs.records import RecordedRun
 from flowpod.storage.schema import RecordStatus
-from flowpod.storage.sessions.service import HistoryService, SessionState
+from flowpod.storage.sessions.reader import StoredSession
+from flowpod.storage.sessions.service import HistoryService
 from flowpod.telemetry.redaction import RUN_SECRETS, RunSecrets
 from flowpod.telemetry.tracing import Tracing
 
@@ -239,10 +240,10 @@ class FlowService:
         inputs = flow_inputs(self.flow, request.inputs, private_urls=self._package.resources.private_urls)
         return await with_files(self.flow, request.inputs, inputs, self._files)
 
-    async def _read_session(self, request: RunRequest) -> SessionState:
+    async def _read_session(self, request: RunRequest) -> StoredSession:
         """Return what is stored of the caller's session, without its turns if the caller sends its own history."""
         if self.history is None or request.assigned:
-            return SessionState()
+            return StoredSession()
         sends_history, rules = self._sends_history(request), self.flow.history
         rounds = rules.rounds if request.history_rounds is None else request.history_rounds
         if sends_history or self.flow.chat_history is None:
@@ -251,13 +252,13 @@ class FlowService:
             return await self.history.read_state(request.session_id, request.user_id, rounds, rules.tokens)
         except Unavailable:
             if sends_history:
-                return SessionState()
+                return StoredSession()
             raise
 
     def _sends_history(self, request: RunRequest) -> bool:
         return self.flow.chat_history is not None and self.flow.chat_history in request.inputs
 
-    def _create_run(self, request: RunRequest, inputs: dict[str, Any], stored: SessionState, run_id: str) -> Run:
+    def _create_run(self, request: RunRequest, inputs: dict[str, Any], stored: StoredSession, run_id: str) -> Run:
         name = self.flow.chat_history
         if name is not None and not self._sends_history(request) and stored.history:
             inputs[name] = list(stored.history)

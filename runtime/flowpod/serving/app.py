@@ -96,7 +96,7 @@ def create_service(
             write_timeout_s=settings.history_write_timeout_s,
             single_turn_days=settings.single_turn_days,
             days=settings.history_days,
-            observer=tracing.metrics.history,
+            metrics=tracing.metrics.history,
         )
     tracing.metrics.observe_abandoned_threads(lambda: package.resources.threads.abandoned)
     limits = Limits(settings.max_runs, settings.run_timeout_s, settings.max_output_chars)

@@ -22,18 +22,10 @@ from flowpod.telemetry.tracing import Tracing
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A flow that this process runs."""
-
-    package: Package
-    telemetry: Telemetry
-
-
 @contextmanager
 def opened_flow(
     flow: Path, settings: Settings, environ: MutableMapping[str, str], secrets: Secrets
-) -> Iterator[Opened]:
+) -> Iterator[tuple[Package, Telemetry]]:
     """Build the flow in the folder `flow`; until the block ends, its folder is current and its files are importable.
 
     Sets its environment variables in `environ` and adds its connections' keys to `secrets`. Raises FlowProblems when it
@@ -54,7 +46,7 @@ def opened_flow(
                 from flowpod.telemetry.instrument_openai import trace_openai_calls
 
                 trace_openai_calls()
-            yield Opened(package, telemetry)
+            yield package, telemetry
     finally:
         telemetry.shutdown()
 

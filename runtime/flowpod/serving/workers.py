@@ -4,7 +4,6 @@ import logging
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 
@@ -77,8 +76,3 @@ class Workers:
             time.sleep(_POLL_S)
             signals = self._signals or signals
         return 1 if failed or any(process.returncode for process in self._processes) else 0
-
-
-def worker_command(arguments: Sequence[str]) -> list[str]:
-    """Return the command line of a worker with these `arguments`."""
-    return [sys.executable, "-m", "flowpod", *arguments]

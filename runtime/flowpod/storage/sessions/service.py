@@ -2,20 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from flowpod.errors import FlowpodError, NotFound
 from flowpod.storage.availability import FAILURES, Availability, reason_of
 from flowpod.storage.database import Database
 from flowpod.storage.sessions.archive import Archive
-from flowpod.storage.sessions.reader import History, SessionReader, history_budget
+from flowpod.storage.sessions.reader import SessionReader, StoredSession, history_budget
 from flowpod.storage.sessions.retention import Retention
-from flowpod.storage.sessions.turn_queue import NoObserver, Observer, TurnQueue
+from flowpod.storage.sessions.turn_queue import TurnQueue
 from flowpod.storage.sessions.turns import Turn, TurnWriter
+from flowpod.telemetry.metrics import HistoryMetrics, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -28,15 +26,6 @@ _CHECK_INTERVAL_S = 5.0
 _RETENTION_RETRY_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class SessionState:
-    """What a run gets of its session: the newest part of its history, the number of its last turn, its variables."""
-
-    history: History = ()
-    last_turn: int = 0
-    variables: Mapping[str, Any] = field(default_factory=dict)
-
-
 class HistoryService:
     """Reads and writes the sessions of one service; `archive` manages them for their owners."""
 
@@ -47,14 +36,14 @@ class HistoryService:
         write_timeout_s: float,
         single_turn_days: float,
         days: float | None = None,
-        observer: Observer | None = None,
+        metrics: HistoryMetrics | None = None,
     ) -> None:
         self._check_now = asyncio.Event()
         self.availability = Availability(on_failure=self._check_now.set)
         self.archive = Archive(database, self.availability)
         self._database = database
         self._reader = SessionReader(database)
-        self._queue = TurnQueue(TurnWriter(database), self.availability, observer or NoObserver(), write_timeout_s)
+        self._queue = TurnQueue(TurnWriter(database), self.availability, metrics or Metrics().history, write_timeout_s)
         self._retention = Retention(database, timedelta(days=single_turn_days), timedelta(days=days) if days else None)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -80,7 +69,7 @@ class HistoryService:
 
     async def read_state(
         self, session_id: str, user_id: str | None, rounds: int, tokens: int | None = None
-    ) -> SessionState:
+    ) -> StoredSession:
         """Return what a run gets of its session: at most `rounds` turns and about `tokens` tokens of history.
 
         An unknown session is empty, and from now on the user's. Raises NotFound when the session belongs to another
@@ -94,9 +83,7 @@ class HistoryService:
                     owner = await self._reader.claim_session(session_id, user_id)
         if user_id is not None and owner != user_id:
             raise _session_not_found(session_id)
-        if stored is None:
-            return SessionState()
-        return SessionState(stored.history, stored.last_turn, stored.variables)
+        return stored or StoredSession()
 
     async def claim_session(self, session_id: str, user_id: str) -> None:
         """Make the user the owner of a session, without reading its turns.

@@ -136,14 +136,12 @@ class TurnWriter:
     async def _stored_runs(self, turns: Sequence[Turn]) -> set[str]:
         table = self._schema.turns
         query = select(table.c.run_id).where(table.c.run_id.in_([turn.run_id for turn in turns]))
-        async with self._database.reading() as connection:
-            return set((await connection.execute(query)).scalars())
+        return {run_id for (run_id,) in await self._database.fetch_rows(query)}
 
     async def _owners(self, ids: Sequence[str]) -> dict[str, str | None]:
         sessions = self._schema.sessions
         query = select(sessions.c.session_id, sessions.c.user_id).where(sessions.c.session_id.in_(ids))
-        async with self._database.reading() as connection:
-            return {row[0]: row[1] for row in await connection.execute(query)}
+        return {row[0]: row[1] for row in await self._database.fetch_rows(query)}
 
     def _why_too_large(self, row: Mapping[str, Any]) -> str:
         return self._database.dialect.why_too_large(

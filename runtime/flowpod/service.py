@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, overload
@@ -17,10 +17,11 @@ from flowpod.content.files import Files
 from flowpod.engine.package import Package
 from flowpod.engine.request import RunRequest, flow_inputs, with_files
 from flowpod.engine.run import Limits, Run, TurnTarget
-from flowpod.engine.variables import session_values, typed_values
+from flowpod.engine.variables import session_values
 from flowpod.errors import InvalidRequest, TooManyRuns, Unavailable
 from flowpod.flow.references import Scope
 from flowpod.logs import RUN_ID, TRACE_ID
+from flowpod.storage.availability import is_set_within
 from flowpod.storage.database import Database
 from flowpod.storage.runs.records import RecordedRun
 from flowpod.storage.schema import RecordStatus
@@ -57,6 +58,7 @@ class FlowService:
         self.model = package.model or name
         self.streams = package.streams
         self.history = history if package.flow.is_chat else None
+        self.tracing = tracing
         self.metrics = tracing.metrics
         self.runs: dict[str, Run] = {}
         self.run_queue: RunQueue | None = None
@@ -66,7 +68,6 @@ class FlowService:
         self.closing = False
         self._storage = history
         self._package = package
-        self._tracing = tracing
         self._limits = limits
         self._files = files
         self._starting = 0
@@ -178,26 +179,13 @@ class FlowService:
         if self.run_queue is not None:
             self.run_queue.stop()
         if self.runs and grace_s:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), grace_s)
+            await is_set_within(self._idle, grace_s)
         if self.runs:
             logger.warning("cancelling %d runs that did not end within %g s", len(self.runs), grace_s)
             self.cancel_all("the service is shutting down")
             await self._idle.wait()
         if self.run_queue is not None:
             await self.run_queue.close()
-
-    def note(self, name: str, headers: Mapping[str, str], attributes: Mapping[str, str | bool | int | float]) -> None:
-        """Add a span with these attributes to the trace that the caller's `headers` continue."""
-        self._tracing.add_span(name, headers, attributes)
-
-    def session_variables(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a session's variables: the `stored` values, and defaults for variables never written."""
-        return session_values(self.flow.variables, stored)
-
-    def typed_variables(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a caller's values for session variables; raises InvalidRequest that names an invalid one."""
-        return typed_values(self.flow.variables, given)
 
     def cancel_all(self, reason: str) -> None:
         """Cancel every run."""
@@ -279,15 +267,15 @@ class FlowService:
         }
         if request.user_id is not None:
             attributes["user.id"] = request.user_id
-        span = self._tracing.start_run(self.name, request.headers, attributes)
+        span = self.tracing.start_run(self.name, request.headers, attributes)
         RUN_SECRETS.set(RunSecrets.of(*self._package.secret_inputs(inputs), *request.secrets))
         RUN_ID.set(run_id)
-        TRACE_ID.set(self._tracing.trace_id(span))
+        TRACE_ID.set(self.tracing.trace_id(span))
         history = self.history if request.keep_assigned or not request.assigned else None
         target = TurnTarget(request.session_id, request.assigned or request.unnamed, history)
         session = session_values(self.flow.variables, stored.variables)
         scope = Scope(inputs, sys, session)
-        return Run(self._package, request, scope, target, self._tracing, span, self._limits)
+        return Run(self._package, request, scope, target, self.tracing, span, self._limits)
 
 
 def _continued(request: RunRequest, recording: Recording, recorded: RecordedRun) -> RunRequest:

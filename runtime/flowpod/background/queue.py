@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from flowpod.engine.events import Event, EventChannel, RunTerminated
 from flowpod.engine.request import RunRequest
 from flowpod.engine.run import Run
 from flowpod.errors import FlowpodError, InvalidRequest, RunError, TooManyRuns
-from flowpod.storage.availability import FAILURES, Availability, reason_of
+from flowpod.storage.availability import FAILURES, Availability, is_set_within, reason_of
 from flowpod.storage.database import Database
 from flowpod.storage.runs.cancel_requests import CancelRequests
 from flowpod.storage.runs.records import NewRun, RecordedRun
@@ -178,14 +178,14 @@ class RunQueue:
     def _start_waiting(self) -> None:
         while self._waiting and self._executing < self._limits.max_runs:
             self._executing += 1
-            self._create_task(self._execute(self._waiting.popleft()))
+            self._create_task(self._execute_queued(self._waiting.popleft()))
 
     def _create_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._executions.add(task)
         task.add_done_callback(self._executions.discard)
 
-    async def _execute(self, queued: QueuedRun) -> None:
+    async def _execute_queued(self, queued: QueuedRun) -> None:
         try:
             await self._store_events(queued, await self._start(queued))
         except FlowpodError:
@@ -227,8 +227,7 @@ class RunQueue:
     async def _pass_on(self, batch: Sequence[Event], buffer: EventBuffer, reader: EventChannel) -> None:
         for event in batch:
             if isinstance(event, RunTerminated):
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(buffer.closed.wait(), self._limits.write_timeout_s)
+                await is_set_within(buffer.closed, self._limits.write_timeout_s)
                 if buffer.failure is not None:
                     event = replace(event, status="Failed", error=buffer.failure)
             reader.put(event)
@@ -236,7 +235,7 @@ class RunQueue:
 
     async def _poll_cancel_requests(self) -> None:
         """Cancel this process's runs that other instances were asked to cancel."""
-        while not await self._closes_within(_CANCEL_POLL_S):
+        while not await is_set_within(self._closing, _CANCEL_POLL_S):
             if self._availability.failure:
                 continue
             try:
@@ -262,7 +261,7 @@ class RunQueue:
 
     async def _delete_expired(self) -> None:
         pause_s = _CLEANUP_RETRY_S
-        while not await self._closes_within(pause_s):
+        while not await is_set_within(self._closing, pause_s):
             pause_s = _CLEANUP_RETRY_S
             if self._availability.failure:
                 continue
@@ -272,11 +271,6 @@ class RunQueue:
                 logger.warning("deleting expired runs failed, trying again: %s", reason_of(error))
             except Exception:
                 logger.exception("a bug in Flowpod while deleting expired runs")
-
-    async def _closes_within(self, seconds: float) -> bool:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), seconds)
-        return self._closing.is_set()
 
 
 def _with_same_content(run: RecordedRun, recording: BackgroundRecording) -> RecordedRun:

@@ -21,15 +21,20 @@ from flowpod.api.dashscope.messages import (
     DashScopeMessage,
     HistoryTurn,
     conversation_inputs,
-    further_inputs,
     history_messages,
-    prompt_message,
     wants_stream,
     with_images,
 )
 from flowpod.api.http.encoder import respond
 from flowpod.api.http.requests import RequestModel, is_session_id, read_caller, read_model, read_object
-from flowpod.api.openai.messages import ChatEndpoint, ChatFields, Conversation, read_conversation
+from flowpod.api.openai.messages import (
+    ChatEndpoint,
+    ChatFields,
+    Conversation,
+    Message,
+    model_overrides,
+    read_conversation,
+)
 from flowpod.engine.request import RunRequest
 from flowpod.errors import InvalidRequest, NotFound, Unavailable
 from flowpod.jsonable import MAX_DEPTH, is_too_deep
@@ -100,7 +105,7 @@ class CallInput(RequestModel):
             raise InvalidRequest("input.prompt: a prompt or messages are required", param="input.prompt")
         messages = [*(self.messages or history_messages(self.history or ()))]
         if self.prompt or not messages:
-            messages.append(prompt_message(self.prompt or ""))
+            messages.append(Message.model_validate({"role": "user", "content": self.prompt or ""}))
         conversation = with_images(read_conversation(messages, "input.messages"), self.image_list or ())
         if not any(conversation.prompt):
             param = f"input.messages.{len(messages) - 1}.content"
@@ -123,9 +128,7 @@ class CallParameters(RequestModel):
     @property
     def overrides(self) -> dict[str, Any]:
         """The parameters for the flow's models."""
-        parameters = {name: getattr(self, name) for name in ("temperature", "top_p", "max_tokens", "seed")}
-        parameters["max_completion_tokens"] = self.max_tokens  # the newer name of the same limit
-        return {name: value for name, value in parameters.items() if value is not None}
+        return model_overrides(self.max_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed)
 
 
 class ApplicationBody(RequestModel):
@@ -155,7 +158,7 @@ class Application(ChatEndpoint):
         streaming = wants_stream(request)
         caller = await self._in_session(caller, body.input.session_id)
         request.state.session_id = caller.session_id
-        run = await self._service.start(self._run_request(fields, body.input, parameters, caller, streaming))
+        run = await self._service.start(self._application_request(fields, body.input, parameters, caller, streaming))
         encoder = ApplicationEncoder(
             output=fields.chat_output,
             session_id=caller.session_id,
@@ -198,7 +201,7 @@ class Application(ChatEndpoint):
         lifetime = timedelta(seconds=self._settings.dashscope_session_s)
         return used_at is not None and datetime.now(UTC) - datetime.fromisoformat(used_at) > lifetime
 
-    def _run_request(
+    def _application_request(
         self, fields: ChatFields, call: CallInput, parameters: CallParameters, caller: RunRequest, streaming: bool
     ) -> RunRequest:
         conversation = call.conversation()
@@ -207,7 +210,7 @@ class Application(ChatEndpoint):
         inputs |= self._file_inputs(call.file_list or ())
         return replace(
             caller,
-            inputs={**inputs, **further_inputs(fields, biz.inputs, "input.biz_params")},
+            inputs={**inputs, **fields.further_inputs(biz.inputs, "input.biz_params", "the prompt")},
             protocol="dashscope",
             streaming=streaming,
             instructions=conversation.instructions,

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from flowpod.api.dashscope.application import CallInput, CallParameters
 from flowpod.api.dashscope.errors import dashscope_error, status_of
 from flowpod.api.dashscope.frames import CumulativeText, FrameWriter
-from flowpod.api.dashscope.messages import conversation_inputs, further_inputs, wants_stream
+from flowpod.api.dashscope.messages import conversation_inputs, wants_stream
 from flowpod.api.http.encoder import respond
 from flowpod.api.http.outcome import Outcome
 from flowpod.api.http.requests import RequestModel, read_caller, read_model, read_object
@@ -61,7 +61,7 @@ class Generation(ChatEndpoint):
         body = read_model(GenerationBody, await read_object(request, self._settings.max_body_bytes))
         parameters = body.parameters or GenerationParameters()
         streaming = wants_stream(request)
-        run = await self._service.start(_run_request(fields, body.input, parameters, caller, streaming))
+        run = await self._service.start(_generation_request(fields, body.input, parameters, caller, streaming))
         encoder = GenerationEncoder(
             fields.chat_output,
             request.state.request_id,
@@ -74,7 +74,7 @@ class Generation(ChatEndpoint):
         )
 
 
-def _run_request(
+def _generation_request(
     fields: ChatFields, call: CallInput, parameters: GenerationParameters, caller: RunRequest, streaming: bool
 ) -> RunRequest:
     conversation = call.conversation()
@@ -83,7 +83,7 @@ def _run_request(
     inputs = conversation_inputs(fields, conversation, sends_history=sends_history)
     return replace(
         caller,
-        inputs={**inputs, **further_inputs(fields, parameters.inputs or {}, "parameters.inputs")},
+        inputs={**inputs, **fields.further_inputs(parameters.inputs or {}, "parameters.inputs", "the prompt")},
         protocol="dashscope",
         streaming=streaming,
         keep_assigned=False,

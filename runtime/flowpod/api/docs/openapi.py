@@ -90,10 +90,7 @@ def openapi_document(service: FlowService) -> dict[str, Any]:
             "<description>": flow.description,
             "<inputs>": example_inputs(inputs, service),
             "<score>": example_inputs(score, service),
-            "<chat>": _chat_example(example_inputs(inputs, service), flow.chat_input),
-            "<application>": _application_example(example_inputs(inputs, service), flow.chat_input),
-            "<generation>": _generation_example(example_inputs(inputs, service), flow.chat_input),
-            "<response>": _response_example(example_inputs(inputs, service), flow.chat_input),
+            **_chat_examples(example_inputs(inputs, service), flow.chat_input),
             "<inputs schema>": inputs,
             "<outputs schema>": outputs_schema(service, for_evaluation=True),
             "<variables schema>": {"type": "object", "properties": variables},
@@ -106,26 +103,17 @@ def openapi_document(service: FlowService) -> dict[str, Any]:
     return document
 
 
-def _chat_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
+def _chat_examples(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
+    """Return example bodies of the endpoints for chat flows; `inputs` are example inputs."""
     prompt = inputs.pop(chat_input or "", "Hello")
-    body = {"model": "default", "messages": [{"role": "user", "content": prompt}]}
-    return body | ({"inputs": inputs} if inputs else {})
-
-
-def _application_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
-    prompt = inputs.pop(chat_input or "", "Hello")
-    return {"input": {"prompt": prompt, **({"biz_params": inputs} if inputs else {})}}
-
-
-def _generation_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
-    messages = [{"role": "user", "content": inputs.pop(chat_input or "", "Hello")}]
-    parameters = {"result_format": "message", **({"inputs": inputs} if inputs else {})}
-    return {"model": "default", "input": {"messages": messages}, "parameters": parameters}
-
-
-def _response_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
-    prompt = inputs.pop(chat_input or "", "Hello")
-    return {"model": "default", "input": prompt} | ({"inputs": inputs} if inputs else {})
+    messages, further = [{"role": "user", "content": prompt}], {"inputs": inputs} if inputs else {}
+    parameters = {"result_format": "message", **further}
+    return {
+        "<chat>": {"model": "default", "messages": messages, **further},
+        "<application>": {"input": {"prompt": prompt, **({"biz_params": inputs} if inputs else {})}},
+        "<generation>": {"model": "default", "input": {"messages": messages}, "parameters": parameters},
+        "<response>": {"model": "default", "input": prompt, **further},
+    }
 
 
 def _replaced(node: Any, values: Mapping[str, Any]) -> Any:

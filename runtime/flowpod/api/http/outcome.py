@@ -74,11 +74,11 @@ class Outcome:
 async def fold(run: Readable, request: Request) -> Outcome:
     """Read a run to its end. If the client disconnects, the run is cancelled."""
     outcome = Outcome()
-    await read(run, request, outcome.add)
+    await read_to_end(run, request, outcome.add)
     return outcome
 
 
-async def read(run: Readable, request: Request, add: Callable[[Event], object]) -> None:
+async def read_to_end(run: Readable, request: Request, add: Callable[[Event], object]) -> None:
     """Pass each event of a run to `add`. If the client disconnects, the run is cancelled."""
     try:
         async with _reading(run, request) as batches:

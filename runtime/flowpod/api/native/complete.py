@@ -51,7 +51,7 @@ class Complete(Endpoint):
         if key is not None:
             raise InvalidRequest(f"{IDEMPOTENCY_KEY} needs background: true", param=IDEMPOTENCY_KEY)
         streaming = _wants_stream(request) if body.stream is None else body.stream
-        run = await self._service.start(_run_request(caller, body, streaming=streaming))
+        run = await self._service.start(_complete_request(caller, body, streaming=streaming))
         encoder = Encoder(body.response_config or ResponseConfig())
         return await respond(run, request, encoder, streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
 
@@ -63,11 +63,11 @@ class Complete(Endpoint):
         recording = BackgroundRecording(
             {"kind": RUN, "response_config": config.model_dump()}, idempotency_key=key, content=content
         )
-        run = await self._service.start(_run_request(caller, body, streaming=True), recording)
+        run = await self._service.start(_complete_request(caller, body, streaming=True), recording)
         return JsonResponse({"run_id": run.run_id, "status": run.status}, ACCEPTED, {"Location": f"runs/{run.run_id}"})
 
 
-def _run_request(caller: RunRequest, body: RunBody, *, streaming: bool) -> RunRequest:
+def _complete_request(caller: RunRequest, body: RunBody, *, streaming: bool) -> RunRequest:
     return replace(caller, inputs=body.inputs or {}, protocol="complete", streaming=streaming)
 
 

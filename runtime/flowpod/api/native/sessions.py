@@ -14,6 +14,7 @@ from flowpod.api.http.endpoint import Endpoint, delete, get
 from flowpod.api.http.errors import JsonResponse
 from flowpod.api.http.pagination import PageQuery, Query, decode_cursor, page
 from flowpod.api.http.requests import read_object, read_query, read_user_id
+from flowpod.engine.variables import session_values, typed_values
 from flowpod.errors import InvalidRequest, NotFound
 from flowpod.jsonable import dumps, timestamp
 from flowpod.storage.sessions.archive import Archive, Session, StoredTurn
@@ -138,7 +139,7 @@ class Sessions(Endpoint):
         """Set some of a session's variables; the others keep their values."""
         read_query(Query, request)
         body = await read_object(request, self._settings.max_body_bytes)
-        values = self._service.typed_variables(body)
+        values = typed_values(self._service.flow.variables, body)
         session_id = request.path_params["session_id"]
         await self._archive.set_variables(_selected_user(request), session_id, values)
         return JsonResponse(await self._variables(session_id))
@@ -160,7 +161,7 @@ class Sessions(Endpoint):
         return await self._archive.fetch_session(_selected_user(request), request.path_params["session_id"])
 
     async def _variables(self, session_id: str) -> Mapping[str, Any]:
-        return self._service.session_variables(await self._archive.read_variables(session_id))
+        return session_values(self._service.flow.variables, await self._archive.read_variables(session_id))
 
     async def _page_of_turns(self, session_id: str, after: int, limit: int) -> dict[str, Any]:
         turns, has_more = await self._archive.list_turns(session_id, after, limit)

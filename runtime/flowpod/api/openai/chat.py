@@ -13,10 +13,16 @@ from flowpod.api.http.errors import JsonResponse, error_body
 from flowpod.api.http.outcome import Outcome
 from flowpod.api.http.requests import RequestModel, read_model, read_object
 from flowpod.api.openai.client_headers import read_chat_caller, with_user
-from flowpod.api.openai.messages import ChatEndpoint, ChatFields, Message, is_side_request, read_conversation
+from flowpod.api.openai.messages import (
+    ChatEndpoint,
+    ChatFields,
+    Message,
+    is_side_request,
+    model_overrides,
+    read_conversation,
+)
 from flowpod.engine.events import Event, RunOutput, RunStarted, RunTerminated
 from flowpod.engine.request import RunRequest
-from flowpod.errors import InvalidRequest
 from flowpod.jsonable import as_text, dumps
 from flowpod.service import FlowService
 
@@ -51,14 +57,7 @@ class ChatBody(RequestModel):
     def overrides(self) -> dict[str, Any]:
         """The parameters for the flow's models; both of OpenAI's names for the token limit have the same value."""
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        parameters: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": limit,
-            "max_completion_tokens": limit,
-            "seed": self.seed,
-        }
-        return {name: value for name, value in parameters.items() if value is not None}
+        return model_overrides(limit, temperature=self.temperature, top_p=self.top_p, seed=self.seed)
 
 
 class ChatCompletions(ChatEndpoint):
@@ -71,7 +70,7 @@ class ChatCompletions(ChatEndpoint):
         body = read_model(ChatBody, await read_object(request, self._settings.max_body_bytes))
         caller = with_user(caller, body.user)
         streaming = bool(body.stream)
-        run = await self._service.start(_run_request(fields, body, caller, streaming))
+        run = await self._service.start(_chat_request(fields, body, caller, streaming))
         encoder = ChatEncoder(
             model=self._service.model,
             output=fields.chat_output,
@@ -81,7 +80,7 @@ class ChatCompletions(ChatEndpoint):
         return await respond(run, request, encoder, streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
 
 
-def _run_request(fields: ChatFields, body: ChatBody, caller: RunRequest, streaming: bool) -> RunRequest:
+def _chat_request(fields: ChatFields, body: ChatBody, caller: RunRequest, streaming: bool) -> RunRequest:
     if is_side_request(body.messages):
         caller = replace(caller, assigned=True)  # a side request is not a turn of the chat and gets no stored history
     conversation = read_conversation(body.messages)
@@ -90,10 +89,7 @@ def _run_request(fields: ChatFields, body: ChatBody, caller: RunRequest, streami
     sends_history = conversation.user_turns > 1 or caller.assigned
     if fields.chat_history is not None and sends_history and conversation.history:
         inputs[fields.chat_history] = fields.history_turns(conversation)
-    further = body.inputs or {}
-    if fields.chat_input in further:
-        param = f"inputs.{fields.chat_input}"
-        raise InvalidRequest(f"{param}: the flow's chat input is the last message; leave it out here", param=param)
+    further = fields.further_inputs(body.inputs or {}, "inputs", "the last message")
     return replace(
         caller,
         inputs={**inputs, **further},

@@ -127,12 +127,25 @@ class ChatFields:
             return {**inputs, self.images: images}
         return inputs | dict(zip(self.single_images, images, strict=False))
 
+    def further_inputs(self, inputs: Mapping[str, Any], key: str, prompt: str) -> Mapping[str, Any]:
+        """Return the inputs that the body has at `key`; raises InvalidRequest if the chat input, the `prompt`, is among them."""
+        if self.chat_input in inputs:
+            param = f"{key}.{self.chat_input}"
+            raise InvalidRequest(f"{param}: the flow's chat input is {prompt}; leave it out here", param=param)
+        return inputs
+
     def history_turns(self, conversation: Conversation) -> list[dict[str, dict[str, Any]]]:
         """Return the history of a conversation in promptflow's format: `{"inputs", "outputs"}` for each turn."""
         return [
             {"inputs": self.inputs(prompt), "outputs": {self.chat_output: answer}}
             for prompt, answer in conversation.history
         ]
+
+
+def model_overrides(limit: int | None, **parameters: Any) -> dict[str, Any]:
+    """Return the parameters of models that are not None, and the token `limit` under both of OpenAI's names."""
+    parameters |= {"max_tokens": limit, "max_completion_tokens": limit}
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 class ChatEndpoint(Endpoint):

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from flowpod.api.http.endpoint import delete, get, post
 from flowpod.api.http.errors import RUN_FAILED, JsonResponse
-from flowpod.api.http.outcome import read
+from flowpod.api.http.outcome import read_to_end
 from flowpod.api.http.requests import read_model, read_object, read_user_id
 from flowpod.api.http.sse import event_stream, stream_of
 from flowpod.api.native.background import RESPONSE, read_idempotency_key, request_content, run_reader_of
@@ -78,15 +78,13 @@ class _ResponseRequest:
     def run_request(self, history: list[dict[str, Any]] | None = None, *, keep: bool = True) -> RunRequest:
         """Return the request of the run; without `keep` its turn is not stored."""
         body, fields = self.body, self.fields
-        inputs, more_inputs = fields.inputs(self.conversation.prompt), body.inputs or {}
+        inputs = fields.inputs(self.conversation.prompt)
         if history and fields.chat_history is not None:
             inputs[fields.chat_history] = history
-        if fields.chat_input in more_inputs:
-            param = f"inputs.{fields.chat_input}"
-            raise InvalidRequest(f"{param}: the flow's chat input is the input; leave it out here", param=param)
+        further = fields.further_inputs(body.inputs or {}, "inputs", "the input")
         return replace(
             self.caller,
-            inputs={**inputs, **more_inputs},
+            inputs={**inputs, **further},
             protocol="responses",
             streaming=bool(body.stream or body.background),
             keep_assigned=keep,
@@ -130,7 +128,7 @@ class Responses(ChatEndpoint):
         events = ResponseEvents(run.id, parsed.fields.chat_output, details)
         if body.stream:
             return event_stream(run, events.encode, self._settings.heartbeat_s)
-        await read(run, request, events.add_event)
+        await read_to_end(run, request, events.add_event)
         return JsonResponse(events.response, RUN_FAILED if events.response["error"] else 200)
 
     async def show_response(self, request: Request) -> Response:

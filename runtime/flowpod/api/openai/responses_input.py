@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, FiniteFloat, ValidationError
 from pydantic_core import PydanticCustomError
 
 from flowpod.api.http.requests import RequestModel
-from flowpod.api.openai.messages import Message
+from flowpod.api.openai.messages import Message, model_overrides
 from flowpod.errors import InvalidRequest, NotFound
 
 _TEXTS = ("input_text", "output_text", "text")
@@ -91,13 +91,7 @@ class ResponseBody(RequestModel):
     @property
     def overrides(self) -> dict[str, Any]:
         """The parameters for the flow's models."""
-        parameters: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_output_tokens,
-            "max_completion_tokens": self.max_output_tokens,
-        }
-        return {name: value for name, value in parameters.items() if value is not None}
+        return model_overrides(self.max_output_tokens, temperature=self.temperature, top_p=self.top_p)
 
     def response_fields(self) -> dict[str, Any]:
         """Return the fields of the response that repeat the request."""

@@ -43,7 +43,7 @@ class Accept:
     header: str = "*/*"
 
     @classmethod
-    def of(cls, values: Sequence[str]) -> "Accept":
+    def from_headers(cls, values: Sequence[str]) -> "Accept":
         """Read the values of a request's `Accept` headers; without one, any type is accepted."""
         ranges = [item for value in values for item in value.lower().split(",") if item.strip()]
         if not ranges:
@@ -85,14 +85,14 @@ class Score(Endpoint):
     async def handle(self, request: Request) -> Response:
         """Respond with JSON, or with a stream if `Accept` names one and an output streams."""
         try:
-            return await self._run(request)
+            return await self._score(request)
         except FlowpodError as error:
             return _error_response(error)
 
-    async def _run(self, request: Request) -> Response:
+    async def _score(self, request: Request) -> Response:
         caller = read_caller(request)
         inputs = self._inputs(await read_bytes(request, self._settings.max_body_bytes), caller)
-        accept = Accept.of(request.headers.getlist("accept"))
+        accept = Accept.from_headers(request.headers.getlist("accept"))
         # Rejected before the run if only the flow matters, else once the run shows which outputs stream.
         always = [name for name, certain in self._streams.items() if certain]
         response_format = accept.choose(always if len(always) > 1 else list(self._streams)[:1])
@@ -255,7 +255,7 @@ class Feedback(Endpoint):
         except FlowpodError as error:
             return _error_response(error)
         flatten = request.query_params.get("flatten", "false").lower() == "true"
-        self._service.note(_FEEDBACK_SPAN, request.headers, _feedback_attributes(content, flatten))
+        self._service.tracing.add_span(_FEEDBACK_SPAN, request.headers, _feedback_attributes(content, flatten))
         return JsonResponse({"status": "Feedback received."})
 
 

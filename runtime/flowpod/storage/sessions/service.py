@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-from contextlib import suppress
 from datetime import timedelta
 
 from flowpod.errors import FlowpodError, NotFound
-from flowpod.storage.availability import FAILURES, Availability, reason_of
+from flowpod.storage.availability import FAILURES, Availability, is_set_within, reason_of
 from flowpod.storage.database import Database
 from flowpod.storage.sessions.archive import Archive
 from flowpod.storage.sessions.reader import SessionReader, StoredSession, history_budget
@@ -55,9 +54,8 @@ class HistoryService:
         have to retry.
         """
         self._tasks = (asyncio.create_task(self._keep_checking()), asyncio.create_task(self._keep_deleting_old()))
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.availability.checked.wait(), _FIRST_CHECK_TIMEOUT_S)
-            await asyncio.wait_for(self.availability.available.wait(), _RECOVERY_TIMEOUT_S)
+        if await is_set_within(self.availability.checked, _FIRST_CHECK_TIMEOUT_S):
+            await is_set_within(self.availability.available, _RECOVERY_TIMEOUT_S)
 
     async def close(self) -> None:
         """Try deferred turns once more, then close the database."""
@@ -123,9 +121,7 @@ class HistoryService:
             except Exception:
                 logger.exception("a bug in Flowpod, while checking the chat history")
             pause = min(pause * 2, _MAX_RETRY_S) if self.availability.failure else _MIN_RETRY_S
-            with suppress(TimeoutError):
-                interval = pause if self.availability.failure else _CHECK_INTERVAL_S
-                await asyncio.wait_for(self._check_now.wait(), interval)
+            await is_set_within(self._check_now, pause if self.availability.failure else _CHECK_INTERVAL_S)
             self._check_now.clear()
 
     async def _keep_deleting_old(self) -> None:

@@ -130,7 +130,6 @@ class Journal:
         self._fail_run(buffer, reason)
 
     def _fail_run(self, buffer: EventBuffer, reason: str) -> None:
-        """Have a run's failure stored in place of its last events."""
         logger.error("run %s: its events cannot be stored: %s", buffer.run_id, reason)
         if buffer.failure is None:
             buffer.fail_run(reason)

@@ -197,7 +197,6 @@ class RunQueue:
             self._start_waiting()
 
     async def _start(self, queued: QueuedRun) -> Run:
-        """Start a recorded run; if that fails, the run ends."""
         try:
             return await queued.start_execution()
         except FlowpodError as error:
@@ -216,7 +215,6 @@ class RunQueue:
         del self._recorded[queued.id]
 
     async def _store_events(self, queued: QueuedRun, run: Run, reader: EventChannel | None = None) -> None:
-        """Store a run's events, and pass them on to its reader if there is one."""
         async for batch in run.events.batches():
             queued.buffer.add_events(batch)
             if reader is not None:
@@ -234,7 +232,6 @@ class RunQueue:
             await reader.room()
 
     async def _poll_cancel_requests(self) -> None:
-        """Cancel this process's runs that other instances were asked to cancel."""
         while not await is_set_within(self._closing, _CANCEL_POLL_S):
             if self._availability.failure:
                 continue

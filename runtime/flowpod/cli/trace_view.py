@@ -56,7 +56,7 @@ class TraceView:
 
     def trace(self, runs: Sequence[StoredRun]) -> str:
         """Return the runs of a trace as trees."""
-        return "\n".join("\n".join(self._run(stored)) + "\n" for stored in runs)
+        return "\n".join("\n".join(self._run_lines(stored)) + "\n" for stored in runs)
 
     def _row(self, run: Summary) -> str:
         status = self._paint(f"{run.status:{_STATUS_WIDTH}}", _STATUS_COLOURS.get(run.status, _YELLOW))
@@ -67,7 +67,7 @@ class TraceView:
         text = _short_input(run.input) if run.run_id else run.name
         return f"{_local(run.started_ns)}  {status}{figures}{self._truncate(_plain(' '.join(text.split())), used)}"
 
-    def _run(self, stored: StoredRun) -> Iterator[str]:
+    def _run_lines(self, stored: StoredRun) -> Iterator[str]:
         run = stored.summary
         status = self._paint(run.status, _STATUS_COLOURS.get(run.status, _YELLOW))
         tokens = _tokens(run.prompt_tokens, run.completion_tokens)

@@ -186,12 +186,11 @@ class NodeRunner:
             streaming=self._streaming and top and self._package.wiring.can_stream(node.name),
             run_body=partial(self._run_body, call),
             loop_variables=partial(self._variables.loop_values, node, level.scope),
-            read_variable=partial(self._variables.read, level.scope),
-            write_variable=partial(self._variables.write, level.scope, level.loop_types),
+            read_variable=partial(self._variables.read_variable, level.scope),
+            write_variable=partial(self._variables.write_variable, level.scope, level.loop_types),
         )
 
     async def _run_body(self, call: _Call, index: int, item: Any, loop: dict[str, Any] | None) -> Any:
-        """Run the nodes inside this one once; return their result."""
         node, level = call.node, call.level
         types = level.loop_types if loop is None else {variable.name: variable.type for variable in node.variables}
         scope = level.scope.round(index, level.scope.item if loop is not None else item, loop)
@@ -205,7 +204,6 @@ class NodeRunner:
             raise NodeError(f"result: {missing.args[0]}", code="invalid_reference") from None
 
     async def _stream(self, call: _Call, stream: AsyncIterator[Chunk | Result]) -> Result:
-        """Forward a node's chunks to the outputs and output nodes that read them; return its result."""
         name = call.node.name
         top = not call.level.prefix
         tee = self._tees.get(name) if top else None

@@ -102,7 +102,7 @@ class Run:
     def start(self, when_done: Callable[["Run"], None]) -> None:
         """Start the run; `when_done` is called after its last event."""
         self._tracing.metrics.run_began()
-        self._task = asyncio.create_task(self._execute(), name=f"run {self.id}")
+        self._task = asyncio.create_task(self._run_to_end(), name=f"run {self.id}")
         self._task.add_done_callback(lambda _: when_done(self))
 
     async def finished(self) -> None:
@@ -136,7 +136,7 @@ class Run:
             if self._performing is not None:
                 self._performing.cancel()
 
-    async def _execute(self) -> None:
+    async def _run_to_end(self) -> None:
         timeout_s = self._limits.run_timeout_s
         timeout = RunError(f"the run took longer than {timeout_s:g} s (FLOWPOD_RUN_TIMEOUT_S)", code="run_timeout").info
         timer = asyncio.get_running_loop().call_later(timeout_s, self._stop, "Failed", timeout)
@@ -167,7 +167,6 @@ class Run:
             self._status = "Completed" if self._error is None else "Failed"
 
     async def _store_turn(self) -> bool:
-        """Store the run as a turn of its session; return whether the write is deferred."""
         filing = self._filing
         if filing.history is None:
             return False

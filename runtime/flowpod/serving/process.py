@@ -69,7 +69,6 @@ def problems_of(flow: Path, settings: Settings, environ: MutableMapping[str, str
 def _built(
     flow: Path, settings: Settings, tracing: Tracing, environ: MutableMapping[str, str], data: Path | None = None
 ) -> Iterator[tuple[Package | None, list[Problem], Path]]:
-    """Build the flow with its folder as the current one; yields the package, the problems and the folder."""
     connections = settings.connections and settings.connections.absolute()  # the current folder changes below
     with _inside(flow, data) as assembled:
         package, problems = build_package(

@@ -144,8 +144,8 @@ class GenerationEncoder:
         if not (text or reasoning):
             return b""
         if not self.incremental:
-            self._text.add(text)
-            self._reasoning.add(reasoning)
+            self._text.add_chunk(text)
+            self._reasoning.add_chunk(reasoning)
             if not (self._text.is_due if text else self._reasoning.is_due):
                 return b""
             text, reasoning = self._text.send(), self._reasoning.send()
@@ -166,7 +166,6 @@ def _finish_reason(event: RunTerminated) -> str:
 
 
 def _total_usage(models: ModelUsage) -> dict[str, int]:
-    """Return the token counts of all models together; {} if no model has reported any."""
     if not models:
         return {}
     prompt_tokens, completion_tokens = (sum(counts[name] for counts in models.values()) for name in _COUNTS)

@@ -104,7 +104,6 @@ def openapi_document(service: FlowService) -> dict[str, Any]:
 
 
 def _chat_examples(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
-    """Return example bodies of the endpoints for chat flows; `inputs` are example inputs."""
     prompt = inputs.pop(chat_input or "", "Hello")
     messages, further = [{"role": "user", "content": prompt}], {"inputs": inputs} if inputs else {}
     parameters = {"result_format": "message", **further}

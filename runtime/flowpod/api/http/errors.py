@@ -102,7 +102,6 @@ class ErrorResponses:
         return self.response(request.scope, error)
 
     async def _on_http_exception(self, request: Request, error: Exception) -> Response:
-        """Respond to what Starlette rejects: unknown paths and methods."""
         assert isinstance(error, HTTPException)
         if error.status_code == 404:
             info = ErrorInfo(f"there is nothing at {request.url.path}", "not_found_error", None, "unknown_path")

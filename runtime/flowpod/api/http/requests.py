@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from flowpod.api.http.middleware import SESSION_ID
-from flowpod.engine.request import MAX_ROUNDS, RunRequest
+from flowpod.engine.request import RunRequest
 from flowpod.errors import BodyTooLarge, InvalidRequest
+from flowpod.flow.model import MAX_ROUNDS
 
 USER_ID = "Chat-User-Id"
 HISTORY_ROUNDS = "Chat-History-Rounds"

@@ -157,15 +157,9 @@ def _output_fields(event: RunOutput) -> dict[str, Any]:
 
 
 def _end_fields(event: RunTerminated) -> dict[str, Any]:
-    fields: dict[str, Any] = {"flow_run_info": _flow_run_info(event.run_id, event.status, event.error, event.trace_id)}
-    metadata: dict[str, Any] = {}
-    if event.usage:
-        metadata["usage"] = event.usage
-    if event.history:
-        metadata["history"] = event.history
-    if metadata:
-        fields["metadata"] = metadata
-    return fields
+    info = _flow_run_info(event.run_id, event.status, event.error, event.trace_id)
+    metadata = {name: value for name, value in (("usage", event.usage), ("history", event.history)) if value}
+    return {"flow_run_info": info, **({"metadata": metadata} if metadata else {})}
 
 
 def _flow_run_info(run_id: str, status: str, error: ErrorInfo | None, trace_id: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Runs(Endpoint):
         run = await self._read_run(request)
         outcome = Outcome()
         for event in await run_reader_of(self._service).read_events(run.run_id):
-            outcome.add(event)
+            outcome.add_event(event)
         outcome.settle()
         if run.active and outcome.end is not None:  # it has ended in the meantime
             run = await self._read_run(request)

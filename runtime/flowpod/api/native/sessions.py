@@ -169,7 +169,6 @@ class Sessions(Endpoint):
 
 
 def _selected_user(request: Request, query_user: str | None = None) -> str | None:
-    """Return the user whose sessions the request selects; None if it names no user."""
     header_user = read_user_id(request)
     if header_user is not None and query_user is not None and header_user != query_user:
         raise InvalidRequest("user and the header Chat-User-Id name different users", param="user")

@@ -128,7 +128,7 @@ class ChatFields:
         return inputs | dict(zip(self.single_images, images, strict=False))
 
     def further_inputs(self, inputs: Mapping[str, Any], key: str, prompt: str) -> Mapping[str, Any]:
-        """Return the inputs that the body has at `key`; raises InvalidRequest if the chat input, the `prompt`, is among them."""
+        """Return the inputs at `key` of the body; raises InvalidRequest for the chat input, which is the `prompt`."""
         if self.chat_input in inputs:
             param = f"{key}.{self.chat_input}"
             raise InvalidRequest(f"{param}: the flow's chat input is {prompt}; leave it out here", param=param)

@@ -179,7 +179,6 @@ class Responses(ChatEndpoint):
         return JsonResponse(await self._response(run))
 
     async def _unstored_request(self, parsed: _ResponseRequest) -> RunRequest:
-        """Return the request of a run that is not stored, with the history of the response that it continues."""
         turns, previous = parsed.turns, parsed.body.previous_response_id
         if previous is not None:
             if self._service.run_queue is None:
@@ -222,7 +221,6 @@ class Responses(ChatEndpoint):
         return await self._find_run(str(request.path_params["response_id"]), "response_id", read_user_id(request))
 
     async def _find_run(self, item_id: str, param: str, user_id: str | None) -> RecordedRun:
-        """Return the run of a response, by the id of the response or of one of its items."""
         run_id = run_id_of(item_id, param)
         try:
             run = await run_reader_of(self._service).read_run(run_id, user_id)

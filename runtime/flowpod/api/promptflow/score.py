@@ -128,7 +128,6 @@ class Score(Endpoint):
         return {name: value for name, value in body.items() if name in declared}
 
     def _streams_are_known(self, outcome: Outcome) -> bool:
-        """Return whether every output has its value or has begun to stream."""
         return all(
             name in outcome.finished or (name in self._streams and name in outcome.begun) for name in self._outputs
         )

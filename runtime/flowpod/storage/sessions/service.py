@@ -100,7 +100,6 @@ class HistoryService:
         return await self._queue.store_turn(turn)
 
     async def _check(self) -> None:
-        """Check whether the database is available, and migrate its tables the first time."""
         try:
             if self.availability.migrated:
                 async with asyncio.timeout(_READ_TIMEOUT_S):

@@ -85,7 +85,6 @@ class TurnQueue:
             pause = _MIN_RETRY_S if await self._store_batch() else await self._pause(pause)
 
     async def _store_batch(self) -> bool:
-        """Store the next batch; return whether to go on without a pause."""
         batch = self._next_batch()
         try:
             refused = await self._writer.append_turns([waiting.turn for waiting in batch])
@@ -170,7 +169,6 @@ class TurnQueue:
         return _MIN_RETRY_S if was_unavailable else min(pause_s * 2, _MAX_RETRY_S)
 
     async def _until_available(self, pause_s: float) -> None:
-        """Wait until the database is available, at least `pause_s`."""
         started = time.monotonic()
         await self._availability.available.wait()
         await asyncio.sleep(started + pause_s - time.monotonic())

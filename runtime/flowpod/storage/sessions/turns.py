@@ -83,7 +83,7 @@ class TurnWriter:
         Returns the reason, by run id, for those that can never be stored: the turn is too large for the database, or
         its session now belongs to another user. May raise SQLAlchemy's errors, with nothing stored.
         """
-        rows = {turn.run_id: _turn_row(turn) for turn in turns}
+        rows = {turn.run_id: {f"new_{name}": value for name, value in turn_row(turn).items()} for turn in turns}
         refused = {run_id: reason for run_id, row in rows.items() if (reason := self._why_too_large(row))}
         left = [turn for turn in turns if turn.run_id not in refused]
         left.sort(key=lambda turn: turn.session_id)  # every writer locks sessions in this order, so none deadlock
@@ -175,9 +175,10 @@ def _session_changes(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _turn_row(turn: Turn) -> dict[str, Any]:
+def turn_row(turn: Turn) -> dict[str, Any]:
+    """Return the row of a turn, without its number."""
     inputs, outputs = dumps(turn.inputs), dumps(turn.outputs)
-    row = {
+    return {
         "session_id": turn.session_id,
         "run_id": turn.run_id,
         "status": turn.status,
@@ -189,7 +190,6 @@ def _turn_row(turn: Turn) -> dict[str, Any]:
         "started_at": as_stored(turn.started_at),
         "finished_at": as_stored(turn.finished_at),
     }
-    return {f"new_{name}": value for name, value in row.items()}
 
 
 def title_of(question: str) -> str | None:

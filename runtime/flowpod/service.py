@@ -16,11 +16,12 @@ from flowpod.background.recording import AttachedRecording, BackgroundRecording,
 from flowpod.content.files import Files
 from flowpod.engine.package import Package
 from flowpod.engine.request import RunRequest, flow_inputs, with_files
-from flowpod.engine.run import Limits, Run, TurnTarget
+from flowpod.engine.run import Run, TurnTarget
 from flowpod.engine.variables import session_values
 from flowpod.errors import InvalidRequest, TooManyRuns, Unavailable
 from flowpod.flow.references import Scope
 from flowpod.logs import RUN_ID, TRACE_ID
+from flowpod.settings import Settings
 from flowpod.storage.availability import is_set_within
 from flowpod.storage.database import Database
 from flowpod.storage.runs.records import RecordedRun
@@ -48,7 +49,7 @@ class FlowService:
         package: Package,
         history: HistoryService | None,
         tracing: Tracing,
-        limits: Limits,
+        settings: Settings,
         files: Files,
         database: Database | None = None,
         queue_limits: QueueLimits | None = None,
@@ -68,7 +69,7 @@ class FlowService:
         self.closing = False
         self._storage = history
         self._package = package
-        self._limits = limits
+        self._settings = settings
         self._files = files
         self._starting = 0
         self._idle = asyncio.Event()
@@ -82,11 +83,6 @@ class FlowService:
         if self.history is not None and not self.history.availability.migrated:
             return "the chat history has not been available yet; the log says why"
         return ""
-
-    @property
-    def history_unavailable(self) -> bool:
-        """Whether the service has a chat history that is unavailable now."""
-        return self.history is not None and bool(self.history.availability.failure)
 
     async def open(self) -> None:
         """Open the history and the run queue; must be called on the event loop that will run the flow."""
@@ -201,8 +197,8 @@ class FlowService:
     def _reserved_slot(self) -> Iterator[None]:
         """Count a run that starts during the block as one of the process's runs."""
         self._require_open()
-        if len(self.runs) + self._starting >= self._limits.max_runs:
-            raise TooManyRuns(f"{self._limits.max_runs} runs are in progress, which is the limit; try again")
+        if len(self.runs) + self._starting >= self._settings.max_runs:
+            raise TooManyRuns(f"{self._settings.max_runs} runs are in progress, which is the limit; try again")
         self._starting += 1
         try:
             yield
@@ -275,7 +271,7 @@ class FlowService:
         target = TurnTarget(request.session_id, request.assigned or request.unnamed, history)
         session = session_values(self.flow.variables, stored.variables)
         scope = Scope(inputs, sys, session)
-        return Run(self._package, request, scope, target, self.tracing, span, self._limits)
+        return Run(self._package, request, scope, target, self.tracing, span, self._settings)
 
 
 def _continued(request: RunRequest, recording: Recording, recorded: RecordedRun) -> RunRequest:

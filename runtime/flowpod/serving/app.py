@@ -37,7 +37,6 @@ from flowpod.background.queue import QueueLimits
 from flowpod.compat import modules_in_force
 from flowpod.content.files import Files
 from flowpod.engine.package import Package
-from flowpod.engine.run import Limits
 from flowpod.service import FlowService
 from flowpod.settings import Settings
 from flowpod.storage.database import Database
@@ -99,12 +98,11 @@ def create_service(
             metrics=tracing.metrics.history,
         )
     tracing.metrics.observe_abandoned_threads(lambda: package.resources.threads.abandoned)
-    limits = Limits(settings.max_runs, settings.run_timeout_s, settings.max_output_chars)
     files = Files(modules_in_force.files().File, settings.file_mounts, settings.allow_private_urls == "on")
     recorded = QueueLimits(
         settings.max_background_runs, settings.background_queue, settings.run_days, settings.history_write_timeout_s
     )
-    return FlowService(name, package, conversations, tracing, limits, files, database, recorded)
+    return FlowService(name, package, conversations, tracing, settings, files, database, recorded)
 
 
 def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | None = None) -> list[Route]:

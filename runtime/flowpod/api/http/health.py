@@ -24,5 +24,6 @@ class Readiness:
             return JsonResponse({"status": "not ready", "reason": reason}, 503, {"Retry-After": "2"})
         # A database lost after start-up does not make the service unready: every instance has lost it, and taking all
         # of them out of the load balancer would help nobody.
-        lost = {"history": "out of reach"} if self._service.history_unavailable else {}
+        history = self._service.history
+        lost = {"history": "out of reach"} if history is not None and history.availability.failure else {}
         return JsonResponse({"status": "ready", **lost})

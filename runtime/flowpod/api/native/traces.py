@@ -49,10 +49,7 @@ class Traces:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        return [
-            get("/traces", self.list_runs),
-            get("/traces/{id}", self.get_trace),
-        ]
+        return [get("/traces", self.list_runs), get("/traces/{id}", self.get_trace)]
 
     async def list_runs(self, request: Request) -> Response:
         """Answer a page of runs, newest first."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, overload
 
-from flowpod.background.queue import CANCEL_REQUESTED, QueueLimits, RunQueue
+from flowpod.background.queue import CANCEL_REQUESTED, RunQueue
 from flowpod.background.queued_run import RecordedStream
 from flowpod.background.reader import run_not_found
 from flowpod.background.recording import AttachedRecording, BackgroundRecording, Recording
@@ -52,7 +52,6 @@ class FlowService:
         settings: Settings,
         files: Files,
         database: Database | None = None,
-        queue_limits: QueueLimits | None = None,
     ) -> None:
         self.name = name
         self.flow = package.flow
@@ -64,7 +63,7 @@ class FlowService:
         self.runs: dict[str, Run] = {}
         self.run_queue: RunQueue | None = None
         if history is not None and database is not None:
-            self.run_queue = RunQueue(database, history.availability, self.runs, queue_limits or QueueLimits())
+            self.run_queue = RunQueue(database, history.availability, self.runs, settings)
         self.draining = False
         self.closing = False
         self._storage = history

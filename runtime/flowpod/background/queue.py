@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from flowpod.background.event_buffer import EventBuffer
@@ -17,6 +17,7 @@ from flowpod.engine.events import Event, EventChannel, RunTerminated
 from flowpod.engine.request import RunRequest
 from flowpod.engine.run import Run
 from flowpod.errors import FlowpodError, InvalidRequest, RunError, TooManyRuns
+from flowpod.settings import Settings
 from flowpod.storage.availability import FAILURES, Availability, is_set_within, reason_of
 from flowpod.storage.database import Database
 from flowpod.storage.runs.cancel_requests import CancelRequests
@@ -27,24 +28,10 @@ logger = logging.getLogger(__name__)
 
 CANCEL_REQUESTED = "a client requested it"
 _SHUTDOWN = "the service is shutting down, and the run had not started"
+_MAX_WAITING_BYTES = 256 * 1024 * 1024  # of the waiting requests
 _CANCEL_POLL_S = 1.0
 _CLOSE_TIMEOUT_S = 5.0
 _CLEANUP_RETRY_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """How many background runs a process executes at once, how many may wait, and how many days ended runs are kept.
-
-    `write_timeout_s` is how long an attached reader waits for the run's end to be stored, `max_waiting_bytes` the total
-    size of the waiting requests.
-    """
-
-    max_runs: int = 100
-    max_waiting: int = 1000
-    days: float = 30.0
-    write_timeout_s: float = 2.0
-    max_waiting_bytes: int = 256 * 1024 * 1024
 
 
 class RunQueue:
@@ -54,15 +41,15 @@ class RunQueue:
     """
 
     def __init__(
-        self, database: Database, availability: Availability, runs: Mapping[str, Run], limits: QueueLimits
+        self, database: Database, availability: Availability, runs: Mapping[str, Run], settings: Settings
     ) -> None:
         self._store = RunStore(database)
         self._journal = Journal(self._store, availability)
-        self.reader = RunReader(database, availability, self._journal, limits.days)
+        self.reader = RunReader(database, availability, self._journal, settings.run_days)
         self._cancel_requests = CancelRequests(database)
         self._availability = availability
         self._runs = runs
-        self._limits = limits
+        self._settings = settings
         self._recorded: dict[str, QueuedRun] = {}
         self._waiting: deque[QueuedRun] = deque()
         self._executing = 0
@@ -110,16 +97,14 @@ class RunQueue:
     @contextmanager
     def reserved_place(self, size: int) -> Iterator[None]:
         """Reserve a place for a request of `size` bytes during the block; raises TooManyRuns when the queue is full."""
-        limits = self._limits
         sizes = [size, *self._reserved_sizes, *(queued.size for queued in self._waiting)]
-        if len(sizes) > 1 and sum(sizes) > limits.max_waiting_bytes:
-            megabytes = limits.max_waiting_bytes // 1024**2
+        if len(sizes) > 1 and sum(sizes) > _MAX_WAITING_BYTES:
+            megabytes = _MAX_WAITING_BYTES // 1024**2
             raise TooManyRuns(f"the waiting background runs have reached the limit of {megabytes} MB; try again")
-        if self._executing + len(sizes) > limits.max_runs + limits.max_waiting:
-            raise TooManyRuns(
-                f"{limits.max_runs} background runs at once and {limits.max_waiting} waiting ones are the limit; "
-                "try again"
-            )
+        max_runs, max_waiting = self._settings.max_background_runs, self._settings.background_queue
+        if self._executing + len(sizes) > max_runs + max_waiting:
+            text = f"{max_runs} background runs at once and {max_waiting} waiting ones are the limit; try again"
+            raise TooManyRuns(text)
         self._reserved_sizes.append(size)
         try:
             yield
@@ -176,7 +161,7 @@ class RunQueue:
         return queued
 
     def _start_waiting(self) -> None:
-        while self._waiting and self._executing < self._limits.max_runs:
+        while self._waiting and self._executing < self._settings.max_background_runs:
             self._executing += 1
             self._create_task(self._execute_queued(self._waiting.popleft()))
 
@@ -225,7 +210,7 @@ class RunQueue:
     async def _pass_on(self, batch: Sequence[Event], buffer: EventBuffer, reader: EventChannel) -> None:
         for event in batch:
             if isinstance(event, RunTerminated):
-                await is_set_within(buffer.closed, self._limits.write_timeout_s)
+                await is_set_within(buffer.closed, self._settings.history_write_timeout_s)
                 if buffer.failure is not None:
                     event = replace(event, status="Failed", error=buffer.failure)
             reader.put(event)

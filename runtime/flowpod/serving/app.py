@@ -33,7 +33,6 @@ from flowpod.api.native.traces import Traces
 from flowpod.api.openai.chat import ChatCompletions, ModelList
 from flowpod.api.openai.responses import Responses
 from flowpod.api.promptflow.score import Feedback, Score, Swagger, health, version
-from flowpod.background.queue import QueueLimits
 from flowpod.compat import modules_in_force
 from flowpod.content.files import Files
 from flowpod.engine.package import Package
@@ -99,10 +98,7 @@ def create_service(
         )
     tracing.metrics.observe_abandoned_threads(lambda: package.resources.threads.abandoned)
     files = Files(modules_in_force.files().File, settings.file_mounts, settings.allow_private_urls == "on")
-    recorded = QueueLimits(
-        settings.max_background_runs, settings.background_queue, settings.run_days, settings.history_write_timeout_s
-    )
-    return FlowService(name, package, conversations, tracing, settings, files, database, recorded)
+    return FlowService(name, package, conversations, tracing, settings, files, database)
 
 
 def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | None = None) -> list[Route]:

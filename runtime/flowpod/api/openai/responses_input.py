@@ -55,10 +55,10 @@ def _content(content: Any) -> Any:
     """Return a message's content as chat completions have it."""
     if not isinstance(content, list):
         return content
-    return [_part(part) if isinstance(part, dict) else part for part in content]
+    return [_openai_part(part) if isinstance(part, dict) else part for part in content]
 
 
-def _part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+def _openai_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
     if part.get("type") in _TEXTS:
         return {"type": "text", "text": part.get("text")}
     if part.get("type") == "input_image":

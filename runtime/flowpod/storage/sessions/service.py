@@ -99,7 +99,7 @@ class HistoryService:
         """Store a turn; return whether it was stored in time. If not, the write continues in the background."""
         return await self._queue.store_turn(turn)
 
-    async def _check(self) -> None:
+    async def _check_database(self) -> None:
         try:
             if self.availability.migrated:
                 async with asyncio.timeout(_READ_TIMEOUT_S):
@@ -116,7 +116,7 @@ class HistoryService:
         pause = _MIN_RETRY_S
         while True:
             try:
-                await self._check()
+                await self._check_database()
             except Exception:
                 logger.exception("a bug in Flowpod, while checking the chat history")
             pause = min(pause * 2, _MAX_RETRY_S) if self.availability.failure else _MIN_RETRY_S

@@ -48,7 +48,9 @@ def schema_of(service: str, types: ColumnTypes) -> Schema:
 
     sessions, turns, variables = _session_tables(service, add_table, types)
     migrations = add_table(
-        "chat_migration", Column("name", String(64), primary_key=True), Column("applied_at", types.time, nullable=False)
+        "chat_migration",
+        Column("name", String(64), primary_key=True),
+        Column("applied_at", types.time, nullable=False),
     )
     runs, events, cancel_requests = _run_tables(service, add_table, types)
     return Schema(service, metadata, sessions, turns, variables, migrations, runs, events, cancel_requests)

@@ -138,8 +138,8 @@ class Continuations:
         last = await connection.scalar(select(func.max(sessions.c.last_turn)).where(this_session))
         rows = []
         for number, given in enumerate(history, (last or 0) + 1):
-            content, run_id = (given["inputs"], given["outputs"], None), str(uuid.uuid4())
-            turn = Turn(session_id, None, True, run_id, "Completed", *content, "", now, now)
+            inputs, outputs, run_id = given["inputs"], given["outputs"], str(uuid.uuid4())
+            turn = Turn(session_id, None, True, run_id, "Completed", inputs, outputs, None, "", now, now)
             rows.append(turn_row(turn) | {"turn": number})
         last_turn = sessions.c.last_turn + len(rows)
         await connection.execute(update(sessions).where(this_session).values(last_turn=last_turn))

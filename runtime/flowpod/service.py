@@ -3,28 +3,31 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, overload
 
-from flowpod.background.queue import CANCEL_REQUESTED, QueueLimits, RunQueue
+from flowpod.background.queue import CANCEL_REQUESTED, RunQueue
 from flowpod.background.queued_run import RecordedStream
 from flowpod.background.reader import run_not_found
 from flowpod.background.recording import AttachedRecording, BackgroundRecording, Recording
 from flowpod.content.files import Files
 from flowpod.engine.package import Package
 from flowpod.engine.request import RunRequest, flow_inputs, with_files
-from flowpod.engine.run import Limits, Run, TurnTarget
-from flowpod.engine.variables import session_values, typed_values
+from flowpod.engine.run import Run, TurnTarget
+from flowpod.engine.variables import session_values
 from flowpod.errors import InvalidRequest, TooManyRuns, Unavailable
 from flowpod.flow.references import Scope
 from flowpod.logs import RUN_ID, TRACE_ID
+from flowpod.settings import Settings
+from flowpod.storage.availability import is_set_within
 from flowpod.storage.database import Database
 from flowpod.storage.runs.records import RecordedRun
 from flowpod.storage.schema import RecordStatus
-from flowpod.storage.sessions.service import HistoryService, SessionState
+from flowpod.storage.sessions.reader import StoredSession
+from flowpod.storage.sessions.service import HistoryService
 from flowpod.telemetry.redaction import RUN_SECRETS, RunSecrets
 from flowpod.telemetry.tracing import Tracing
 
@@ -46,27 +49,26 @@ class FlowService:
         package: Package,
         history: HistoryService | None,
         tracing: Tracing,
-        limits: Limits,
+        settings: Settings,
         files: Files,
         database: Database | None = None,
-        queue_limits: QueueLimits | None = None,
     ) -> None:
         self.name = name
         self.flow = package.flow
         self.model = package.model or name
         self.streams = package.streams
         self.history = history if package.flow.is_chat else None
+        self.tracing = tracing
         self.metrics = tracing.metrics
         self.runs: dict[str, Run] = {}
         self.run_queue: RunQueue | None = None
         if history is not None and database is not None:
-            self.run_queue = RunQueue(database, history.availability, self.runs, queue_limits or QueueLimits())
+            self.run_queue = RunQueue(database, history.availability, self.runs, settings)
         self.draining = False
         self.closing = False
         self._storage = history
         self._package = package
-        self._tracing = tracing
-        self._limits = limits
+        self._settings = settings
         self._files = files
         self._starting = 0
         self._idle = asyncio.Event()
@@ -80,11 +82,6 @@ class FlowService:
         if self.history is not None and not self.history.availability.migrated:
             return "the chat history has not been available yet; the log says why"
         return ""
-
-    @property
-    def history_unavailable(self) -> bool:
-        """Whether the service has a chat history that is unavailable now."""
-        return self.history is not None and bool(self.history.availability.failure)
 
     async def open(self) -> None:
         """Open the history and the run queue; must be called on the event loop that will run the flow."""
@@ -177,26 +174,13 @@ class FlowService:
         if self.run_queue is not None:
             self.run_queue.stop()
         if self.runs and grace_s:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), grace_s)
+            await is_set_within(self._idle, grace_s)
         if self.runs:
             logger.warning("cancelling %d runs that did not end within %g s", len(self.runs), grace_s)
             self.cancel_all("the service is shutting down")
             await self._idle.wait()
         if self.run_queue is not None:
             await self.run_queue.close()
-
-    def note(self, name: str, headers: Mapping[str, str], attributes: Mapping[str, str | bool | int | float]) -> None:
-        """Add a span with these attributes to the trace that the caller's `headers` continue."""
-        self._tracing.add_span(name, headers, attributes)
-
-    def session_variables(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a session's variables: the `stored` values, and defaults for variables never written."""
-        return session_values(self.flow.variables, stored)
-
-    def typed_variables(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a caller's values for session variables; raises InvalidRequest that names an invalid one."""
-        return typed_values(self.flow.variables, given)
 
     def cancel_all(self, reason: str) -> None:
         """Cancel every run."""
@@ -212,8 +196,8 @@ class FlowService:
     def _reserved_slot(self) -> Iterator[None]:
         """Count a run that starts during the block as one of the process's runs."""
         self._require_open()
-        if len(self.runs) + self._starting >= self._limits.max_runs:
-            raise TooManyRuns(f"{self._limits.max_runs} runs are in progress, which is the limit; try again")
+        if len(self.runs) + self._starting >= self._settings.max_runs:
+            raise TooManyRuns(f"{self._settings.max_runs} runs are in progress, which is the limit; try again")
         self._starting += 1
         try:
             yield
@@ -239,10 +223,10 @@ class FlowService:
         inputs = flow_inputs(self.flow, request.inputs, private_urls=self._package.resources.private_urls)
         return await with_files(self.flow, request.inputs, inputs, self._files)
 
-    async def _read_session(self, request: RunRequest) -> SessionState:
+    async def _read_session(self, request: RunRequest) -> StoredSession:
         """Return what is stored of the caller's session, without its turns if the caller sends its own history."""
         if self.history is None or request.assigned:
-            return SessionState()
+            return StoredSession()
         sends_history, rules = self._sends_history(request), self.flow.history
         rounds = rules.rounds if request.history_rounds is None else request.history_rounds
         if sends_history or self.flow.chat_history is None:
@@ -251,13 +235,13 @@ class FlowService:
             return await self.history.read_state(request.session_id, request.user_id, rounds, rules.tokens)
         except Unavailable:
             if sends_history:
-                return SessionState()
+                return StoredSession()
             raise
 
     def _sends_history(self, request: RunRequest) -> bool:
         return self.flow.chat_history is not None and self.flow.chat_history in request.inputs
 
-    def _create_run(self, request: RunRequest, inputs: dict[str, Any], stored: SessionState, run_id: str) -> Run:
+    def _create_run(self, request: RunRequest, inputs: dict[str, Any], stored: StoredSession, run_id: str) -> Run:
         name = self.flow.chat_history
         if name is not None and not self._sends_history(request) and stored.history:
             inputs[name] = list(stored.history)
@@ -278,15 +262,15 @@ class FlowService:
         }
         if request.user_id is not None:
             attributes["user.id"] = request.user_id
-        span = self._tracing.start_run(self.name, request.headers, attributes)
+        span = self.tracing.start_run(self.name, request.headers, attributes)
         RUN_SECRETS.set(RunSecrets.of(*self._package.secret_inputs(inputs), *request.secrets))
         RUN_ID.set(run_id)
-        TRACE_ID.set(self._tracing.trace_id(span))
+        TRACE_ID.set(self.tracing.trace_id(span))
         history = self.history if request.keep_assigned or not request.assigned else None
         target = TurnTarget(request.session_id, request.assigned or request.unnamed, history)
         session = session_values(self.flow.variables, stored.variables)
         scope = Scope(inputs, sys, session)
-        return Run(self._package, request, scope, target, self._tracing, span, self._limits)
+        return Run(self._package, request, scope, target, self.tracing, span, self._settings)
 
 
 def _continued(request: RunRequest, recording: Recording, recorded: RecordedRun) -> RunRequest:

@@ -14,6 +14,11 @@ _CENTURY_DAYS = 36_500
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+Days = Annotated[float, Field(gt=0, le=_CENTURY_DAYS)]
+
+
 class Settings(BaseSettings):
     """The settings of a service; each field is read from the environment variable `FLOWPOD_<NAME>`."""
 
@@ -60,49 +65,37 @@ class Settings(BaseSettings):
     history_password_file: Path | None = Field(
         None, description="A file that contains this password, such as a mounted secret."
     )
-    history_days: float | None = Field(
-        None,
-        gt=0,
-        le=_CENTURY_DAYS,
-        description="Days of inactivity after which a session is deleted. Default: sessions are kept forever.",
+    history_days: Days | None = Field(
+        None, description="Days of inactivity after which a session is deleted. Default: sessions are kept forever."
     )
     openwebui_sessions: Literal["on", "off"] = Field(
         "off",
         description="`on` stores the chats of Open WebUI as sessions, identified by its `X-OpenWebUI-Chat-Id` header.",
     )
     dashscope_app_ids: Annotated[tuple[str, ...], NoDecode] = Field(
-        (),
-        description="The application ids that DashScope clients may call, separated by commas. Default: any id.",
+        (), description="The application ids that DashScope clients may call, separated by commas. Default: any id."
     )
-    dashscope_session_s: float = Field(
-        3600,
-        gt=0,
-        description="Seconds of inactivity after which a DashScope session expires.",
+    dashscope_session_s: Seconds = Field(
+        3600, description="Seconds of inactivity after which a DashScope session expires."
     )
-    history_write_timeout_s: float = Field(
+    history_write_timeout_s: Seconds = Field(
         2,
-        gt=0,
         description="Seconds that the end of a run waits for its turn to be stored. After that the turn is stored "
         "later.",
     )
-    single_turn_days: float = Field(
-        1,
-        gt=0,
-        le=_CENTURY_DAYS,
-        description="Days after which a session is deleted if it has one turn and its id was assigned by the server.",
+    single_turn_days: Days = Field(
+        1, description="Days after which a session is deleted if it has one turn and its id was assigned by the server."
     )
-    max_runs: int = Field(
-        1000, ge=1, description="The maximum number of concurrent runs per process. Further requests get status 429."
+    max_runs: Count = Field(
+        1000, description="The maximum number of concurrent runs per process. Further requests get status 429."
     )
-    run_timeout_s: float = Field(
+    run_timeout_s: Seconds = Field(
         570,
-        gt=0,
         description="The time limit of a run, in seconds. Keep it under 600: OpenAI clients time out then and send "
         "the request again.",
     )
-    max_background_runs: int = Field(
+    max_background_runs: Count = Field(
         100,
-        ge=1,
         description="The maximum number of concurrent background runs per process, not counted in `FLOWPOD_MAX_RUNS`. "
         "Further ones are queued.",
     )
@@ -111,26 +104,19 @@ class Settings(BaseSettings):
         ge=0,
         description="The maximum number of queued background runs per process. Further requests get status 429.",
     )
-    run_days: float = Field(
-        30,
-        gt=0,
-        le=_CENTURY_DAYS,
-        description="Days after which a finished background run or a stored response is deleted.",
+    run_days: Days = Field(
+        30, description="Days after which a finished background run or a stored response is deleted."
     )
-    threads: int = Field(
+    threads: Count = Field(
         64,
-        ge=1,
         description="The number of threads per process for synchronous Python nodes, and again for templates with "
         "loops.",
     )
-    max_body_bytes: int = Field(
-        10 * 1024 * 1024,
-        ge=1,
-        description="The maximum size of a request body, in bytes. Larger requests get status 413.",
+    max_body_bytes: Count = Field(
+        10 * 1024 * 1024, description="The maximum size of a request body, in bytes. Larger requests get status 413."
     )
-    max_output_chars: int = Field(
+    max_output_chars: Count = Field(
         8 * 1024 * 1024,
-        ge=1,
         description=(
             "The maximum length of a text that a node streams, or that an output holds back, in characters. "
             "A node that exceeds it fails."
@@ -142,25 +128,22 @@ class Settings(BaseSettings):
         "Default: none.",
     )
     allow_private_urls: Literal["on", "off"] = Field(
-        "off",
-        description="`on` lets requests name files and images at URLs whose address is not public.",
+        "off", description="`on` lets requests name files and images at URLs whose address is not public."
     )
     docs: Literal["on", "off"] = Field(
         "on", description="`off` disables `/openapi.json` and `/docs`, which are otherwise public."
     )
-    heartbeat_s: float = Field(
+    heartbeat_s: Seconds = Field(
         15,
-        gt=0,
         description="Seconds of silence after which a stream sends a comment, so that proxies keep the connection "
         "open.",
     )
     tracing: Literal["on", "off"] = Field("on", description="`off` disables tracing and leaves `otel_trace_id` empty.")
     trace_content: Literal["on", "off"] = Field(
-        "on",
-        description="`off` keeps inputs, outputs and messages out of traces.",
+        "on", description="`off` keeps inputs, outputs and messages out of traces."
     )
-    trace_content_max_chars: int = Field(
-        32768, ge=1, description="The maximum length of a text in a span, in characters. Longer texts are truncated."
+    trace_content_max_chars: Count = Field(
+        32768, description="The maximum length of a text in a span, in characters. Longer texts are truncated."
     )
     trace_store: Literal["auto", "on", "off"] = Field(
         "auto",
@@ -168,8 +151,8 @@ class Settings(BaseSettings):
         "`auto` stores them unless traces are exported or the history is in MySQL: with several instances, a request "
         "for a trace could reach an instance that does not have it.",
     )
-    trace_store_max_mb: int = Field(
-        200, ge=1, description="The maximum size of `traces.db`, in MiB. The oldest traces are deleted."
+    trace_store_max_mb: Count = Field(
+        200, description="The maximum size of `traces.db`, in MiB. The oldest traces are deleted."
     )
     trace_store_days: float = Field(7, gt=0, description="Days after which a stored trace is deleted.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flowpod.api.http.api_settings import ApiSettings
 from flowpod.api.native.sessions import Sessions
+from flowpod.settings import Settings
 from flowpod.storage.dialects import dialect_of
 from tests.support.documents import check_against, examples
 from tests.support.flows import service_of
@@ -25,7 +25,7 @@ def test_every_curl_prints_what_is_shown(tmp_path: Path) -> None:
 async def test_every_endpoint_is_on_the_page(tmp_path: Path) -> None:
     text = PAGE.read_text()
     async with service_of(ROOT / "flow", data=tmp_path) as service:
-        for route in Sessions(service, ApiSettings()).routes():
+        for route in Sessions(service, Settings()).routes():
             for method in (route.methods or set()) - {"HEAD"}:
                 path = re.escape(route.path.replace("{session_id}", "ID"))
                 assert re.search(rf"`{method}(`, `\w+)? {path}\b|`\w+`, `{method} {path}\b", text), (method, path)

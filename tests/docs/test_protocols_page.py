@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flowpod.api.http.api_settings import ApiSettings
 from flowpod.api.native.runs import Runs
 from flowpod.api.openai.responses import Responses
+from flowpod.settings import Settings
 from tests.support.documents import Example, check_against, examples
 from tests.support.flows import service_of
 from tests.support.serving import ROOT, serving
@@ -48,7 +48,7 @@ def test_every_path_on_the_page_is_served(url: str) -> None:
 async def test_every_endpoint_of_recorded_runs_is_on_the_page(tmp_path: Path) -> None:
     text = PAGE.read_text()
     async with service_of(ROOT / "flow", data=tmp_path) as service:
-        for endpoints in (Runs(service, ApiSettings()), Responses(service, ApiSettings())):
+        for endpoints in (Runs(service, Settings()), Responses(service, Settings())):
             for route in endpoints.routes():
                 path = route.path.replace("{run_id}", "{id}").replace("{response_id}", "{id}")
                 for method in (route.methods or set()) - {"HEAD"}:

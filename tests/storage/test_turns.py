@@ -10,7 +10,7 @@ from flowpod.errors import NotFound
 from flowpod.storage.database import Database, as_stored
 from flowpod.storage.dialects import dialect_of
 from flowpod.storage.sessions.reader import StoredSession
-from flowpod.storage.sessions.service import HistoryService, SessionState
+from flowpod.storage.sessions.service import HistoryService
 from flowpod.storage.sessions.turns import title_of
 from tests.support.history import NOW, NotStored, history_turn, opened, turn
 
@@ -68,9 +68,9 @@ async def test_a_session_belongs_to_the_first_user_that_names_it(history_url: st
 async def test_a_session_of_another_user_is_not_found(history_url: str) -> None:
     service = HistoryService(Database(dialect_of(history_url), "svc"), write_timeout_s=5, single_turn_days=1)
     await service.open()
-    assert await service.read_state("s", "ann", 9) == SessionState()
+    assert await service.read_state("s", "ann", 9) == StoredSession()
     assert await service.store_turn(turn(run="r1", user_id="ann"))
-    state = SessionState((history_turn("r1"),), 1)
+    state = StoredSession("ann", 1, (history_turn("r1"),))
     assert await service.read_state("s", "ann", 9) == state
     assert await service.read_state("s", None, 9) == state
     with pytest.raises(NotFound) as caught:

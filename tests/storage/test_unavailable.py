@@ -13,7 +13,8 @@ import pytest
 from flowpod.errors import Unavailable
 from flowpod.storage.database import Database
 from flowpod.storage.dialects import dialect_of
-from flowpod.storage.sessions.service import HistoryService, SessionState
+from flowpod.storage.sessions.reader import StoredSession
+from flowpod.storage.sessions.service import HistoryService
 from tests.support.history import history_turn, turn
 from tests.support.mariadb import MariaDB
 
@@ -83,7 +84,7 @@ async def test_a_turn_is_deferred_while_the_database_is_locked(tmp_path: Path) -
         lock = sqlite3.connect(path, isolation_level=None)
         lock.execute("BEGIN IMMEDIATE")
         assert await service.store_turn(turn(run="r1")) is False
-        assert await service.read_state("s", None, 9) == SessionState()
+        assert await service.read_state("s", None, 9) == StoredSession()
         lock.execute("COMMIT")
         lock.close()
         async with asyncio.timeout(20):
@@ -162,7 +163,9 @@ async def test_the_history_recovers_when_the_server_does(tmp_path: Path) -> None
             async with asyncio.timeout(20):
                 while not await service.store_turn(turn(run="r2")):
                     await asyncio.sleep(0.1)
-            assert await service.read_state("s", None, 9) == SessionState((history_turn("r1"), history_turn("r2")), 2)
+            assert await service.read_state("s", None, 9) == StoredSession(
+                None, 2, (history_turn("r1"), history_turn("r2"))
+            )
     finally:
         server.stop()
         shutil.rmtree(tmp_path, ignore_errors=True)

@@ -57,8 +57,7 @@ class EventBuffer:
 
     async def room(self) -> None:
         """Wait until the number of unwritten events is below the limit."""
-        if not self._room.is_set():
-            await self._room.wait()
+        await self._room.wait()
 
     @property
     def has_unwritten(self) -> bool:

@@ -72,7 +72,6 @@ def _continues(event: RunOutput, last: RunOutput) -> bool:
 
 
 def _content_of(event: RunOutput) -> Literal["text", "reasoning"] | None:
-    """Return what a chunk consists of, None for neither or both."""
     if event.has_delta and isinstance(event.delta, str) and event.delta and not event.reasoning:
         return "text"
     return "reasoning" if event.reasoning and not event.delta else None

@@ -9,13 +9,12 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from flowpod.background.event_buffer import EventBuffer, termination_events
 from flowpod.background.event_json import event_to_json
 from flowpod.errors import RunError
-from flowpod.storage.availability import FAILURES, Availability, reason_of
+from flowpod.storage.availability import FAILURES, Availability, is_set_within, reason_of
 from flowpod.storage.runs.records import EventBatch, RecordedRun
 from flowpod.storage.runs.store import RunStore
 from flowpod.storage.schema import ACTIVE
@@ -96,8 +95,7 @@ class Journal:
 
     async def _write_buffers(self) -> None:
         while not self._closing.is_set() or any(buffer.has_unwritten for buffer in self._buffers.values()):
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._flush.wait(), BATCH_S)
+            await is_set_within(self._flush, BATCH_S)
             self._flush.clear()
             due = [buffer for buffer in self._buffers.values() if buffer.has_unwritten]
             for start in range(0, len(due), _MAX_RUNS_PER_WRITE):
@@ -132,7 +130,6 @@ class Journal:
         self._fail_run(buffer, reason)
 
     def _fail_run(self, buffer: EventBuffer, reason: str) -> None:
-        """Have a run's failure stored in place of its last events."""
         logger.error("run %s: its events cannot be stored: %s", buffer.run_id, reason)
         if buffer.failure is None:
             buffer.fail_run(reason)
@@ -192,8 +189,7 @@ class Journal:
                     self._availability.mark_unavailable(error)
                 except Exception:
                     logger.exception("a bug in Flowpod while renewing leases")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), pause_s)
+            await is_set_within(self._closing, pause_s)
 
     async def _renew(self) -> None:
         """Renew the leases of the runs that have a buffer; all others expire."""

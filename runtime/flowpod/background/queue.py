@@ -4,8 +4,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from flowpod.background.event_buffer import EventBuffer
@@ -17,7 +17,8 @@ from flowpod.engine.events import Event, EventChannel, RunTerminated
 from flowpod.engine.request import RunRequest
 from flowpod.engine.run import Run
 from flowpod.errors import FlowpodError, InvalidRequest, RunError, TooManyRuns
-from flowpod.storage.availability import FAILURES, Availability, reason_of
+from flowpod.settings import Settings
+from flowpod.storage.availability import FAILURES, Availability, is_set_within, reason_of
 from flowpod.storage.database import Database
 from flowpod.storage.runs.cancel_requests import CancelRequests
 from flowpod.storage.runs.records import NewRun, RecordedRun
@@ -27,24 +28,10 @@ logger = logging.getLogger(__name__)
 
 CANCEL_REQUESTED = "a client requested it"
 _SHUTDOWN = "the service is shutting down, and the run had not started"
+_MAX_WAITING_BYTES = 256 * 1024 * 1024  # of the waiting requests
 _CANCEL_POLL_S = 1.0
 _CLOSE_TIMEOUT_S = 5.0
 _CLEANUP_RETRY_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """How many background runs a process executes at once, how many may wait, and how many days ended runs are kept.
-
-    `write_timeout_s` is how long an attached reader waits for the run's end to be stored, `max_waiting_bytes` the total
-    size of the waiting requests.
-    """
-
-    max_runs: int = 100
-    max_waiting: int = 1000
-    days: float = 30.0
-    write_timeout_s: float = 2.0
-    max_waiting_bytes: int = 256 * 1024 * 1024
 
 
 class RunQueue:
@@ -54,15 +41,15 @@ class RunQueue:
     """
 
     def __init__(
-        self, database: Database, availability: Availability, runs: Mapping[str, Run], limits: QueueLimits
+        self, database: Database, availability: Availability, runs: Mapping[str, Run], settings: Settings
     ) -> None:
         self._store = RunStore(database)
         self._journal = Journal(self._store, availability)
-        self.reader = RunReader(database, availability, self._journal, limits.days)
+        self.reader = RunReader(database, availability, self._journal, settings.run_days)
         self._cancel_requests = CancelRequests(database)
         self._availability = availability
         self._runs = runs
-        self._limits = limits
+        self._settings = settings
         self._recorded: dict[str, QueuedRun] = {}
         self._waiting: deque[QueuedRun] = deque()
         self._executing = 0
@@ -110,16 +97,14 @@ class RunQueue:
     @contextmanager
     def reserved_place(self, size: int) -> Iterator[None]:
         """Reserve a place for a request of `size` bytes during the block; raises TooManyRuns when the queue is full."""
-        limits = self._limits
         sizes = [size, *self._reserved_sizes, *(queued.size for queued in self._waiting)]
-        if len(sizes) > 1 and sum(sizes) > limits.max_waiting_bytes:
-            megabytes = limits.max_waiting_bytes // 1024**2
+        if len(sizes) > 1 and sum(sizes) > _MAX_WAITING_BYTES:
+            megabytes = _MAX_WAITING_BYTES // 1024**2
             raise TooManyRuns(f"the waiting background runs have reached the limit of {megabytes} MB; try again")
-        if self._executing + len(sizes) > limits.max_runs + limits.max_waiting:
-            raise TooManyRuns(
-                f"{limits.max_runs} background runs at once and {limits.max_waiting} waiting ones are the limit; "
-                "try again"
-            )
+        max_runs, max_waiting = self._settings.max_background_runs, self._settings.background_queue
+        if self._executing + len(sizes) > max_runs + max_waiting:
+            text = f"{max_runs} background runs at once and {max_waiting} waiting ones are the limit; try again"
+            raise TooManyRuns(text)
         self._reserved_sizes.append(size)
         try:
             yield
@@ -176,16 +161,16 @@ class RunQueue:
         return queued
 
     def _start_waiting(self) -> None:
-        while self._waiting and self._executing < self._limits.max_runs:
+        while self._waiting and self._executing < self._settings.max_background_runs:
             self._executing += 1
-            self._create_task(self._execute(self._waiting.popleft()))
+            self._create_task(self._execute_queued(self._waiting.popleft()))
 
     def _create_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._executions.add(task)
         task.add_done_callback(self._executions.discard)
 
-    async def _execute(self, queued: QueuedRun) -> None:
+    async def _execute_queued(self, queued: QueuedRun) -> None:
         try:
             await self._store_events(queued, await self._start(queued))
         except FlowpodError:
@@ -197,7 +182,6 @@ class RunQueue:
             self._start_waiting()
 
     async def _start(self, queued: QueuedRun) -> Run:
-        """Start a recorded run; if that fails, the run ends."""
         try:
             return await queued.start_execution()
         except FlowpodError as error:
@@ -216,7 +200,6 @@ class RunQueue:
         del self._recorded[queued.id]
 
     async def _store_events(self, queued: QueuedRun, run: Run, reader: EventChannel | None = None) -> None:
-        """Store a run's events, and pass them on to its reader if there is one."""
         async for batch in run.events.batches():
             queued.buffer.add_events(batch)
             if reader is not None:
@@ -227,16 +210,14 @@ class RunQueue:
     async def _pass_on(self, batch: Sequence[Event], buffer: EventBuffer, reader: EventChannel) -> None:
         for event in batch:
             if isinstance(event, RunTerminated):
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(buffer.closed.wait(), self._limits.write_timeout_s)
+                await is_set_within(buffer.closed, self._settings.history_write_timeout_s)
                 if buffer.failure is not None:
                     event = replace(event, status="Failed", error=buffer.failure)
             reader.put(event)
             await reader.room()
 
     async def _poll_cancel_requests(self) -> None:
-        """Cancel this process's runs that other instances were asked to cancel."""
-        while not await self._closes_within(_CANCEL_POLL_S):
+        while not await is_set_within(self._closing, _CANCEL_POLL_S):
             if self._availability.failure:
                 continue
             try:
@@ -262,7 +243,7 @@ class RunQueue:
 
     async def _delete_expired(self) -> None:
         pause_s = _CLEANUP_RETRY_S
-        while not await self._closes_within(pause_s):
+        while not await is_set_within(self._closing, pause_s):
             pause_s = _CLEANUP_RETRY_S
             if self._availability.failure:
                 continue
@@ -272,11 +253,6 @@ class RunQueue:
                 logger.warning("deleting expired runs failed, trying again: %s", reason_of(error))
             except Exception:
                 logger.exception("a bug in Flowpod while deleting expired runs")
-
-    async def _closes_within(self, seconds: float) -> bool:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), seconds)
-        return self._closing.is_set()
 
 
 def _with_same_content(run: RecordedRun, recording: BackgroundRecording) -> RecordedRun:

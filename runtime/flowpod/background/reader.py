@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +10,7 @@ from flowpod.background.event_json import event_from_json
 from flowpod.background.journal import BATCH_S, Journal
 from flowpod.engine.events import Event, RunTerminated
 from flowpod.errors import InvalidRequest, NotFound
-from flowpod.storage.availability import FAILURES, Availability
+from flowpod.storage.availability import FAILURES, Availability, is_set_within
 from flowpod.storage.database import Database
 from flowpod.storage.runs.cancel_requests import CancelRequests
 from flowpod.storage.runs.records import RecordedRun
@@ -47,8 +46,7 @@ class RunReader:
         self._closing.set()
         if self._followers:
             self._no_followers.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._no_followers.wait(), _WAIT_S)
+            await is_set_within(self._no_followers, _WAIT_S)
 
     async def read_run(self, run_id: str, user_id: str | None) -> RecordedRun:
         """Return a run; a run whose instance is gone has failed."""
@@ -92,7 +90,7 @@ class RunReader:
                 is_active = bool(page) or await self._is_active(run_id)
             except FAILURES as error:
                 self._availability.mark_unavailable(error)
-                if await self._closes_within(BATCH_S):
+                if await is_set_within(self._closing, BATCH_S):
                     return
                 continue
             if page:
@@ -103,7 +101,7 @@ class RunReader:
             elif is_last_try:
                 return
             else:  # the last events may have been stored since, in both cases
-                is_last_try = not is_active or await self._closes_within(BATCH_S)
+                is_last_try = not is_active or await is_set_within(self._closing, BATCH_S)
 
     async def wait_for_end(self, run_id: str) -> None:
         """Wait until a run has ended, for a few seconds at most."""
@@ -166,7 +164,7 @@ class RunReader:
         while time.monotonic() < deadline:
             if await is_done():
                 return True
-            if await self._closes_within(BATCH_S):
+            if await is_set_within(self._closing, BATCH_S):
                 break
         return False
 
@@ -176,11 +174,6 @@ class RunReader:
             return False
         await self._journal.fail_if_expired(run)  # changes nothing if its instance has just renewed the lease
         return run.active
-
-    async def _closes_within(self, seconds: float) -> bool:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), seconds)
-        return self._closing.is_set()
 
 
 def run_not_found(run_id: str) -> NotFound:

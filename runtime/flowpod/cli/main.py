@@ -10,14 +10,15 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from flowpod import __version__
 from flowpod.cli.kinds import kinds_markdown
 from flowpod.cli.run import run_once
-from flowpod.cli.traces import add_trace_commands
+from flowpod.cli.traces import Subparsers, add_trace_commands
 from flowpod.errors import FlowpodError, InvalidRequest, Problem
 from flowpod.flow.document.flow import flow_json_schema
 from flowpod.flow.load.pack import pack
@@ -26,7 +27,7 @@ from flowpod.nodes import KINDS
 from flowpod.serving.app import create_app, create_service, data_dir, history_of, service_name
 from flowpod.serving.process import opened_flow, problems_of
 from flowpod.serving.server import Server, collect_rarely, listen
-from flowpod.serving.workers import Workers, worker_command
+from flowpod.serving.workers import Workers
 from flowpod.settings import PREFIX, Settings, read_settings, setting_rows, settings_markdown
 from flowpod.telemetry.redaction import Secrets
 
@@ -34,13 +35,21 @@ logger = logging.getLogger("flowpod")
 
 _CANCEL_WAIT_S = 2.0
 
+_PAGES: Mapping[str, tuple[str, Callable[[], str]]] = {
+    "schema": ("print the JSON Schema of flow.dag.yaml", lambda: json.dumps(flow_json_schema(KINDS), indent=2) + "\n"),
+    "kinds": ("print the index of the node kinds in Markdown", kinds_markdown),
+    "settings": ("print the settings reference in Markdown", settings_markdown),
+}
+"""The subcommands that print a page: their help texts, and what returns the page."""
+
+Command = Callable[[argparse.Namespace], int]
 T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
+    command: Command = options.command
     try:
         return command(options)
     except FlowpodError as error:
@@ -58,66 +67,45 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flowpod", description="Serve an LLM application flow (flow.dag.yaml).")
     parser.add_argument("--version", action="version", version=f"flowpod {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands)
+    text = "Report every problem in a flow, with file, line and key."
+    _add_flow_command(commands, "check", _check_flow, help="report every problem in a flow", description=text)
+    text = "Run a flow once. Prints outputs to standard output and the state of nodes to standard error."
+    run = _add_flow_command(commands, "run", _run_flow, help="run a flow once in the terminal", description=text)
+    text = "an input of the flow; write lists and objects as JSON"
+    run.add_argument("inputs", nargs="*", metavar="NAME=VALUE", help=text)
+    summary = "copy a flow and the files it includes into a folder, for an image"
+    text = "Copy FLOW, the files it includes and a list of the packages it requires to TARGET."
+    packing = _add_flow_command(commands, "pack", _pack_flow, help=summary, description=text)
+    packing.add_argument("target", type=Path, metavar="TARGET", help="the folder to create")
+    add_trace_commands(commands, os.environ)
+    for name, (summary, page) in _PAGES.items():
+        commands.add_parser(name, help=summary).set_defaults(command=partial(_print, page))
+    return parser
 
-    serve = commands.add_parser(
+
+def _add_serve(commands: Subparsers) -> None:
+    serve = _add_flow_command(
+        commands,
         "serve",
+        _serve,
         help="serve a flow over HTTP",
         description="Serve a flow over HTTP: LangStudio's, OpenAI's, DashScope's and Prompt Flow's protocols.",
         epilog=_settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_flow(serve)
     serve.add_argument("--host", default="127.0.0.1", help="the address to listen on (default %(default)s)")
-    serve.add_argument(
-        "--port", type=_port, default=8080, help="the port to listen on; 0 picks a free one (default %(default)s)"
-    )
+    text = "the port to listen on; 0 picks a free one (default %(default)s)"
+    serve.add_argument("--port", type=_port, default=8080, help=text)
     serve.add_argument("--workers", type=_positive, default=1, help="the number of processes (default %(default)s)")
     serve.add_argument("--fd", type=int, help=argparse.SUPPRESS)
-    serve.set_defaults(command=_serve)
-
-    check = commands.add_parser(
-        "check",
-        help="report every problem in a flow",
-        description="Report every problem in a flow, with file, line and key.",
-    )
-    _add_flow(check)
-    check.set_defaults(command=_check)
-
-    run = commands.add_parser(
-        "run",
-        help="run a flow once in the terminal",
-        description="Run a flow once. Prints outputs to standard output and the state of nodes to standard error.",
-    )
-    _add_flow(run)
-    run.add_argument(
-        "inputs", nargs="*", metavar="NAME=VALUE", help="an input of the flow; write lists and objects as JSON"
-    )
-    run.set_defaults(command=_run)
-
-    packing = commands.add_parser(
-        "pack",
-        help="copy a flow and the files it includes into a folder, for an image",
-        description="Copy FLOW, the files it includes and a list of the packages it requires to TARGET.",
-    )
-    _add_flow(packing)
-    packing.add_argument("target", type=Path, metavar="TARGET", help="the folder to create")
-    packing.set_defaults(command=_pack)
-
-    add_trace_commands(commands, os.environ)
-
-    schema = commands.add_parser("schema", help="print the JSON Schema of flow.dag.yaml")
-    schema.set_defaults(command=_schema)
-
-    kinds = commands.add_parser("kinds", help="print the index of the node kinds in Markdown")
-    kinds.set_defaults(command=_kinds)
-
-    settings = commands.add_parser("settings", help="print the settings reference in Markdown")
-    settings.set_defaults(command=_settings)
-    return parser
 
 
-def _add_flow(parser: argparse.ArgumentParser) -> None:
+def _add_flow_command(commands: Subparsers, name: str, command: Command, **texts: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, **texts)
     parser.add_argument("flow", type=Path, metavar="FLOW", help="the flow folder, which contains flow.dag.yaml")
+    parser.set_defaults(command=command)
+    return parser
 
 
 def _port(text: str) -> int:
@@ -152,20 +140,20 @@ def _serve(options: argparse.Namespace) -> int:
     if history is not None and history.password:
         secrets.add([history.password])
     if options.workers > 1:
-        with opened_flow(flow, settings, os.environ, secrets) as opened:
-            opened.telemetry.snapshots.clear()  # reports problems once, instead of once per worker
+        with opened_flow(flow, settings, os.environ, secrets) as (_, telemetry):
+            telemetry.snapshots.clear()  # reports problems once, instead of once per worker
         with listen(options.host, options.port) as listener:
-            command = ["serve", str(flow), "--host", options.host, "--port", str(options.port)]
-            return Workers(worker_command(command), listener, options.workers).run()
+            arguments = ["serve", str(flow), "--host", options.host, "--port", str(options.port)]
+            return Workers([sys.executable, "-m", "flowpod", *arguments], listener, options.workers).run()
     if options.fd is not None:
         _stop_with_parent()
-    with opened_flow(flow, settings, os.environ, secrets) as opened:
+    with opened_flow(flow, settings, os.environ, secrets) as (package, telemetry):
         if options.fd is not None:
-            opened.telemetry.snapshots.share()
-        flow_service = create_service(opened.package, settings, service, history, opened.telemetry.tracing)
+            telemetry.snapshots.share()
+        flow_service = create_service(package, settings, service, history, telemetry.tracing)
         listener = listen(options.host, options.port) if options.fd is None else socket.socket(fileno=options.fd)
         with listener:
-            server = Server(create_app(flow_service, settings, tokens, opened.telemetry), flow_service, settings)
+            server = Server(create_app(flow_service, settings, tokens, telemetry), flow_service, settings)
             collect_rarely()
             runner = asyncio.Runner(loop_factory=server.config.get_loop_factory())
             runner.run(_run_and_cancel_tasks(server.serve(sockets=[listener])))
@@ -203,7 +191,7 @@ def _stop_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _check(options: argparse.Namespace) -> int:
+def _check_flow(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
     problems = problems_of(_folder(options.flow), read_settings(), os.environ)
     for problem in problems:
@@ -214,7 +202,7 @@ def _check(options: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run_flow(options: argparse.Namespace) -> int:
     settings = read_settings()
     if settings.trace_store == "auto":  # a single run stores nothing unless the setting says so
         settings = settings.model_copy(update={"trace_store": "off"})
@@ -223,16 +211,16 @@ def _run(options: argparse.Namespace) -> int:
     flow = _folder(options.flow)
     runner = asyncio.Runner()
     try:
-        with opened_flow(flow, settings, os.environ, Secrets()) as opened:
+        with opened_flow(flow, settings, os.environ, Secrets()) as (package, telemetry):
             name = service_name(settings, flow)
-            service = create_service(opened.package, settings, name, None, opened.telemetry.tracing)
+            service = create_service(package, settings, name, None, telemetry.tracing)
             status = runner.run(_run_and_cancel_tasks(run_once(service, inputs)))
     except KeyboardInterrupt:
         status = 130
     return _exit(status)
 
 
-def _pack(options: argparse.Namespace) -> int:
+def _pack_flow(options: argparse.Namespace) -> int:
     excluded = pack(_folder(options.flow), options.target)
     sys.stdout.write(f"{options.flow}: packed into {options.target}\n")
     for requirement in excluded:
@@ -240,18 +228,8 @@ def _pack(options: argparse.Namespace) -> int:
     return 0
 
 
-def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001
-    sys.stdout.write(json.dumps(flow_json_schema(KINDS), indent=2) + "\n")
-    return 0
-
-
-def _kinds(options: argparse.Namespace) -> int:  # noqa: ARG001
-    sys.stdout.write(kinds_markdown())
-    return 0
-
-
-def _settings(options: argparse.Namespace) -> int:  # noqa: ARG001
-    sys.stdout.write(settings_markdown())
+def _print(page: Callable[[], str], options: argparse.Namespace) -> int:  # noqa: ARG001
+    sys.stdout.write(page())
     return 0
 
 

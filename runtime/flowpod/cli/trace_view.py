@@ -56,7 +56,7 @@ class TraceView:
 
     def trace(self, runs: Sequence[StoredRun]) -> str:
         """Return the runs of a trace as trees."""
-        return "\n".join("\n".join(self._run(stored)) + "\n" for stored in runs)
+        return "\n".join("\n".join(self._run_lines(stored)) + "\n" for stored in runs)
 
     def _row(self, run: Summary) -> str:
         status = self._paint(f"{run.status:{_STATUS_WIDTH}}", _STATUS_COLOURS.get(run.status, _YELLOW))
@@ -67,7 +67,7 @@ class TraceView:
         text = _short_input(run.input) if run.run_id else run.name
         return f"{_local(run.started_ns)}  {status}{figures}{self._truncate(_plain(' '.join(text.split())), used)}"
 
-    def _run(self, stored: StoredRun) -> Iterator[str]:
+    def _run_lines(self, stored: StoredRun) -> Iterator[str]:
         run = stored.summary
         status = self._paint(run.status, _STATUS_COLOURS.get(run.status, _YELLOW))
         tokens = _tokens(run.prompt_tokens, run.completion_tokens)
@@ -82,10 +82,10 @@ class TraceView:
         }
         yield from (f"{self._paint(f'{name:8}', _DIM)} {_plain(value)}" for name, value in fields.items() if value)
         roots = tree_of(stored.spans)
-        own, below = _root_and_below(roots)
-        if own is not None:
-            yield from self._details(own, "", indent=8)
-        yield from self._branches(below)
+        if len(roots) == 1:  # the run's own span, which the first line describes
+            yield from self._details(roots[0].span, "", indent=8)
+            roots = roots[0].children
+        yield from self._branches(roots)
 
     def _branches(self, branches: Sequence[Branch]) -> Iterator[str]:
         waiting = [(branch, "", branch is branches[-1]) for branch in reversed(branches)]
@@ -158,13 +158,6 @@ class TraceView:
     def _paint(self, text: str, colour: str) -> str:
         plain = _plain(text)
         return f"\033[{colour}m{plain}\033[0m" if self.colours else plain
-
-
-def _root_and_below(roots: Sequence[Branch]) -> tuple[Span | None, Sequence[Branch]]:
-    """Return the run's own span, which the headline describes, and the branches below it."""
-    if len(roots) == 1:
-        return roots[0].span, roots[0].children
-    return None, roots
 
 
 def _last_input(attributes: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from flowpod.cli.trace_view import TraceView, trace_file
 from flowpod.errors import InvalidRequest
@@ -14,41 +15,31 @@ from flowpod.settings import read_settings
 from flowpod.telemetry.trace_store import Filters, TraceStore
 from flowpod.telemetry.tree import summary_as_json, trace_as_json
 
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-def add_trace_commands(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", environ: Mapping[str, str]
-) -> None:
+
+def add_trace_commands(commands: Subparsers, environ: Mapping[str, str]) -> None:
     """Add the two commands; `NO_COLOR` in `environ` turns colours off."""
-    traces = commands.add_parser(
-        "traces", help="list the runs with a stored trace", description="List runs, newest first."
-    )
+    colours = not environ.get("NO_COLOR")
+    summary = "list the runs with a stored trace"
+    traces = commands.add_parser("traces", help=summary, description="List runs, newest first.")
     traces.add_argument("--session", default="", help="only runs of this session")
     traces.add_argument("--user", default="", help="only runs of this user")
-    traces.add_argument(
-        "--status", default="", choices=("Completed", "Failed", "Canceled"), help="only runs with this status"
-    )
+    statuses = ("Completed", "Failed", "Canceled")
+    traces.add_argument("--status", default="", choices=statuses, help="only runs with this status")
     traces.add_argument("--min-duration", type=float, metavar="SECONDS", help="only runs that took at least this long")
     traces.add_argument("--max-duration", type=float, metavar="SECONDS", help="only runs that took at most this long")
     traces.add_argument("--text", default="", help="only runs with this text in their input, output or error")
-    traces.add_argument(
-        "-n", type=_count, default=20, metavar="COUNT", help="the maximum number of runs (default %(default)s)"
-    )
-    traces.set_defaults(command=partial(_traces, colours=not environ.get("NO_COLOR")))
+    text = "the maximum number of runs (default %(default)s)"
+    traces.add_argument("-n", type=_count, default=20, metavar="COUNT", help=text)
+    traces.set_defaults(command=partial(_traces, colours=colours))
 
-    trace = commands.add_parser(
-        "trace",
-        help="print a run's trace as a tree",
-        description="Print the inputs and outputs of every node of a run.",
-    )
-    trace.add_argument(
-        "id",
-        nargs="?",
-        default="",
-        metavar="ID",
-        help="the id of a trace, run, request or session; a prefix of a run id is enough (default: the newest run)",
-    )
+    text = "Print the inputs and outputs of every node of a run."
+    trace = commands.add_parser("trace", help="print a run's trace as a tree", description=text)
+    text = "the id of a trace, run, request or session; a prefix of a run id is enough (default: the newest run)"
+    trace.add_argument("id", nargs="?", default="", metavar="ID", help=text)
     trace.add_argument("--full", action="store_true", help="print texts in full, and every attribute")
-    trace.set_defaults(command=partial(_trace, colours=not environ.get("NO_COLOR")))
+    trace.set_defaults(command=partial(_trace, colours=colours))
     for parser in (traces, trace):
         parser.add_argument("--data", type=Path, metavar="FOLDER", help="the service's data folder")
         parser.add_argument("--json", action="store_true", help="print the JSON of GET /traces")

@@ -143,8 +143,7 @@ class EventChannel:
 
     async def room(self) -> None:
         """Wait until fewer events than the limit are waiting, or the reader has left."""
-        if not self._room.is_set():
-            await self._room.wait()
+        await self._room.wait()
 
     def close(self) -> None:
         """Drop the waiting events and those to come: the reader has left."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +15,7 @@ from flowpod.engine.failures import cause_of, error_info
 from flowpod.engine.node_reporter import NodeReporter
 from flowpod.engine.outputs import Outputs
 from flowpod.engine.package import Package
+from flowpod.engine.request import RunRequest
 from flowpod.engine.scheduler import NodeEnd, Scheduler
 from flowpod.engine.stream_tee import StreamTee
 from flowpod.engine.variables import Variables
@@ -31,6 +32,7 @@ from flowpod.telemetry.tracing import Tracing
 logger = logging.getLogger(__name__)
 
 _CHUNKS_PER_YIELD = 64
+_NODES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class _Call:
 
 
 class NodeRunner:
-    """Runs the nodes of one run, each in a task of its own, `limit` at a time."""
+    """Runs the nodes of one run, each in a task of its own, 16 at a time."""
 
     def __init__(
         self,
@@ -70,11 +72,8 @@ class NodeRunner:
         tracing: Tracing,
         variables: Variables,
         run_id: str,
-        *,
-        streaming: bool,
-        overrides: Mapping[str, Any],
+        request: RunRequest,
         max_output: int,
-        limit: int,
     ) -> None:
         self._package = package
         self._outputs = outputs
@@ -82,10 +81,9 @@ class NodeRunner:
         self._tracing = tracing
         self._variables = variables
         self._run_id = run_id
-        self._streaming = streaming
-        self._overrides = overrides
+        self._request = request
         self._max_output = max_output
-        self._slots = asyncio.Semaphore(limit)
+        self._slots = asyncio.Semaphore(_NODES_AT_ONCE)
         self._tees = {name: StreamTee() for name in package.wiring.teed}
         self._chat_sources = package.wiring.sources_of(package.flow, package.flow.chat_output or "")
         self.reporter = NodeReporter(run_id, events, tracing.metrics)
@@ -176,22 +174,22 @@ class NodeRunner:
                 inputs[name] = scope.resolve(value)
             except LookupError as error:
                 raise NodeError(f"inputs.{name}: {error.args[0]}", code="invalid_reference") from None
-        inputs.update({name: self._overrides[name] for name in overrides if name in self._overrides})
+        given = self._request.overrides
+        inputs.update({name: given[name] for name in overrides if name in given})
         return inputs
 
     def _context(self, call: _Call) -> Context:
         node, level = call.node, call.level
         top = not level.prefix
         return Context(
-            streaming=self._streaming and top and self._package.wiring.can_stream(node.name),
+            streaming=self._request.streaming and top and self._package.wiring.can_stream(node.name),
             run_body=partial(self._run_body, call),
             loop_variables=partial(self._variables.loop_values, node, level.scope),
-            read_variable=partial(self._variables.read, level.scope),
-            write_variable=partial(self._variables.write, level.scope, level.loop_types),
+            read_variable=partial(self._variables.read_variable, level.scope),
+            write_variable=partial(self._variables.write_variable, level.scope, level.loop_types),
         )
 
     async def _run_body(self, call: _Call, index: int, item: Any, loop: dict[str, Any] | None) -> Any:
-        """Run the nodes inside this one once; return their result."""
         node, level = call.node, call.level
         types = level.loop_types if loop is None else {variable.name: variable.type for variable in node.variables}
         scope = level.scope.round(index, level.scope.item if loop is not None else item, loop)
@@ -205,7 +203,6 @@ class NodeRunner:
             raise NodeError(f"result: {missing.args[0]}", code="invalid_reference") from None
 
     async def _stream(self, call: _Call, stream: AsyncIterator[Chunk | Result]) -> Result:
-        """Forward a node's chunks to the outputs and output nodes that read them; return its result."""
         name = call.node.name
         top = not call.level.prefix
         tee = self._tees.get(name) if top else None

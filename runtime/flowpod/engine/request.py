@@ -8,10 +8,8 @@ from typing import Any, Literal
 from flowpod.content.files import Files
 from flowpod.content.images import ImageRules
 from flowpod.errors import InvalidRequest
-from flowpod.flow.model import FILE_TYPES, MAX_ROUNDS, SECRET_VARIABLES, Flow
+from flowpod.flow.model import FILE_TYPES, SECRET_VARIABLES, Flow
 from flowpod.flow.values import coerce
-
-__all__ = ["MAX_ROUNDS", "RunRequest", "WireProtocol", "flow_inputs", "with_files"]
 
 WireProtocol = Literal["simple", "complete", "openai", "responses", "dashscope", "score", "command"]
 """The protocol through which a run was requested."""

@@ -21,6 +21,7 @@ from flowpod.flow.model import TOKENS
 from flowpod.flow.references import Scope
 from flowpod.jsonable import as_text
 from flowpod.models.base import Usage
+from flowpod.settings import Settings
 from flowpod.storage.sessions.service import HistoryService
 from flowpod.storage.sessions.turns import Turn
 from flowpod.telemetry.redaction import RunSecrets, redact_value
@@ -29,16 +30,6 @@ from flowpod.telemetry.tracing import Tracing
 logger = logging.getLogger(__name__)
 
 _CHANNEL_LIMIT = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The limits of a process and of its runs."""
-
-    max_runs: int = 1000
-    run_timeout_s: float = 570.0
-    max_output: int = 8 * 1024 * 1024
-    nodes_at_once: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +56,7 @@ class Run:
         filing: TurnTarget,
         tracing: Tracing,
         span: Span,
-        limits: Limits,
+        settings: Settings,
     ) -> None:
         self.id = str(scope.sys["run_id"])
         self.session_id = filing.session_id
@@ -77,21 +68,12 @@ class Run:
         self._tracing = tracing
         self._span = span
         self._trace_id = tracing.trace_id(span)
-        self._limits = limits
+        self._settings = settings
         self._scope = scope
-        self._outputs = Outputs(package.flow, package.wiring, self.events, self.id, limits.max_output)
+        self._outputs = Outputs(package.flow, package.wiring, self.events, self.id, settings.max_output_chars)
         self._variables = Variables(package.flow.variables)
         self._runner = NodeRunner(
-            package,
-            self._outputs,
-            self.events,
-            tracing,
-            self._variables,
-            self.id,
-            streaming=request.streaming,
-            overrides=request.overrides,
-            max_output=limits.max_output,
-            limit=limits.nodes_at_once,
+            package, self._outputs, self.events, tracing, self._variables, self.id, request, settings.max_output_chars
         )
         self._status: RunStatus | None = None
         self._error: ErrorInfo | None = None
@@ -102,7 +84,7 @@ class Run:
     def start(self, when_done: Callable[["Run"], None]) -> None:
         """Start the run; `when_done` is called after its last event."""
         self._tracing.metrics.run_began()
-        self._task = asyncio.create_task(self._execute(), name=f"run {self.id}")
+        self._task = asyncio.create_task(self._run_to_end(), name=f"run {self.id}")
         self._task.add_done_callback(lambda _: when_done(self))
 
     async def finished(self) -> None:
@@ -136,8 +118,8 @@ class Run:
             if self._performing is not None:
                 self._performing.cancel()
 
-    async def _execute(self) -> None:
-        timeout_s = self._limits.run_timeout_s
+    async def _run_to_end(self) -> None:
+        timeout_s = self._settings.run_timeout_s
         timeout = RunError(f"the run took longer than {timeout_s:g} s (FLOWPOD_RUN_TIMEOUT_S)", code="run_timeout").info
         timer = asyncio.get_running_loop().call_later(timeout_s, self._stop, "Failed", timeout)
         self.events.put(RunStarted(self.id, self._trace_id))
@@ -167,7 +149,6 @@ class Run:
             self._status = "Completed" if self._error is None else "Failed"
 
     async def _store_turn(self) -> bool:
-        """Store the run as a turn of its session; return whether the write is deferred."""
         filing = self._filing
         if filing.history is None:
             return False

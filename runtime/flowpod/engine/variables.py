@@ -24,12 +24,12 @@ class Variables:
         """Return the initial values of a loop's variables; raises LookupError or ValueError for an invalid default."""
         return {variable.name: _typed(scope.resolve(variable.default), variable.type) for variable in node.variables}
 
-    def read(self, scope: Scope, name: str) -> Any:
+    def read_variable(self, scope: Scope, name: str) -> Any:
         """Return the value of `session.NAME` or `loop.NAME`."""
         source, _, variable = name.partition(".")
         return (scope.session if source == "session" else scope.loop).get(variable)
 
-    def write(self, scope: Scope, loop_types: Mapping[str, ValueType], name: str, value: Any) -> None:
+    def write_variable(self, scope: Scope, loop_types: Mapping[str, ValueType], name: str, value: Any) -> None:
         """Set `session.NAME` or `loop.NAME`; raises ValueError for a value of the wrong type."""
         source, _, variable = name.partition(".")
         if source == "session":

@@ -18,11 +18,10 @@ from flowpod.api.dashscope.errors import dashscope_error
 from flowpod.api.dashscope.generation import GENERATION_PATHS, Generation
 from flowpod.api.docs.openapi import ApiDocs
 from flowpod.api.http.access_log import AccessLog
-from flowpod.api.http.api_settings import ApiSettings
 from flowpod.api.http.cors import with_cors
-from flowpod.api.http.endpoint import EndpointGroup, get, post
+from flowpod.api.http.endpoint import get, post
 from flowpod.api.http.errors import ErrorResponses
-from flowpod.api.http.health import Liveness, Readiness
+from flowpod.api.http.health import Readiness, healthz
 from flowpod.api.http.metrics import MetricsPage
 from flowpod.api.http.middleware import RequestHeaders, TokenAuth
 from flowpod.api.http.sse import keep_streams_on_shutdown
@@ -33,12 +32,10 @@ from flowpod.api.native.simple import Simple
 from flowpod.api.native.traces import Traces
 from flowpod.api.openai.chat import ChatCompletions, ModelList
 from flowpod.api.openai.responses import Responses
-from flowpod.api.promptflow.score import Feedback, Health, Score, Swagger, Version
-from flowpod.background.queue import QueueLimits
+from flowpod.api.promptflow.score import Feedback, Score, Swagger, health, version
 from flowpod.compat import modules_in_force
 from flowpod.content.files import Files
 from flowpod.engine.package import Package
-from flowpod.engine.run import Limits
 from flowpod.service import FlowService
 from flowpod.settings import Settings
 from flowpod.storage.database import Database
@@ -97,51 +94,36 @@ def create_service(
             write_timeout_s=settings.history_write_timeout_s,
             single_turn_days=settings.single_turn_days,
             days=settings.history_days,
-            observer=tracing.metrics.history,
+            metrics=tracing.metrics.history,
         )
     tracing.metrics.observe_abandoned_threads(lambda: package.resources.threads.abandoned)
-    limits = Limits(settings.max_runs, settings.run_timeout_s, settings.max_output_chars)
     files = Files(modules_in_force.files().File, settings.file_mounts, settings.allow_private_urls == "on")
-    recorded = QueueLimits(
-        settings.max_background_runs, settings.background_queue, settings.run_days, settings.history_write_timeout_s
-    )
-    return FlowService(name, package, conversations, tracing, limits, files, database, recorded)
+    return FlowService(name, package, conversations, tracing, settings, files, database)
 
 
 def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | None = None) -> list[Route]:
     """Return the routes of all endpoints; without `telemetry`, traces and metrics are empty."""
-    api = ApiSettings(
-        settings.max_body_bytes,
-        settings.heartbeat_s,
-        openwebui_sessions=settings.openwebui_sessions == "on",
-        dashscope_app_ids=settings.dashscope_app_ids,
-        dashscope_session_s=settings.dashscope_session_s,
-    )
-    groups: list[EndpointGroup] = [
-        Responses(service, api),
-        Runs(service, api),
-        Sessions(service, api),
-        Traces(telemetry.trace_processor if telemetry else None),
+    routes = [
+        post("/", Simple(service, settings).handle),
+        post("/run", Complete(service, settings).handle),
+        post("/v1/chat/completions", ChatCompletions(service, settings).handle),
+        get("/v1/models", ModelList(service).handle),
+        post("/api/v1/apps/{app_id}/completion", Application(service, settings).handle),
+        *(post(path, Generation(service, settings, name).handle) for name, path in GENERATION_PATHS.items()),
+        post("/score", Score(service, settings).handle),
+        post("/feedback", Feedback(service, settings).handle),
+        get("/swagger.json", Swagger(service).handle),
+        get("/health", health),
+        get("/version", version),
+        get("/metrics", MetricsPage(telemetry.snapshots.families if telemetry else list).handle),
+        get("/healthz", healthz),
+        get("/readyz", Readiness(service).handle),
+        *Responses(service, settings).routes(),
+        *Runs(service, settings).routes(),
+        *Sessions(service, settings).routes(),
+        *Traces(telemetry.trace_processor if telemetry else None).routes(),
     ]
-    if settings.docs == "on":
-        groups.append(ApiDocs(service))
-    return [
-        post("/", Simple(service, api)),
-        post("/run", Complete(service, api)),
-        post("/v1/chat/completions", ChatCompletions(service, api)),
-        get("/v1/models", ModelList(service)),
-        post("/api/v1/apps/{app_id}/completion", Application(service, api)),
-        *(post(path, Generation(service, api, name)) for name, path in GENERATION_PATHS.items()),
-        post("/score", Score(service, api)),
-        post("/feedback", Feedback(service, api)),
-        get("/swagger.json", Swagger(service)),
-        get("/health", Health()),
-        get("/version", Version()),
-        get("/metrics", MetricsPage(telemetry.snapshots.families if telemetry else list)),
-        get("/healthz", Liveness()),
-        get("/readyz", Readiness(service)),
-        *(route for group in groups for route in group.routes()),
-    ]
+    return [*routes, *ApiDocs(service).routes()] if settings.docs == "on" else routes
 
 
 def create_app(

@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from flowpod.compat.stand_ins import install as install_stand_ins
@@ -22,18 +21,10 @@ from flowpod.telemetry.tracing import Tracing
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A flow that this process runs."""
-
-    package: Package
-    telemetry: Telemetry
-
-
 @contextmanager
 def opened_flow(
     flow: Path, settings: Settings, environ: MutableMapping[str, str], secrets: Secrets
-) -> Iterator[Opened]:
+) -> Iterator[tuple[Package, Telemetry]]:
     """Build the flow in the folder `flow`; until the block ends, its folder is current and its files are importable.
 
     Sets its environment variables in `environ` and adds its connections' keys to `secrets`. Raises FlowProblems when it
@@ -43,18 +34,17 @@ def opened_flow(
     service = service_name(settings, flow)
     telemetry = set_up_telemetry(settings, service, data_dir(settings, service, flow), environ, secrets)
     try:
-        with _inside(flow, settings.data_dir) as place:
-            package, problems = _build(place, settings, telemetry.tracing, environ)
+        with _built(flow, settings, telemetry.tracing, environ, settings.data_dir) as (package, problems, folder):
             fatal = [problem for problem in problems if problem.severity != "warning"]
             if package is None or fatal:
                 raise FlowProblems([*fatal])
             for problem in problems:
                 logger.warning("%s", problem)
-            if _uses_openai(place.assembled or flow):
+            if _uses_openai(folder):
                 from flowpod.telemetry.instrument_openai import trace_openai_calls
 
                 trace_openai_calls()
-            yield Opened(package, telemetry)
+            yield package, telemetry
     finally:
         telemetry.shutdown()
 
@@ -69,30 +59,40 @@ def problems_of(flow: Path, settings: Settings, environ: MutableMapping[str, str
     """Return every problem of the flow in the folder `flow`, without running its nodes."""
     install_stand_ins()
     try:
-        with _inside(flow) as place:
-            return _build(place, settings, Tracing(None), environ)[1]
+        with _built(flow, settings, Tracing(None), environ) as (_, problems, _):
+            return problems
     except FlowProblems as error:
         return list(error.problems)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """The flow's folder, the copy that is served if the flow includes other files, and the folder of the command."""
-
-    flow: Path
-    assembled: Path | None
-    started_in: Path
+@contextmanager
+def _built(
+    flow: Path, settings: Settings, tracing: Tracing, environ: MutableMapping[str, str], data: Path | None = None
+) -> Iterator[tuple[Package | None, list[Problem], Path]]:
+    connections = settings.connections and settings.connections.absolute()  # the current folder changes below
+    with _inside(flow, data) as assembled:
+        package, problems = build_package(
+            flow,
+            environ,
+            tracing,
+            settings.threads,
+            connections=connections,
+            assembled=assembled,
+            set_variables=environ.update,
+            private_urls=settings.allow_private_urls == "on",
+        )
+        yield package, problems, assembled or flow
 
 
 @contextmanager
-def _inside(flow: Path, data: Path | None = None) -> Iterator[_Place]:
+def _inside(flow: Path, data: Path | None = None) -> Iterator[Path | None]:
     """Make the flow's folder current, as promptflow does, and its files importable; nothing is written into it.
 
-    A flow that includes files from elsewhere is copied with them, into the folder `data` if given.
+    A flow that includes files from elsewhere is copied with them, into the folder `data` if given; yields the copy.
     """
     started_in = Path.cwd()
     if not flow.is_dir():
-        yield _Place(flow, None, started_in)  # loading the flow reports it
+        yield None  # loading the flow reports it
         return
     with _assembled(flow, data) as assembled:
         folder = assembled or flow
@@ -100,7 +100,7 @@ def _inside(flow: Path, data: Path | None = None) -> Iterator[_Place]:
         sys.path.insert(0, str(folder))
         sys.dont_write_bytecode = True
         try:
-            yield _Place(flow, assembled, started_in)
+            yield assembled
         finally:
             sys.path.remove(str(folder))
             os.chdir(started_in)
@@ -122,19 +122,3 @@ def _assembled(folder: Path, data: Path | None) -> Iterator[Path | None]:
             text = f"the included files cannot be copied: {error}"
             raise FlowProblems([Problem(FILE, "additional_includes", text)]) from error
         yield Path(target)
-
-
-def _build(
-    place: _Place, settings: Settings, tracing: Tracing, environ: MutableMapping[str, str]
-) -> tuple[Package | None, list[Problem]]:
-    connections = None if settings.connections is None else place.started_in / settings.connections
-    return build_package(
-        place.flow,
-        environ,
-        tracing,
-        settings.threads,
-        connections=connections,
-        assembled=place.assembled,
-        set_variables=environ.update,
-        private_urls=settings.allow_private_urls == "on",
-    )

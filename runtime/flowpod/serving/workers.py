@@ -4,7 +4,6 @@ import logging
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 
@@ -53,7 +52,6 @@ class Workers:
         logger.info("worker %d started", process.pid)
 
     def _remove_ended(self) -> bool:
-        """Remove workers that have ended; return whether they may be replaced."""
         for process in [process for process in self._processes if process.poll() is not None]:
             self._processes.remove(process)
             lifetime = time.monotonic() - self._started.pop(process.pid)
@@ -65,7 +63,6 @@ class Workers:
         return True
 
     def _stop(self, failed: bool) -> int:
-        """Forward signals to the workers until all have ended; return the exit status."""
         sent = 0
         signals = self._signals or [signal.SIGTERM]
         while any(process.poll() is None for process in self._processes):
@@ -77,8 +74,3 @@ class Workers:
             time.sleep(_POLL_S)
             signals = self._signals or signals
         return 1 if failed or any(process.returncode for process in self._processes) else 0
-
-
-def worker_command(arguments: Sequence[str]) -> list[str]:
-    """Return the command line of a worker with these `arguments`."""
-    return [sys.executable, "-m", "flowpod", *arguments]

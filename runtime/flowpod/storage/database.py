@@ -5,9 +5,9 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import text
+from sqlalchemy import Delete, Insert, Row, Select, Update, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -40,6 +40,19 @@ class Database:
         """Lend a connection for reading."""
         async with asyncio.timeout(self._timeout_s), self._reader.connect() as connection:
             yield connection
+
+    async def fetch_rows(self, query: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
+        """Return the rows of a query."""
+        async with self.reading() as connection:
+            return (await connection.execute(query)).all()
+
+    async def execute(self, statement: Insert | Update | Delete) -> int:
+        """Execute a statement in a transaction of its own; return how many rows it changed."""
+
+        async def write(connection: AsyncConnection) -> int:
+            return (await connection.execute(statement)).rowcount
+
+        return await self.transact(write)
 
     async def transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Call `work` with a connection, commit its transaction and return its result.

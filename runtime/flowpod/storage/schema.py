@@ -1,20 +1,11 @@
 """The tables of a service, with the names that LangStudio gives them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    UniqueConstraint,
-)
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, UniqueConstraint
+from sqlalchemy.schema import SchemaItem
 
 from flowpod.storage.dialects.base import ColumnTypes
 
@@ -24,6 +15,7 @@ ACTIVE: Sequence[RecordStatus] = ("Queued", "Running")
 """The status of a run that has not ended."""
 
 TITLE_LENGTH = 120
+AddTable = Callable[..., Table]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +42,23 @@ class Schema:
 def schema_of(service: str, types: ColumnTypes) -> Schema:
     """Return the tables `langstudio_chat_session_<service>`, `..._history_<service>` and so on."""
     metadata = MetaData()
-    sessions, turns, variables = _session_tables(service, metadata, types)
-    migrations = Table(
-        f"langstudio_chat_migration_{service}",
-        metadata,
+
+    def add_table(name: str, *items: SchemaItem) -> Table:
+        return Table(f"langstudio_{name}_{service}", metadata, *items, **types.table_options)
+
+    sessions, turns, variables = _session_tables(service, add_table, types)
+    migrations = add_table(
+        "chat_migration",
         Column("name", String(64), primary_key=True),
         Column("applied_at", types.time, nullable=False),
-        **types.table_options,
     )
-    runs, events, cancel_requests = _run_tables(service, metadata, types)
+    runs, events, cancel_requests = _run_tables(service, add_table, types)
     return Schema(service, metadata, sessions, turns, variables, migrations, runs, events, cancel_requests)
 
 
-def _session_tables(service: str, metadata: MetaData, types: ColumnTypes) -> tuple[Table, Table, Table]:
-    sessions = Table(
-        f"langstudio_chat_session_{service}",
-        metadata,
+def _session_tables(service: str, add_table: AddTable, types: ColumnTypes) -> tuple[Table, Table, Table]:
+    sessions = add_table(
+        "chat_session",
         Column("session_id", types.identifier, primary_key=True),
         Column("user_id", types.identifier),
         Column("assigned", Boolean(create_constraint=False), nullable=False),
@@ -77,11 +70,9 @@ def _session_tables(service: str, metadata: MetaData, types: ColumnTypes) -> tup
         Index(f"ix_{service}_user", "user_id", "updated_at", "session_id"),
         Index(f"ix_{service}_updated", "updated_at", "session_id"),
         Index(f"ix_{service}_assigned", "assigned", "updated_at"),
-        **types.table_options,
     )
-    turns = Table(
-        f"langstudio_chat_history_{service}",
-        metadata,
+    turns = add_table(
+        "chat_history",
         Column("id", types.serial, primary_key=True, autoincrement=True),
         Column("session_id", types.identifier, nullable=False),
         Column("turn", Integer, nullable=False),
@@ -97,23 +88,19 @@ def _session_tables(service: str, metadata: MetaData, types: ColumnTypes) -> tup
         UniqueConstraint("session_id", "turn"),
         UniqueConstraint("run_id"),
         Index(f"ix_{service}_finished", "finished_at"),
-        **types.table_options,
     )
-    variables = Table(
-        f"langstudio_chat_variable_{service}",
-        metadata,
+    variables = add_table(
+        "chat_variable",
         Column("session_id", types.identifier, primary_key=True),
         Column("name", types.identifier, primary_key=True),
         Column("value", types.json, nullable=False),
-        **types.table_options,
     )
     return sessions, turns, variables
 
 
-def _run_tables(service: str, metadata: MetaData, types: ColumnTypes) -> tuple[Table, Table, Table]:
-    runs = Table(
-        f"langstudio_run_{service}",
-        metadata,
+def _run_tables(service: str, add_table: AddTable, types: ColumnTypes) -> tuple[Table, Table, Table]:
+    runs = add_table(
+        "run",
         Column("run_id", String(64), primary_key=True),
         Column("session_id", types.identifier, nullable=False),
         Column("user_id", types.identifier),
@@ -133,24 +120,19 @@ def _run_tables(service: str, metadata: MetaData, types: ColumnTypes) -> tuple[T
         Index(f"ix_{service}_run_lease", "status", "lease_until"),
         Index(f"ix_{service}_run_session", "session_id"),
         Index(f"ix_{service}_run_finished", "finished_at"),
-        **types.table_options,
     )
-    events = Table(
-        f"langstudio_run_event_{service}",
-        metadata,
+    events = add_table(
+        "run_event",
         Column("run_id", String(64), primary_key=True),
         Column("last", Integer, primary_key=True, autoincrement=False),
         Column("events", types.json, nullable=False),
-        **types.table_options,
     )
-    cancel_requests = Table(
-        f"langstudio_run_cancel_{service}",
-        metadata,
+    cancel_requests = add_table(
+        "run_cancel",
         Column("id", types.serial, primary_key=True, autoincrement=True),
         Column("run_id", String(64), nullable=False),
         Column("user_id", types.identifier),
         Column("taken", Boolean(create_constraint=False), nullable=False),
         Column("asked_at", types.time, nullable=False),
-        **types.table_options,
     )
     return runs, events, cancel_requests

@@ -110,7 +110,7 @@ async def test_accept_selects_the_format(
 
 
 def test_several_accept_headers_are_one_list() -> None:
-    assert Accept.of(["text/html", "application/json, text/event-stream"]) == Accept(
+    assert Accept.from_headers(["text/html", "application/json, text/event-stream"]) == Accept(
         True, True, "text/html,application/json, text/event-stream"
     )
 

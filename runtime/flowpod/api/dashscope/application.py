@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, Field, FiniteFloat
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,22 +21,26 @@ from flowpod.api.dashscope.messages import (
     DashScopeMessage,
     HistoryTurn,
     conversation_inputs,
-    further_inputs,
     history_messages,
-    prompt_message,
     wants_stream,
     with_images,
 )
-from flowpod.api.http.api_settings import ApiSettings
 from flowpod.api.http.encoder import respond
-from flowpod.api.http.requests import Caller, is_session_id, read_caller, read_model, read_object
-from flowpod.api.openai.chat import no_chat_flow
-from flowpod.api.openai.messages import ChatFields, Conversation, read_conversation
+from flowpod.api.http.requests import RequestModel, is_session_id, read_caller, read_model, read_object
+from flowpod.api.openai.messages import (
+    ChatEndpoint,
+    ChatFields,
+    Conversation,
+    Message,
+    model_overrides,
+    read_conversation,
+)
 from flowpod.engine.request import RunRequest
 from flowpod.errors import InvalidRequest, NotFound, Unavailable
 from flowpod.jsonable import MAX_DEPTH, is_too_deep
 from flowpod.nodes import KINDS
 from flowpod.service import FlowService
+from flowpod.settings import Settings
 
 _FILES = ("File", "file")
 _MAX_VALUES = 200
@@ -67,10 +71,8 @@ Url = Annotated[str, Field(min_length=1)]
 ByPlugin = Annotated[dict[str, dict[str, Any]], AfterValidator(_check_depth), AfterValidator(_check_count)]
 
 
-class BizParams(BaseModel):
+class BizParams(RequestModel, extra="allow"):
     """The caller's own values: inputs of the flow by name, and values for plugins by plugin code."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
 
     user_defined_params: ByPlugin | None = Field(None, repr=False)
     user_defined_tokens: ByPlugin | None = Field(None, repr=False)
@@ -81,10 +83,8 @@ class BizParams(BaseModel):
         return self.model_extra or {}
 
 
-class CallInput(BaseModel):
+class CallInput(RequestModel):
     """The `input` of a call. Keys that are not listed here are ignored, as everywhere in the body."""
-
-    model_config = ConfigDict(frozen=True)
 
     prompt: str | None = None
     messages: tuple[DashScopeMessage, ...] | None = None
@@ -105,7 +105,7 @@ class CallInput(BaseModel):
             raise InvalidRequest("input.prompt: a prompt or messages are required", param="input.prompt")
         messages = [*(self.messages or history_messages(self.history or ()))]
         if self.prompt or not messages:
-            messages.append(prompt_message(self.prompt or ""))
+            messages.append(Message.model_validate({"role": "user", "content": self.prompt or ""}))
         conversation = with_images(read_conversation(messages, "input.messages"), self.image_list or ())
         if not any(conversation.prompt):
             param = f"input.messages.{len(messages) - 1}.content"
@@ -113,10 +113,8 @@ class CallInput(BaseModel):
         return conversation
 
 
-class CallParameters(BaseModel):
+class CallParameters(RequestModel):
     """The `parameters` of a call."""
-
-    model_config = ConfigDict(frozen=True)
 
     incremental_output: bool | None = None
     has_thoughts: bool | None = None
@@ -130,27 +128,21 @@ class CallParameters(BaseModel):
     @property
     def overrides(self) -> dict[str, Any]:
         """The parameters for the flow's models."""
-        parameters = {name: getattr(self, name) for name in ("temperature", "top_p", "max_tokens", "seed")}
-        parameters["max_completion_tokens"] = self.max_tokens  # the newer name of the same limit
-        return {name: value for name, value in parameters.items() if value is not None}
+        return model_overrides(self.max_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed)
 
 
-class ApplicationBody(BaseModel):
+class ApplicationBody(RequestModel):
     """The request body."""
-
-    model_config = ConfigDict(frozen=True)
 
     input: CallInput
     parameters: CallParameters | None = None
 
 
-class Application:
+class Application(ChatEndpoint):
     """`POST /api/v1/apps/{app_id}/completion`."""
 
-    def __init__(self, service: FlowService, settings: ApiSettings) -> None:
-        self._service = service
-        self._settings = settings
-        self._fields = ChatFields.of(service)
+    def __init__(self, service: FlowService, settings: Settings) -> None:
+        super().__init__(service, settings)
         self._files = [name for name, declared in service.flow.inputs.items() if declared.type in _FILES]
         self._node_types = {name: KINDS[node.type].dashscope_type for name, node in service.flow.nodes.items()}
 
@@ -159,17 +151,16 @@ class Application:
         app_id = request.path_params["app_id"]
         if self._settings.dashscope_app_ids and app_id not in self._settings.dashscope_app_ids:
             raise NotFound(f"there is no application {app_id!r} here (FLOWPOD_DASHSCOPE_APP_IDS)", param="app_id")
-        if self._fields is None:
-            raise no_chat_flow()
+        fields = self._fields
         caller = read_caller(request)
         body = read_model(ApplicationBody, await read_object(request, self._settings.max_body_bytes))
         parameters = body.parameters or CallParameters()
         streaming = wants_stream(request)
         caller = await self._in_session(caller, body.input.session_id)
         request.state.session_id = caller.session_id
-        run = await self._service.start(self._run_request(self._fields, body.input, parameters, caller, streaming))
+        run = await self._service.start(self._application_request(fields, body.input, parameters, caller, streaming))
         encoder = ApplicationEncoder(
-            output=self._fields.chat_output,
+            output=fields.chat_output,
             session_id=caller.session_id,
             request_id=request.state.request_id,
             node_types=self._node_types,
@@ -185,7 +176,7 @@ class Application:
             run, request, encoder, streaming=streaming, heartbeat_s=heartbeat_s, failure_status=status_of
         )
 
-    async def _in_session(self, caller: Caller, session_id: str | None) -> Caller:
+    async def _in_session(self, caller: RunRequest, session_id: str | None) -> RunRequest:
         """Return the caller in the session of the body, else of the header; in a new one if that has expired.
 
         A session id that is not stored is accepted, as by all protocols: its first turn may not have been stored yet.
@@ -210,21 +201,20 @@ class Application:
         lifetime = timedelta(seconds=self._settings.dashscope_session_s)
         return used_at is not None and datetime.now(UTC) - datetime.fromisoformat(used_at) > lifetime
 
-    def _run_request(
-        self, fields: ChatFields, call: CallInput, parameters: CallParameters, caller: Caller, streaming: bool
+    def _application_request(
+        self, fields: ChatFields, call: CallInput, parameters: CallParameters, caller: RunRequest, streaming: bool
     ) -> RunRequest:
         conversation = call.conversation()
         biz = call.biz_params or BizParams()
         inputs = conversation_inputs(fields, conversation, sends_history=call.sends_history)
         inputs |= self._file_inputs(call.file_list or ())
         return replace(
-            caller.request(
-                {**inputs, **further_inputs(fields, biz.inputs, "input.biz_params")},
-                protocol="dashscope",
-                streaming=streaming,
-                instructions=conversation.instructions,
-                overrides=parameters.overrides,
-            ),
+            caller,
+            inputs={**inputs, **fields.further_inputs(biz.inputs, "input.biz_params", "the prompt")},
+            protocol="dashscope",
+            streaming=streaming,
+            instructions=conversation.instructions,
+            overrides=parameters.overrides,
             given={
                 "rag_options": parameters.rag_options,
                 "plugin_params": biz.user_defined_params,

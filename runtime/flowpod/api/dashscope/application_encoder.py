@@ -76,8 +76,8 @@ class ApplicationEncoder:
 
     def _chunk_frame(self, event: RunOutput) -> bytes:
         delta = as_text(event.delta)
-        self._text.add(delta)
-        has_news = self._thoughts is not None and self._thoughts.add(event)
+        self._text.add_chunk(delta)
+        has_news = self._thoughts is not None and self._thoughts.add_chunk(event)
         if self._incremental:
             return self._text_frame(delta) if delta or has_news else b""
         return self._text_frame(delta) if (delta and self._text.is_due) or (has_news and not delta) else b""
@@ -86,7 +86,7 @@ class ApplicationEncoder:
         messages: list[dict[str, Any]] = []
         if isinstance(event, RunOutput) and event.output == self._output:
             if event.has_delta:
-                self._text.add(as_text(event.delta))
+                self._text.add_chunk(as_text(event.delta))
             messages = self._messages.for_output(event)
         elif isinstance(event, NodeUpdated):
             messages = self._messages.for_node(event)

@@ -21,7 +21,7 @@ class CumulativeText:
         self._length = 0
         self._sent = 0
 
-    def add(self, chunk: str) -> None:
+    def add_chunk(self, chunk: str) -> None:
         """Append a chunk."""
         self._chunks.append(chunk)
         self._length += len(chunk)

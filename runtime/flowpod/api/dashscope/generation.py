@@ -1,27 +1,25 @@
 """DashScope's model calls, answered by the flow: `Generation.call` and `MultiModalConversation.call`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
 from flowpod.api.dashscope.application import CallInput, CallParameters
 from flowpod.api.dashscope.errors import dashscope_error, status_of
 from flowpod.api.dashscope.frames import CumulativeText, FrameWriter
-from flowpod.api.dashscope.messages import conversation_inputs, further_inputs, wants_stream
-from flowpod.api.http.api_settings import ApiSettings
+from flowpod.api.dashscope.messages import conversation_inputs, wants_stream
 from flowpod.api.http.encoder import respond
 from flowpod.api.http.outcome import Outcome
-from flowpod.api.http.requests import Caller, read_caller, read_model, read_object
-from flowpod.api.openai.chat import no_chat_flow
-from flowpod.api.openai.messages import ChatFields
+from flowpod.api.http.requests import RequestModel, read_caller, read_model, read_object
+from flowpod.api.openai.messages import ChatEndpoint, ChatFields
 from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunTerminated
 from flowpod.engine.request import RunRequest
 from flowpod.jsonable import as_text
 from flowpod.service import FlowService
+from flowpod.settings import Settings
 
 GenerationType = Literal["text", "multimodal"]
 
@@ -42,35 +40,30 @@ class GenerationParameters(CallParameters):
     inputs: dict[str, Any] | None = None
 
 
-class GenerationBody(BaseModel):
+class GenerationBody(RequestModel):
     """The request body. Any model name is accepted; keys that are not listed here are ignored."""
-
-    model_config = ConfigDict(frozen=True)
 
     input: CallInput
     parameters: GenerationParameters | None = None
 
 
-class Generation:
+class Generation(ChatEndpoint):
     """Text generation, or multimodal generation, in which the content of a message is a list of parts."""
 
-    def __init__(self, service: FlowService, settings: ApiSettings, generation_type: GenerationType) -> None:
-        self._service = service
-        self._settings = settings
-        self._fields = ChatFields.of(service)
+    def __init__(self, service: FlowService, settings: Settings, generation_type: GenerationType) -> None:
+        super().__init__(service, settings)
         self._type = generation_type
 
     async def handle(self, request: Request) -> Response:
         """Respond with a stream of frames or with one object."""
-        if self._fields is None:
-            raise no_chat_flow()
+        fields = self._fields
         caller = read_caller(request)
         body = read_model(GenerationBody, await read_object(request, self._settings.max_body_bytes))
         parameters = body.parameters or GenerationParameters()
         streaming = wants_stream(request)
-        run = await self._service.start(_run_request(self._fields, body.input, parameters, caller, streaming))
+        run = await self._service.start(_generation_request(fields, body.input, parameters, caller, streaming))
         encoder = GenerationEncoder(
-            self._fields.chat_output,
+            fields.chat_output,
             request.state.request_id,
             form="parts" if self._type == "multimodal" else parameters.result_format or "text",
             incremental=bool(parameters.incremental_output),
@@ -81,15 +74,16 @@ class Generation:
         )
 
 
-def _run_request(
-    fields: ChatFields, call: CallInput, parameters: GenerationParameters, caller: Caller, streaming: bool
+def _generation_request(
+    fields: ChatFields, call: CallInput, parameters: GenerationParameters, caller: RunRequest, streaming: bool
 ) -> RunRequest:
     conversation = call.conversation()
     # A model has no memory: the client's own history is used, or that of a session which the header names.
     sends_history = caller.assigned or conversation.user_turns > 1
     inputs = conversation_inputs(fields, conversation, sends_history=sends_history)
-    return caller.request(
-        {**inputs, **further_inputs(fields, parameters.inputs or {}, "parameters.inputs")},
+    return replace(
+        caller,
+        inputs={**inputs, **fields.further_inputs(parameters.inputs or {}, "parameters.inputs", "the prompt")},
         protocol="dashscope",
         streaming=streaming,
         keep_assigned=False,
@@ -150,8 +144,8 @@ class GenerationEncoder:
         if not (text or reasoning):
             return b""
         if not self.incremental:
-            self._text.add(text)
-            self._reasoning.add(reasoning)
+            self._text.add_chunk(text)
+            self._reasoning.add_chunk(reasoning)
             if not (self._text.is_due if text else self._reasoning.is_due):
                 return b""
             text, reasoning = self._text.send(), self._reasoning.send()
@@ -172,7 +166,6 @@ def _finish_reason(event: RunTerminated) -> str:
 
 
 def _total_usage(models: ModelUsage) -> dict[str, int]:
-    """Return the token counts of all models together; {} if no model has reported any."""
     if not models:
         return {}
     prompt_tokens, completion_tokens = (sum(counts[name] for counts in models.values()) for name in _COUNTS)

@@ -1,15 +1,15 @@
 """DashScope's messages, read as OpenAI's, and the inputs of the flow that they fill."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
+from flowpod.api.http.requests import RequestModel
 from flowpod.api.openai.messages import ChatFields, ContentPart, Conversation, Message, content_part
-from flowpod.errors import InvalidRequest
 
 
 def _as_list(content: Any) -> Any:
@@ -18,7 +18,7 @@ def _as_list(content: Any) -> Any:
     return [{"text": content}] if isinstance(content, str) else content
 
 
-def _read_part(part: Any) -> ContentPart:
+def _content_of_part(part: Any) -> ContentPart:
     """Return the content of `{"text": ...}`, of `{"image": url}`, or of one of OpenAI's content parts."""
     if isinstance(part, dict):
         keys = [name for name in ("text", "image") if name in part]
@@ -39,13 +39,11 @@ def _image_part(url: str) -> dict[str, Any]:
 class DashScopeMessage(Message):
     """A message whose content is a string or a list of texts and images; other parts are an error."""
 
-    content: Annotated[tuple[Annotated[Any, AfterValidator(_read_part)], ...], BeforeValidator(_as_list)] = ()
+    content: Annotated[tuple[Annotated[Any, AfterValidator(_content_of_part)], ...], BeforeValidator(_as_list)] = ()
 
 
-class HistoryTurn(BaseModel):
+class HistoryTurn(RequestModel):
     """A turn of `input.history`, the older format of a client's own history."""
-
-    model_config = ConfigDict(frozen=True)
 
     user: str = ""
     bot: str = ""
@@ -55,11 +53,6 @@ def history_messages(history: Sequence[HistoryTurn]) -> list[Message]:
     """Return the turns of a history as messages."""
     texts = [text for turn in history for text in (("user", turn.user), ("assistant", turn.bot))]
     return [Message.model_validate({"role": role, "content": text}) for role, text in texts]
-
-
-def prompt_message(prompt: str) -> Message:
-    """Return a prompt as the user's message."""
-    return Message.model_validate({"role": "user", "content": prompt})
 
 
 def with_images(conversation: Conversation, urls: Sequence[str]) -> Conversation:
@@ -73,14 +66,6 @@ def conversation_inputs(fields: ChatFields, conversation: Conversation, *, sends
     inputs = fields.inputs(conversation.prompt)
     if sends_history and fields.chat_history is not None:
         inputs[fields.chat_history] = fields.history_turns(conversation)
-    return inputs
-
-
-def further_inputs(fields: ChatFields, inputs: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return the inputs that the body has at `key`; raises InvalidRequest if the chat input is among them."""
-    if fields.chat_input in inputs:
-        param = f"{key}.{fields.chat_input}"
-        raise InvalidRequest(f"{param}: the flow's chat input is the prompt; leave it out here", param=param)
     return inputs
 
 

@@ -44,14 +44,14 @@ class NodeThoughts:
             node["nodeResult"] = event.error.message
         return True
 
-    def add(self, event: RunOutput) -> bool:
+    def add_chunk(self, event: RunOutput) -> bool:
         """Append a chunk of a node's text; return whether a frame is due."""
         name = event.node
         if not event.is_stream or name not in self._nodes or not (event.delta or event.reasoning):
             return False
         text, reasoning = self._texts.setdefault(name, (CumulativeText(), CumulativeText()))
-        text.add(event.delta)
-        reasoning.add(event.reasoning)
+        text.add_chunk(event.delta)
+        reasoning.add_chunk(event.reasoning)
         self._new[name] = (event.delta, event.reasoning)
         self._changed[name] = None
         return bool(event.delta) or self._incremental or reasoning.is_due

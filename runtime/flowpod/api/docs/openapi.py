@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from flowpod import __version__
 from flowpod.api.docs.schemas import example_inputs, inputs_schema, outputs_schema, type_schema
+from flowpod.api.http.endpoint import get
 from flowpod.api.http.errors import JsonResponse
 from flowpod.api.http.middleware import DOCS, OPENAPI
 from flowpod.service import FlowService
@@ -44,9 +45,9 @@ class ApiDocs:
     def routes(self) -> list[Route]:
         """Return the routes of the endpoints."""
         return [
-            Route(OPENAPI, self.openapi_json, methods=["GET"]),
-            Route(DOCS, self.swagger_ui, methods=["GET"]),
-            Route(f"{DOCS}/{{name}}", self.swagger_ui_file, methods=["GET"]),
+            get(OPENAPI, self.openapi_json),
+            get(DOCS, self.swagger_ui),
+            get(f"{DOCS}/{{name}}", self.swagger_ui_file),
         ]
 
     async def openapi_json(self, request: Request) -> Response:  # noqa: ARG002
@@ -89,10 +90,7 @@ def openapi_document(service: FlowService) -> dict[str, Any]:
             "<description>": flow.description,
             "<inputs>": example_inputs(inputs, service),
             "<score>": example_inputs(score, service),
-            "<chat>": _chat_example(example_inputs(inputs, service), flow.chat_input),
-            "<application>": _application_example(example_inputs(inputs, service), flow.chat_input),
-            "<generation>": _generation_example(example_inputs(inputs, service), flow.chat_input),
-            "<response>": _response_example(example_inputs(inputs, service), flow.chat_input),
+            **_chat_examples(example_inputs(inputs, service), flow.chat_input),
             "<inputs schema>": inputs,
             "<outputs schema>": outputs_schema(service, for_evaluation=True),
             "<variables schema>": {"type": "object", "properties": variables},
@@ -105,26 +103,16 @@ def openapi_document(service: FlowService) -> dict[str, Any]:
     return document
 
 
-def _chat_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
+def _chat_examples(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
     prompt = inputs.pop(chat_input or "", "Hello")
-    body = {"model": "default", "messages": [{"role": "user", "content": prompt}]}
-    return body | ({"inputs": inputs} if inputs else {})
-
-
-def _application_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
-    prompt = inputs.pop(chat_input or "", "Hello")
-    return {"input": {"prompt": prompt, **({"biz_params": inputs} if inputs else {})}}
-
-
-def _generation_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
-    messages = [{"role": "user", "content": inputs.pop(chat_input or "", "Hello")}]
-    parameters = {"result_format": "message", **({"inputs": inputs} if inputs else {})}
-    return {"model": "default", "input": {"messages": messages}, "parameters": parameters}
-
-
-def _response_example(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:
-    prompt = inputs.pop(chat_input or "", "Hello")
-    return {"model": "default", "input": prompt} | ({"inputs": inputs} if inputs else {})
+    messages, further = [{"role": "user", "content": prompt}], {"inputs": inputs} if inputs else {}
+    parameters = {"result_format": "message", **further}
+    return {
+        "<chat>": {"model": "default", "messages": messages, **further},
+        "<application>": {"input": {"prompt": prompt, **({"biz_params": inputs} if inputs else {})}},
+        "<generation>": {"model": "default", "input": {"messages": messages}, "parameters": parameters},
+        "<response>": {"model": "default", "input": prompt, **further},
+    }
 
 
 def _replaced(node: Any, values: Mapping[str, Any]) -> Any:

@@ -40,8 +40,6 @@ class AccessLog:
 
 
 class _ResponseRecord:
-    """What the access log records of one response."""
-
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._streams = ExitStack()

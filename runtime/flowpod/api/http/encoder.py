@@ -23,11 +23,6 @@ class RunEncoder(Protocol):
         """Return the JSON body of a run that has ended, whether it completed or failed."""
 
 
-def run_failed_status(error: ErrorInfo) -> int:  # noqa: ARG001
-    """Return the status of a JSON response whose run failed, for protocols without statuses of their own."""
-    return RUN_FAILED
-
-
 async def respond(
     run: Readable,
     request: Request,
@@ -35,7 +30,7 @@ async def respond(
     *,
     streaming: bool,
     heartbeat_s: float,
-    failure_status: Callable[[ErrorInfo], int] = run_failed_status,
+    failure_status: Callable[[ErrorInfo], int] = lambda _: RUN_FAILED,
 ) -> Response:
     """Return the response to the request that started `run`.
 

@@ -84,11 +84,7 @@ class ErrorResponses:
 
     def handlers(self) -> Mapping[type[Exception], ExceptionHandler]:
         """Return Starlette's exception handlers."""
-        return {
-            FlowpodError: self._on_flowpod_error,
-            HTTPException: self._on_http_exception,
-            Exception: self._on_bug,
-        }
+        return {FlowpodError: self._on_flowpod_error, HTTPException: self._on_http_exception, Exception: self._on_bug}
 
     def response(self, scope: Scope, error: FlowpodError) -> JsonResponse:
         """Return the response for an error that occurred before a run started."""
@@ -106,7 +102,6 @@ class ErrorResponses:
         return self.response(request.scope, error)
 
     async def _on_http_exception(self, request: Request, error: Exception) -> Response:
-        """Respond to what Starlette rejects: unknown paths and methods."""
         assert isinstance(error, HTTPException)
         if error.status_code == 404:
             info = ErrorInfo(f"there is nothing at {request.url.path}", "not_found_error", None, "unknown_path")

@@ -7,12 +7,9 @@ from flowpod.api.http.errors import JsonResponse
 from flowpod.service import FlowService
 
 
-class Liveness:
-    """`GET /healthz`."""
-
-    async def handle(self, request: Request) -> Response:  # noqa: ARG002
-        """Respond as long as the process can."""
-        return JsonResponse({"status": "ok"})
+async def healthz(request: Request) -> Response:  # noqa: ARG001
+    """Respond to `GET /healthz` as long as the process can."""
+    return JsonResponse({"status": "ok"})
 
 
 class Readiness:
@@ -27,5 +24,6 @@ class Readiness:
             return JsonResponse({"status": "not ready", "reason": reason}, 503, {"Retry-After": "2"})
         # A database lost after start-up does not make the service unready: every instance has lost it, and taking all
         # of them out of the load balancer would help nobody.
-        lost = {"history": "out of reach"} if self._service.history_unavailable else {}
+        history = self._service.history
+        lost = {"history": "out of reach"} if history is not None and history.availability.failure else {}
         return JsonResponse({"status": "ready", **lost})

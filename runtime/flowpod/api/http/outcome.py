@@ -29,7 +29,7 @@ class Outcome:
     end: RunTerminated | None = None
     _chunks: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, event: Event) -> None:
+    def add_event(self, event: Event) -> None:
         """Apply the next event."""
         match event:
             case NodeUpdated():
@@ -74,17 +74,17 @@ class Outcome:
 async def fold(run: Readable, request: Request) -> Outcome:
     """Read a run to its end. If the client disconnects, the run is cancelled."""
     outcome = Outcome()
-    await read(run, request, outcome.add)
+    await read_to_end(run, request, outcome.add_event)
     return outcome
 
 
-async def read(run: Readable, request: Request, add: Callable[[Event], object]) -> None:
-    """Pass each event of a run to `add`. If the client disconnects, the run is cancelled."""
+async def read_to_end(run: Readable, request: Request, add_event: Callable[[Event], object]) -> None:
+    """Pass each event of a run to `add_event`. If the client disconnects, the run is cancelled."""
     try:
         async with _reading(run, request) as batches:
             async for batch in batches:
                 for event in batch:
-                    add(event)
+                    add_event(event)
     finally:
         run.leave()
 
@@ -102,7 +102,7 @@ async def look_ahead(run: Readable, request: Request, is_enough: Callable[[Outco
             async for batch in batches:
                 events += batch
                 for event in batch:
-                    outcome.add(event)
+                    outcome.add_event(event)
                 if is_enough(outcome):
                     break
     except BaseException:

@@ -5,17 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from flowpod.api.http.requests import RequestModel
 from flowpod.errors import InvalidRequest
 
 _MAX_INTEGER = 2**63 - 1  # the largest integer of a database column
 
 
-class Query(BaseModel):
+class Query(RequestModel, extra="forbid"):
     """Base of an endpoint's query parameters; unknown parameters are rejected."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PageQuery(Query):

@@ -2,17 +2,16 @@
 
 import re
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from flowpod.api.http.middleware import SESSION_ID
-from flowpod.engine.request import MAX_ROUNDS, RunRequest, WireProtocol
+from flowpod.engine.request import RunRequest
 from flowpod.errors import BodyTooLarge, InvalidRequest
+from flowpod.flow.model import MAX_ROUNDS
 
 USER_ID = "Chat-User-Id"
 HISTORY_ROUNDS = "Chat-History-Rounds"
@@ -23,50 +22,14 @@ _ROUNDS_DIGITS = 9  # longer numbers are slow to parse, and far beyond MAX_ROUND
 Body = TypeVar("Body", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who sent a request, according to its headers.
+class RequestModel(BaseModel):
+    """Base of the models of bodies and queries; unknown keys are ignored."""
 
-    `assigned`: the request named no session, so `session_id` is a new one. `headers` has the trace context.
-    `history_rounds` is the number of turns of chat history that the request asks for; None leaves it to the flow.
-    """
-
-    session_id: str
-    assigned: bool
-    user_id: str | None
-    request_id: str
-    headers: Mapping[str, str]
-    history_rounds: int | None = None
-
-    def request(
-        self,
-        inputs: Mapping[str, Any],
-        *,
-        protocol: WireProtocol,
-        streaming: bool,
-        keep_assigned: bool = True,
-        instructions: str = "",
-        overrides: Mapping[str, Any] | None = None,
-    ) -> RunRequest:
-        """Return the request that starts a run for this caller."""
-        return RunRequest(
-            inputs=inputs,
-            session_id=self.session_id,
-            streaming=streaming,
-            assigned=self.assigned,
-            keep_assigned=keep_assigned,
-            user_id=self.user_id,
-            instructions=instructions,
-            request_id=self.request_id,
-            headers=self.headers,
-            protocol=protocol,
-            history_rounds=self.history_rounds,
-            overrides=overrides or {},
-        )
+    model_config = ConfigDict(frozen=True)
 
 
-def read_caller(request: Request) -> Caller:
-    """Read the caller from the request's headers and set the session id on the response.
+def read_caller(request: Request) -> RunRequest:
+    """Return a run request with the caller that the headers describe and no inputs; set the response's session id.
 
     Raises InvalidRequest for an invalid session id, user id or number of rounds.
     """
@@ -78,8 +41,15 @@ def read_caller(request: Request) -> Caller:
     session_id = named or str(uuid.uuid4())
     request.state.session_id = session_id
     trace_context = {name: request.headers[name] for name in ("traceparent", "tracestate") if name in request.headers}
-    rounds = _history_rounds(request)
-    return Caller(session_id, named is None, user_id, request.state.request_id, trace_context, rounds)
+    return RunRequest(
+        {},
+        session_id,
+        assigned=named is None,
+        user_id=user_id,
+        request_id=request.state.request_id,
+        headers=trace_context,
+        history_rounds=_history_rounds(request),
+    )
 
 
 def read_user_id(request: Request) -> str | None:
@@ -173,12 +143,5 @@ def read_query(model: type[Body], request: Request) -> Body:
 
 
 def _json_type(value: Any) -> str:
-    names = {
-        list: "a list",
-        str: "a string",
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-        type(None): "null",
-    }
+    names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number", type(None): "null"}
     return names[type(value)]

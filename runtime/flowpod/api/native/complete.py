@@ -1,30 +1,26 @@
 """Complete mode, `POST /run`: the run's four events (LangStudio, "Complete mode")."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flowpod.api.http.api_settings import ApiSettings
 from flowpod.api.http.encoder import respond
+from flowpod.api.http.endpoint import Endpoint
 from flowpod.api.http.errors import JsonResponse, error_body
 from flowpod.api.http.outcome import Outcome
-from flowpod.api.http.requests import Caller, read_caller, read_model, read_object
+from flowpod.api.http.requests import RequestModel, read_caller, read_model, read_object
 from flowpod.api.native.background import ACCEPTED, IDEMPOTENCY_KEY, RUN, read_idempotency_key, request_content
 from flowpod.background.recording import BackgroundRecording
 from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
 from flowpod.engine.request import RunRequest
 from flowpod.errors import ErrorInfo, InvalidRequest
 from flowpod.jsonable import dumps, timestamp
-from flowpod.service import FlowService
 
 
-class ResponseConfig(BaseModel):
+class ResponseConfig(RequestModel):
     """What the response contains about the nodes."""
-
-    model_config = ConfigDict(frozen=True)
 
     include_node_description: bool = False
     include_node_display_name: bool = False
@@ -32,10 +28,8 @@ class ResponseConfig(BaseModel):
     exclude_nodes: tuple[str, ...] = ()
 
 
-class RunBody(BaseModel):
+class RunBody(RequestModel):
     """The request's body."""
-
-    model_config = ConfigDict(frozen=True)
 
     inputs: dict[str, Any] | None = None
     stream: bool | None = None
@@ -43,12 +37,8 @@ class RunBody(BaseModel):
     response_config: ResponseConfig | None = None
 
 
-class Complete:
+class Complete(Endpoint):
     """The endpoint."""
-
-    def __init__(self, service: FlowService, settings: ApiSettings) -> None:
-        self._service = service
-        self._settings = settings
 
     async def handle(self, request: Request) -> Response:
         """Answer with an event stream, with one JSON body, or with the id of a background run."""
@@ -61,11 +51,11 @@ class Complete:
         if key is not None:
             raise InvalidRequest(f"{IDEMPOTENCY_KEY} needs background: true", param=IDEMPOTENCY_KEY)
         streaming = _wants_stream(request) if body.stream is None else body.stream
-        run = await self._service.start(_run_request(caller, body, streaming=streaming))
+        run = await self._service.start(_complete_request(caller, body, streaming=streaming))
         encoder = Encoder(body.response_config or ResponseConfig())
         return await respond(run, request, encoder, streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
 
-    async def _start_background(self, caller: Caller, body: RunBody, key: str | None, content: bytes) -> Response:
+    async def _start_background(self, caller: RunRequest, body: RunBody, key: str | None, content: bytes) -> Response:
         if body.stream:
             message = "stream: a background run has no reader; leave it out and follow GET /runs/{id}/events"
             raise InvalidRequest(message, param="stream")
@@ -73,12 +63,12 @@ class Complete:
         recording = BackgroundRecording(
             {"kind": RUN, "response_config": config.model_dump()}, idempotency_key=key, content=content
         )
-        run = await self._service.start(_run_request(caller, body, streaming=True), recording)
+        run = await self._service.start(_complete_request(caller, body, streaming=True), recording)
         return JsonResponse({"run_id": run.run_id, "status": run.status}, ACCEPTED, {"Location": f"runs/{run.run_id}"})
 
 
-def _run_request(caller: Caller, body: RunBody, *, streaming: bool) -> RunRequest:
-    return caller.request(body.inputs or {}, protocol="complete", streaming=streaming)
+def _complete_request(caller: RunRequest, body: RunBody, *, streaming: bool) -> RunRequest:
+    return replace(caller, inputs=body.inputs or {}, protocol="complete", streaming=streaming)
 
 
 def _wants_stream(request: Request) -> bool:
@@ -111,11 +101,7 @@ class Encoder:
                 fields = _output_fields(event)
             case RunTerminated():
                 fields = _end_fields(event)
-        head = {
-            "event": type(event).__name__,
-            "run_id": run_id,
-            "timestamp": timestamp(event.timestamp),
-        }
+        head = {"event": type(event).__name__, "run_id": run_id, "timestamp": timestamp(event.timestamp)}
         return b"data: " + dumps(head | fields) + b"\n\n"
 
     def body(self, outcome: Outcome) -> dict[str, Any]:
@@ -171,17 +157,9 @@ def _output_fields(event: RunOutput) -> dict[str, Any]:
 
 
 def _end_fields(event: RunTerminated) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "flow_run_info": _flow_run_info(event.run_id, event.status, event.error, event.trace_id),
-    }
-    metadata: dict[str, Any] = {}
-    if event.usage:
-        metadata["usage"] = event.usage
-    if event.history:
-        metadata["history"] = event.history
-    if metadata:
-        fields["metadata"] = metadata
-    return fields
+    info = _flow_run_info(event.run_id, event.status, event.error, event.trace_id)
+    metadata = {name: value for name, value in (("usage", event.usage), ("history", event.history)) if value}
+    return {"flow_run_info": info, **({"metadata": metadata} if metadata else {})}
 
 
 def _flow_run_info(run_id: str, status: str, error: ErrorInfo | None, trace_id: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from flowpod.api.http.api_settings import ApiSettings
+from flowpod.api.http.endpoint import Endpoint, get, post
 from flowpod.api.http.errors import JsonResponse
 from flowpod.api.http.outcome import Outcome
 from flowpod.api.http.requests import read_user_id
@@ -20,7 +20,6 @@ from flowpod.api.native.complete import Encoder, ResponseConfig
 from flowpod.background.reader import run_not_found
 from flowpod.errors import InvalidRequest
 from flowpod.jsonable import timestamp
-from flowpod.service import FlowService
 from flowpod.storage.runs.records import RecordedRun
 
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -31,19 +30,15 @@ _NO_MORE_EVENTS = 204
 """No Content: it tells a browser's EventSource not to reconnect."""
 
 
-class Runs:
+class Runs(Endpoint):
     """The endpoints. A request that names a user in `Chat-User-Id` reads and cancels only that user's runs."""
-
-    def __init__(self, service: FlowService, settings: ApiSettings) -> None:
-        self._service = service
-        self._settings = settings
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
-            Route("/runs/{run_id}", self.show_run, methods=["GET"]),
-            Route("/runs/{run_id}/events", self.stream_events, methods=["GET"]),
-            Route("/runs/{run_id}/cancel", self.cancel_run, methods=["POST"]),
+            get("/runs/{run_id}", self.show_run),
+            get("/runs/{run_id}/events", self.stream_events),
+            post("/runs/{run_id}/cancel", self.cancel_run),
         ]
 
     async def show_run(self, request: Request) -> Response:
@@ -51,7 +46,7 @@ class Runs:
         run = await self._read_run(request)
         outcome = Outcome()
         for event in await run_reader_of(self._service).read_events(run.run_id):
-            outcome.add(event)
+            outcome.add_event(event)
         outcome.settle()
         if run.active and outcome.end is not None:  # it has ended in the meantime
             run = await self._read_run(request)

@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from flowpod.api.http.api_settings import ApiSettings
+from flowpod.api.http.endpoint import Endpoint, delete, get
 from flowpod.api.http.errors import JsonResponse
 from flowpod.api.http.pagination import PageQuery, Query, decode_cursor, page
 from flowpod.api.http.requests import read_object, read_query, read_user_id
+from flowpod.engine.variables import session_values, typed_values
 from flowpod.errors import InvalidRequest, NotFound
 from flowpod.jsonable import dumps, timestamp
-from flowpod.service import FlowService
 from flowpod.storage.sessions.archive import Archive, Session, StoredTurn
 
 UserId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
@@ -60,27 +60,23 @@ class DeleteTurnsQuery(Query):
     user: UserId | None = None
 
 
-class Sessions:
+class Sessions(Endpoint):
     """The endpoints under `/chat`. With `Chat-User-Id`, a request can access only the sessions of that user."""
-
-    def __init__(self, service: FlowService, settings: ApiSettings) -> None:
-        self._service = service
-        self._settings = settings
 
     def routes(self) -> list[Route]:
         """Return the routes of the endpoints."""
         session = "/chat/sessions/{session_id}"
         return [
-            Route("/chat/sessions", self.list_sessions, methods=["GET"]),
-            Route("/chat/sessions", self.delete_user_sessions, methods=["DELETE"]),
-            Route(session, self.get_session, methods=["GET"]),
-            Route(session, self.delete_session, methods=["DELETE"]),
-            Route(f"{session}/turns", self.list_turns, methods=["GET"]),
-            Route(f"{session}/export", self.export_session, methods=["GET"]),
-            Route(f"{session}/variables", self.get_variables, methods=["GET"]),
+            get("/chat/sessions", self.list_sessions),
+            delete("/chat/sessions", self.delete_user_sessions),
+            get(session, self.get_session),
+            delete(session, self.delete_session),
+            get(f"{session}/turns", self.list_turns),
+            get(f"{session}/export", self.export_session),
+            get(f"{session}/variables", self.get_variables),
             Route(f"{session}/variables", self.set_variables, methods=["PATCH"]),
-            Route("/chat/turns", self.delete_turns, methods=["DELETE"]),
-            Route("/chat/stats", self.get_stats, methods=["GET"]),
+            delete("/chat/turns", self.delete_turns),
+            get("/chat/stats", self.get_stats),
         ]
 
     async def list_sessions(self, request: Request) -> Response:
@@ -143,7 +139,7 @@ class Sessions:
         """Set some of a session's variables; the others keep their values."""
         read_query(Query, request)
         body = await read_object(request, self._settings.max_body_bytes)
-        values = self._service.typed_variables(body)
+        values = typed_values(self._service.flow.variables, body)
         session_id = request.path_params["session_id"]
         await self._archive.set_variables(_selected_user(request), session_id, values)
         return JsonResponse(await self._variables(session_id))
@@ -165,7 +161,7 @@ class Sessions:
         return await self._archive.fetch_session(_selected_user(request), request.path_params["session_id"])
 
     async def _variables(self, session_id: str) -> Mapping[str, Any]:
-        return self._service.session_variables(await self._archive.read_variables(session_id))
+        return session_values(self._service.flow.variables, await self._archive.read_variables(session_id))
 
     async def _page_of_turns(self, session_id: str, after: int, limit: int) -> dict[str, Any]:
         turns, has_more = await self._archive.list_turns(session_id, after, limit)
@@ -173,7 +169,6 @@ class Sessions:
 
 
 def _selected_user(request: Request, query_user: str | None = None) -> str | None:
-    """Return the user whose sessions the request selects; None if it names no user."""
     header_user = read_user_id(request)
     if header_user is not None and query_user is not None and header_user != query_user:
         raise InvalidRequest("user and the header Chat-User-Id name different users", param="user")

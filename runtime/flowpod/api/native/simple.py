@@ -1,33 +1,29 @@
 """Simple mode, `POST /`: the body has the flow's inputs, the response its outputs (LangStudio, "Simple mode")."""
 
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flowpod.api.http.api_settings import ApiSettings
 from flowpod.api.http.encoder import respond
+from flowpod.api.http.endpoint import Endpoint
 from flowpod.api.http.errors import error_body
 from flowpod.api.http.outcome import Outcome
 from flowpod.api.http.requests import read_caller, read_object
 from flowpod.engine.events import Event, RunOutput, RunTerminated
 from flowpod.jsonable import dumps
-from flowpod.service import FlowService
 
 
-class Simple:
+class Simple(Endpoint):
     """`POST /`."""
-
-    def __init__(self, service: FlowService, settings: ApiSettings) -> None:
-        self._service = service
-        self._settings = settings
 
     async def handle(self, request: Request) -> Response:
         """Respond with JSON, or with an event stream if `Accept` names one."""
         caller = read_caller(request)
         inputs = await read_object(request, self._settings.max_body_bytes)
         streaming = "text/event-stream" in request.headers.get("accept", "").lower()
-        run = await self._service.start(caller.request(inputs, protocol="simple", streaming=streaming))
+        run = await self._service.start(replace(caller, inputs=inputs, protocol="simple", streaming=streaming))
         return await respond(run, request, SimpleEncoder(), streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
 
 

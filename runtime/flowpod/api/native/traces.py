@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from flowpod.api.http.endpoint import get
 from flowpod.api.http.errors import JsonResponse
 from flowpod.api.http.pagination import PageQuery, decode_cursor, page
 from flowpod.api.http.requests import read_query
@@ -48,10 +49,7 @@ class Traces:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        return [
-            Route("/traces", self.list_runs, methods=["GET"]),
-            Route("/traces/{id}", self.get_trace, methods=["GET"]),
-        ]
+        return [get("/traces", self.list_runs), get("/traces/{id}", self.get_trace)]
 
     async def list_runs(self, request: Request) -> Response:
         """Answer a page of runs, newest first."""
@@ -59,19 +57,19 @@ class Traces:
         position = decode_cursor(query.cursor, int)
         filters = Filters(query.session, query.user, query.status, query.min_duration, query.max_duration, query.text)
         before = None if position is None else position[0]
-        found = await self._read(lambda store: store.newest(filters, query.limit + 1, before))
+        found = await self._read_store(lambda store: store.newest(filters, query.limit + 1, before))
         runs = found[: query.limit]
         return JsonResponse(page(list(map(summary_as_json, runs)), [runs[-1].id] if len(found) > len(runs) else None))
 
     async def get_trace(self, request: Request) -> Response:
         """Answer the runs of one trace with their spans as trees: one, unless the caller's own trace has several."""
         name = request.path_params["id"]
-        found = await self._read(lambda store: store.find(name))
+        found = await self._read_store(lambda store: store.find(name))
         if not found:
             raise NotFound(f"no stored trace, run, request or session has the id {name!r}", code="trace_not_found")
         return JsonResponse(trace_as_json(found))
 
-    async def _read(self, read: Callable[[TraceStore], T]) -> T:
+    async def _read_store(self, read: Callable[[TraceStore], T]) -> T:
         """Call `read` in a thread, after the runs that have ended by now were stored."""
         processor = self._processor
         if processor is None:

@@ -4,20 +4,25 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flowpod.api.http.api_settings import ApiSettings
 from flowpod.api.http.encoder import respond
 from flowpod.api.http.errors import JsonResponse, error_body
 from flowpod.api.http.outcome import Outcome
-from flowpod.api.http.requests import Caller, read_model, read_object
+from flowpod.api.http.requests import RequestModel, read_model, read_object
 from flowpod.api.openai.client_headers import read_chat_caller, with_user
-from flowpod.api.openai.messages import ChatFields, Message, is_side_request, read_conversation
+from flowpod.api.openai.messages import (
+    ChatEndpoint,
+    ChatFields,
+    Message,
+    is_side_request,
+    model_overrides,
+    read_conversation,
+)
 from flowpod.engine.events import Event, RunOutput, RunStarted, RunTerminated
 from flowpod.engine.request import RunRequest
-from flowpod.errors import InvalidRequest, NotFound
 from flowpod.jsonable import as_text, dumps
 from flowpod.service import FlowService
 
@@ -25,21 +30,17 @@ _FINISH_REASONS = ("stop", "length", "content_filter")
 _DONE = b"data: [DONE]\n\n"
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(RequestModel):
     """Options of a stream."""
-
-    model_config = ConfigDict(frozen=True)
 
     include_usage: bool | None = None
 
 
-class ChatBody(BaseModel):
+class ChatBody(RequestModel):
     """The request body. Any model name is accepted; keys that are not listed here are ignored.
 
     `inputs` are further inputs of the flow by name; OpenAI's clients send them in `extra_body`.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     messages: tuple[Message, ...] = Field(min_length=1)
     stream: bool | None = None
@@ -56,43 +57,30 @@ class ChatBody(BaseModel):
     def overrides(self) -> dict[str, Any]:
         """The parameters for the flow's models; both of OpenAI's names for the token limit have the same value."""
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        parameters: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": limit,
-            "max_completion_tokens": limit,
-            "seed": self.seed,
-        }
-        return {name: value for name, value in parameters.items() if value is not None}
+        return model_overrides(limit, temperature=self.temperature, top_p=self.top_p, seed=self.seed)
 
 
-class ChatCompletions:
+class ChatCompletions(ChatEndpoint):
     """`POST /v1/chat/completions`."""
-
-    def __init__(self, service: FlowService, settings: ApiSettings) -> None:
-        self._service = service
-        self._settings = settings
-        self._fields = ChatFields.of(service)
 
     async def handle(self, request: Request) -> Response:
         """Respond with a stream of chunks or with one completion."""
-        if self._fields is None:
-            raise no_chat_flow()
-        caller = read_chat_caller(request, keep_chats=self._settings.openwebui_sessions)
+        fields = self._fields
+        caller = read_chat_caller(request, keep_chats=self._settings.openwebui_sessions == "on")
         body = read_model(ChatBody, await read_object(request, self._settings.max_body_bytes))
         caller = with_user(caller, body.user)
         streaming = bool(body.stream)
-        run = await self._service.start(_run_request(self._fields, body, caller, streaming))
+        run = await self._service.start(_chat_request(fields, body, caller, streaming))
         encoder = ChatEncoder(
             model=self._service.model,
-            output=self._fields.chat_output,
+            output=fields.chat_output,
             id=f"chatcmpl-{run.id.replace('-', '')}",
             include_usage=body.stream_options is not None and body.stream_options.include_usage is True,
         )
         return await respond(run, request, encoder, streaming=streaming, heartbeat_s=self._settings.heartbeat_s)
 
 
-def _run_request(fields: ChatFields, body: ChatBody, caller: Caller, streaming: bool) -> RunRequest:
+def _chat_request(fields: ChatFields, body: ChatBody, caller: RunRequest, streaming: bool) -> RunRequest:
     if is_side_request(body.messages):
         caller = replace(caller, assigned=True)  # a side request is not a turn of the chat and gets no stored history
     conversation = read_conversation(body.messages)
@@ -101,12 +89,10 @@ def _run_request(fields: ChatFields, body: ChatBody, caller: Caller, streaming: 
     sends_history = conversation.user_turns > 1 or caller.assigned
     if fields.chat_history is not None and sends_history and conversation.history:
         inputs[fields.chat_history] = fields.history_turns(conversation)
-    further = body.inputs or {}
-    if fields.chat_input in further:
-        param = f"inputs.{fields.chat_input}"
-        raise InvalidRequest(f"{param}: the flow's chat input is the last message; leave it out here", param=param)
-    return caller.request(
-        {**inputs, **further},
+    further = fields.further_inputs(body.inputs or {}, "inputs", "the last message")
+    return replace(
+        caller,
+        inputs={**inputs, **further},
         protocol="openai",
         streaming=streaming,
         keep_assigned=False,
@@ -124,20 +110,10 @@ class ModelList:
 
     async def handle(self, request: Request) -> Response:  # noqa: ARG002
         """Respond with the list of models."""
-        if not self._service.flow.is_chat:
-            raise no_chat_flow()
+        ChatFields.from_flow(self._service.flow)  # raises NotFound for a flow without a chat input
         names = dict.fromkeys((self._service.name, "default"))
         models = [{"id": name, "object": "model", "created": self._created, "owned_by": "flowpod"} for name in names]
         return JsonResponse({"object": "list", "data": models})
-
-
-def no_chat_flow() -> NotFound:
-    """Return the error for a flow without a chat input."""
-    message = (
-        "this flow has no chat input: none of its inputs has is_chat_input: true, so it has no OpenAI-compatible API; "
-        "use POST / or POST /run"
-    )
-    return NotFound(message, code="not_a_chat_flow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +153,7 @@ class ChatEncoder:
         message = {"role": "assistant", "content": as_text(outcome.outputs.get(self.output))}
         if reasoning := outcome.reasoning.get(self.output):
             message["reasoning_content"] = reasoning
-        choice = {
-            "index": 0,
-            "message": message,
-            "logprobs": None,
-            "finish_reason": _finish_reason(outcome.terminated),
-        }
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(outcome.terminated)}
         return {
             "id": self.id,
             "object": "chat.completion",
@@ -194,10 +165,7 @@ class ChatEncoder:
         }
 
     def _chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
-        return self._chunk_line(
-            [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
-            None,
-        )
+        return self._chunk_line([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}], None)
 
     def _usage_chunk(self, event: RunTerminated) -> bytes:
         zero = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

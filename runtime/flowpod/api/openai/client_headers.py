@@ -6,13 +6,14 @@ from typing import Any
 from starlette.requests import Request
 
 from flowpod.api.http.middleware import SESSION_ID
-from flowpod.api.http.requests import Caller, is_session_id, is_user_id, read_caller
+from flowpod.api.http.requests import is_session_id, is_user_id, read_caller
+from flowpod.engine.request import RunRequest
 
 CHAT_ID = "X-OpenWebUI-Chat-Id"
 CHAT_USER_ID = "X-OpenWebUI-User-Id"
 
 
-def read_chat_caller(request: Request, *, keep_chats: bool) -> Caller:
+def read_chat_caller(request: Request, *, keep_chats: bool) -> RunRequest:
     """Read the caller from the request's headers and set the session id on the response.
 
     Without Flowpod's own headers, Open WebUI's chat id is the session id and its user id the user id; invalid ones are
@@ -27,6 +28,6 @@ def read_chat_caller(request: Request, *, keep_chats: bool) -> Caller:
     return with_user(caller, request.headers.get(CHAT_USER_ID))
 
 
-def with_user(caller: Caller, user: Any) -> Caller:
+def with_user(caller: RunRequest, user: Any) -> RunRequest:
     """Return the caller with the user id `user`, if it has none and `user` is a valid one."""
     return replace(caller, user_id=user) if caller.user_id is None and is_user_id(user) else caller

@@ -3,13 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from flowpod.errors import InvalidRequest
-from flowpod.service import FlowService
+from flowpod.api.http.endpoint import Endpoint
+from flowpod.api.http.requests import RequestModel
+from flowpod.errors import InvalidRequest, NotFound
+from flowpod.flow.model import Flow
 
 ContentPart = str | dict[str, str]
 """A text, or an image in promptflow's format: `{"data:image/png;base64": ...}` or `{"data:image/*;url": ...}`."""
@@ -55,10 +58,8 @@ def content_part(part: Mapping[str, Any]) -> ContentPart | None:
     return {f"data:{match[1]};base64": match[2]} if match else {"data:image/*;url": url}
 
 
-class Message(BaseModel):
+class Message(RequestModel):
     """A message of a chat."""
-
-    model_config = ConfigDict(frozen=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[tuple[ContentPart, ...], BeforeValidator(_content_parts)] = ()
@@ -99,11 +100,14 @@ class ChatFields:
     single_images: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, service: FlowService) -> "ChatFields | None":
-        """Return the chat fields of the service's flow; None if it has no chat input or no chat output."""
-        flow = service.flow
+    def from_flow(cls, flow: Flow) -> Self:
+        """Return the chat fields of a flow; raises NotFound if it has no chat input or no chat output."""
         if flow.chat_input is None or flow.chat_output is None:
-            return None
+            message = (
+                "this flow has no chat input: none of its inputs has is_chat_input: true, so it has no "
+                "OpenAI-compatible API; use POST / or POST /run"
+            )
+            raise NotFound(message, code="not_a_chat_flow")
         return cls(
             flow.chat_input,
             flow.chat_output,
@@ -123,12 +127,33 @@ class ChatFields:
             return {**inputs, self.images: images}
         return inputs | dict(zip(self.single_images, images, strict=False))
 
+    def further_inputs(self, inputs: Mapping[str, Any], key: str, prompt: str) -> Mapping[str, Any]:
+        """Return the inputs at `key` of the body; raises InvalidRequest for the chat input, which is the `prompt`."""
+        if self.chat_input in inputs:
+            param = f"{key}.{self.chat_input}"
+            raise InvalidRequest(f"{param}: the flow's chat input is {prompt}; leave it out here", param=param)
+        return inputs
+
     def history_turns(self, conversation: Conversation) -> list[dict[str, dict[str, Any]]]:
         """Return the history of a conversation in promptflow's format: `{"inputs", "outputs"}` for each turn."""
         return [
             {"inputs": self.inputs(prompt), "outputs": {self.chat_output: answer}}
             for prompt, answer in conversation.history
         ]
+
+
+def model_overrides(limit: int | None, **parameters: Any) -> dict[str, Any]:
+    """Return the parameters of models that are not None, and the token `limit` under both of OpenAI's names."""
+    parameters |= {"max_tokens": limit, "max_completion_tokens": limit}
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+class ChatEndpoint(Endpoint):
+    """An endpoint for flows with a chat input."""
+
+    @cached_property
+    def _fields(self) -> ChatFields:
+        return ChatFields.from_flow(self._service.flow)
 
 
 def read_conversation(messages: Sequence[Message], param: str = "messages") -> Conversation:
@@ -164,9 +189,7 @@ def _joined_turns(messages: Sequence[Message]) -> list[tuple[str, tuple[ContentP
     return turns
 
 
-def _history(
-    turns: Sequence[tuple[str, tuple[ContentPart, ...]]],
-) -> tuple[tuple[tuple[ContentPart, ...], str], ...]:
+def _history(turns: Sequence[tuple[str, tuple[ContentPart, ...]]]) -> tuple[tuple[tuple[ContentPart, ...], str], ...]:
     history = []
     prompt: tuple[ContentPart, ...] = ()
     for role, parts in turns:

@@ -11,15 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from flowpod.api.http.api_settings import ApiSettings
+from flowpod.api.http.endpoint import delete, get, post
 from flowpod.api.http.errors import RUN_FAILED, JsonResponse
-from flowpod.api.http.outcome import read
-from flowpod.api.http.requests import Caller, read_model, read_object, read_user_id
+from flowpod.api.http.outcome import read_to_end
+from flowpod.api.http.requests import read_model, read_object, read_user_id
 from flowpod.api.http.sse import event_stream, stream_of
 from flowpod.api.native.background import RESPONSE, read_idempotency_key, request_content, run_reader_of
-from flowpod.api.openai.chat import no_chat_flow
 from flowpod.api.openai.client_headers import read_chat_caller, with_user
-from flowpod.api.openai.messages import ChatFields, Conversation, read_conversation
+from flowpod.api.openai.messages import ChatEndpoint, ChatFields, Conversation, read_conversation
 from flowpod.api.openai.responses_events import ResponseEvents, encode_frame
 from flowpod.api.openai.responses_input import (
     ItemReference,
@@ -35,7 +34,6 @@ from flowpod.background.recording import AttachedRecording, BackgroundRecording
 from flowpod.engine.events import Readable
 from flowpod.engine.request import RunRequest
 from flowpod.errors import BodyTooLarge, InvalidRequest, NotFound
-from flowpod.service import FlowService
 from flowpod.storage.runs.continuations import Continuation
 from flowpod.storage.runs.records import RecordedRun
 
@@ -50,7 +48,7 @@ class _ResponseRequest:
     content: dict[str, Any]
     body: ResponseBody
     fields: ChatFields
-    caller: Caller
+    caller: RunRequest
     conversation: Conversation
 
     @property
@@ -80,14 +78,13 @@ class _ResponseRequest:
     def run_request(self, history: list[dict[str, Any]] | None = None, *, keep: bool = True) -> RunRequest:
         """Return the request of the run; without `keep` its turn is not stored."""
         body, fields = self.body, self.fields
-        inputs, more_inputs = fields.inputs(self.conversation.prompt), body.inputs or {}
+        inputs = fields.inputs(self.conversation.prompt)
         if history and fields.chat_history is not None:
             inputs[fields.chat_history] = history
-        if fields.chat_input in more_inputs:
-            param = f"inputs.{fields.chat_input}"
-            raise InvalidRequest(f"{param}: the flow's chat input is the input; leave it out here", param=param)
-        return self.caller.request(
-            {**inputs, **more_inputs},
+        further = fields.further_inputs(body.inputs or {}, "inputs", "the input")
+        return replace(
+            self.caller,
+            inputs={**inputs, **further},
             protocol="responses",
             streaming=bool(body.stream or body.background),
             keep_assigned=keep,
@@ -96,22 +93,17 @@ class _ResponseRequest:
         )
 
 
-class Responses:
+class Responses(ChatEndpoint):
     """The endpoints. A request that names a user in `Chat-User-Id` sees only that user's responses."""
-
-    def __init__(self, service: FlowService, settings: ApiSettings) -> None:
-        self._service = service
-        self._settings = settings
-        self._fields = ChatFields.of(service)
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         one = "/v1/responses/{response_id}"
         return [
-            Route("/v1/responses", self.create_response, methods=["POST"]),
-            Route(one, self.show_response, methods=["GET"]),
-            Route(one, self.delete_response, methods=["DELETE"]),
-            Route(f"{one}/cancel", self.cancel_response, methods=["POST"]),
+            post("/v1/responses", self.create_response),
+            get(one, self.show_response),
+            delete(one, self.delete_response),
+            post(f"{one}/cancel", self.cancel_response),
         ]
 
     async def create_response(self, request: Request) -> Response:
@@ -136,7 +128,7 @@ class Responses:
         events = ResponseEvents(run.id, parsed.fields.chat_output, details)
         if body.stream:
             return event_stream(run, events.encode, self._settings.heartbeat_s)
-        await read(run, request, events.add_event)
+        await read_to_end(run, request, events.add_event)
         return JsonResponse(events.response, RUN_FAILED if events.response["error"] else 200)
 
     async def show_response(self, request: Request) -> Response:
@@ -164,8 +156,8 @@ class Responses:
         return JsonResponse(await self._response(await self._read_run(request)))
 
     async def _read_request(self, request: Request) -> _ResponseRequest:
-        fields = self._chat_fields
-        caller = read_chat_caller(request, keep_chats=self._settings.openwebui_sessions)
+        fields = self._fields
+        caller = read_chat_caller(request, keep_chats=self._settings.openwebui_sessions == "on")
         content = await read_object(request, self._settings.max_body_bytes)
         body = read_model(ResponseBody, content)
         caller = with_user(caller, body.user)
@@ -187,7 +179,6 @@ class Responses:
         return JsonResponse(await self._response(run))
 
     async def _unstored_request(self, parsed: _ResponseRequest) -> RunRequest:
-        """Return the request of a run that is not stored, with the history of the response that it continues."""
         turns, previous = parsed.turns, parsed.body.previous_response_id
         if previous is not None:
             if self._service.run_queue is None:
@@ -230,7 +221,6 @@ class Responses:
         return await self._find_run(str(request.path_params["response_id"]), "response_id", read_user_id(request))
 
     async def _find_run(self, item_id: str, param: str, user_id: str | None) -> RecordedRun:
-        """Return the run of a response, by the id of the response or of one of its items."""
         run_id = run_id_of(item_id, param)
         try:
             run = await run_reader_of(self._service).read_run(run_id, user_id)
@@ -255,10 +245,4 @@ class Responses:
                     yield data
 
     def _events(self, run: RecordedRun) -> ResponseEvents:
-        return ResponseEvents(run.run_id, self._chat_fields.chat_output, run.facts)
-
-    @property
-    def _chat_fields(self) -> ChatFields:
-        if self._fields is None:
-            raise no_chat_flow()
-        return self._fields
+        return ResponseEvents(run.run_id, self._fields.chat_output, run.facts)

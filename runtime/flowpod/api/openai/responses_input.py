@@ -5,20 +5,19 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError
+from pydantic import BeforeValidator, FiniteFloat, ValidationError
 from pydantic_core import PydanticCustomError
 
-from flowpod.api.openai.messages import Message
+from flowpod.api.http.requests import RequestModel
+from flowpod.api.openai.messages import Message, model_overrides
 from flowpod.errors import InvalidRequest, NotFound
 
 _TEXTS = ("input_text", "output_text", "text")
 _IDS = re.compile(r"(resp|msg|rs)_([0-9a-f]{32})(_\d+)?")
 
 
-class ItemReference(BaseModel):
+class ItemReference(RequestModel):
     """A reference to an item of a stored response."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
 
@@ -56,10 +55,10 @@ def _content(content: Any) -> Any:
     """Return a message's content as chat completions have it."""
     if not isinstance(content, list):
         return content
-    return [_part(part) if isinstance(part, dict) else part for part in content]
+    return [_openai_part(part) if isinstance(part, dict) else part for part in content]
 
 
-def _part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+def _openai_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
     if part.get("type") in _TEXTS:
         return {"type": "text", "text": part.get("text")}
     if part.get("type") == "input_image":
@@ -69,13 +68,11 @@ def _part(part: Mapping[str, Any]) -> Mapping[str, Any]:
     return part
 
 
-class ResponseBody(BaseModel):
+class ResponseBody(RequestModel):
     """The request's body. Any model name is accepted, and unknown fields are ignored.
 
     `inputs` are more inputs of the flow by name; OpenAI's clients send them in `extra_body`.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     input: Annotated[tuple[Item, ...], BeforeValidator(_items_of)]
     instructions: str | None = None
@@ -94,13 +91,7 @@ class ResponseBody(BaseModel):
     @property
     def overrides(self) -> dict[str, Any]:
         """The parameters for the flow's models."""
-        parameters: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_output_tokens,
-            "max_completion_tokens": self.max_output_tokens,
-        }
-        return {name: value for name, value in parameters.items() if value is not None}
+        return model_overrides(self.max_output_tokens, temperature=self.temperature, top_p=self.top_p)
 
     def response_fields(self) -> dict[str, Any]:
         """Return the fields of the response that repeat the request."""

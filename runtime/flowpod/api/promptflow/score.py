@@ -6,7 +6,7 @@ errors. One difference: where promptflow responds with 500 after a run, this res
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
@@ -14,17 +14,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flowpod import __version__
-from flowpod.api.http.api_settings import ApiSettings
+from flowpod.api.http.endpoint import Endpoint
 from flowpod.api.http.errors import RUN_FAILED, JsonResponse, error_response
 from flowpod.api.http.outcome import Outcome, fold, look_ahead
-from flowpod.api.http.requests import Caller, as_object, read_bytes, read_caller
+from flowpod.api.http.requests import as_object, read_bytes, read_caller
 from flowpod.api.http.sse import event_stream
 from flowpod.api.promptflow.swagger import swagger_document
 from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
+from flowpod.engine.request import RunRequest
 from flowpod.engine.run import Run
 from flowpod.errors import ErrorInfo, FlowpodError, InvalidRequest, NotAcceptable, Unavailable
 from flowpod.jsonable import dumps
 from flowpod.service import FlowService
+from flowpod.settings import Settings
 
 _JSON_TYPES = frozenset({"application/json", "application/*", "*/*"})
 _FEEDBACK = "feedback"
@@ -41,7 +43,7 @@ class Accept:
     header: str = "*/*"
 
     @classmethod
-    def of(cls, values: Sequence[str]) -> "Accept":
+    def from_headers(cls, values: Sequence[str]) -> "Accept":
         """Read the values of a request's `Accept` headers; without one, any type is accepted."""
         ranges = [item for value in values for item in value.lower().split(",") if item.strip()]
         if not ranges:
@@ -72,37 +74,38 @@ def _has_zero_quality(parameters: str) -> bool:
     return quality.replace(".", "").strip("0") == ""
 
 
-class Score:
+class Score(Endpoint):
     """`POST /score`."""
 
-    def __init__(self, service: FlowService, settings: ApiSettings) -> None:
-        self._service = service
-        self._settings = settings
+    def __init__(self, service: FlowService, settings: Settings) -> None:
+        super().__init__(service, settings)
         self._outputs = [name for name, output in service.flow.outputs.items() if not output.evaluation_only]
         self._streams = {name: always for name, always in service.streams.items() if name in self._outputs}
 
     async def handle(self, request: Request) -> Response:
         """Respond with JSON, or with a stream if `Accept` names one and an output streams."""
         try:
-            return await self._run(request)
+            return await self._score(request)
         except FlowpodError as error:
             return _error_response(error)
 
-    async def _run(self, request: Request) -> Response:
+    async def _score(self, request: Request) -> Response:
         caller = read_caller(request)
         inputs = self._inputs(await read_bytes(request, self._settings.max_body_bytes), caller)
-        accept = Accept.of(request.headers.getlist("accept"))
+        accept = Accept.from_headers(request.headers.getlist("accept"))
         # Rejected before the run if only the flow matters, else once the run shows which outputs stream.
         always = [name for name, certain in self._streams.items() if certain]
         response_format = accept.choose(always if len(always) > 1 else list(self._streams)[:1])
-        run = await self._service.start(caller.request(inputs, protocol="score", streaming=response_format == "stream"))
+        run = await self._service.start(
+            replace(caller, inputs=inputs, protocol="score", streaming=response_format == "stream")
+        )
         if response_format == "stream":
             outcome = await look_ahead(run, request, self._streams_are_known)
             if outcome.end is None or outcome.end.error is None:
                 return await self._stream_or_json(run, request, outcome, accept)
         return await self._json_response(run, await fold(run, request))
 
-    def _inputs(self, content: bytes, caller: Caller) -> dict[str, Any]:
+    def _inputs(self, content: bytes, caller: RunRequest) -> dict[str, Any]:
         """Return the flow's inputs in the body; unknown keys are ignored.
 
         A body that is not JSON is the value of the only input of a flow. Raises InvalidRequest if the flow has several
@@ -125,7 +128,6 @@ class Score:
         return {name: value for name, value in body.items() if name in declared}
 
     def _streams_are_known(self, outcome: Outcome) -> bool:
-        """Return whether every output has its value or has begun to stream."""
         return all(
             name in outcome.finished or (name in self._streams and name in outcome.begun) for name in self._outputs
         )
@@ -221,20 +223,14 @@ def run_error(error: ErrorInfo, cause: str) -> dict[str, Any]:
     return error_object(code, f"Execution failure in '{error.param}': {cause}" if has_cause else error.message)
 
 
-class Health:
-    """`GET /health`."""
-
-    async def handle(self, request: Request) -> Response:  # noqa: ARG002
-        """Respond as long as the process can."""
-        return JsonResponse({"status": "Healthy", "version": __version__})
+async def health(request: Request) -> Response:  # noqa: ARG001
+    """Respond to `GET /health` as long as the process can."""
+    return JsonResponse({"status": "Healthy", "version": __version__})
 
 
-class Version:
-    """`GET /version`; `build_info` describes promptflow's own images, so it is empty here."""
-
-    async def handle(self, request: Request) -> Response:  # noqa: ARG002
-        """Respond with the version of Flowpod."""
-        return JsonResponse({"status": "Healthy", "build_info": "", "version": __version__})
+async def version(request: Request) -> Response:  # noqa: ARG001
+    """Respond to `GET /version`; `build_info` describes promptflow's own images, so it is empty here."""
+    return JsonResponse({"status": "Healthy", "build_info": "", "version": __version__})
 
 
 class Swagger:
@@ -248,12 +244,8 @@ class Swagger:
         return JsonResponse(self._document)
 
 
-class Feedback:
+class Feedback(Endpoint):
     """`POST /feedback`: records a user's feedback as a span in the trace of the request's `traceparent`."""
-
-    def __init__(self, service: FlowService, settings: ApiSettings) -> None:
-        self._service = service
-        self._settings = settings
 
     async def handle(self, request: Request) -> Response:
         """Record the body as one attribute or, with `?flatten=true`, each key of the JSON object as its own."""
@@ -262,7 +254,7 @@ class Feedback:
         except FlowpodError as error:
             return _error_response(error)
         flatten = request.query_params.get("flatten", "false").lower() == "true"
-        self._service.note(_FEEDBACK_SPAN, request.headers, _feedback_attributes(content, flatten))
+        self._service.tracing.add_span(_FEEDBACK_SPAN, request.headers, _feedback_attributes(content, flatten))
         return JsonResponse({"status": "Feedback received."})
 
 

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from sqlalchemy import Insert, Table
+from sqlalchemy import Insert, Table, insert
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -42,6 +42,8 @@ class Dialect(ABC):
     url_form: ClassVar[str]
     """The URL to put into FLOWPOD_HISTORY, for error messages."""
     column_types: ClassVar[ColumnTypes]
+    ignore_prefix: ClassVar[str]
+    """What makes an INSERT skip a row whose key is already in the table."""
     inserts_sessions_first: ClassVar[bool]
     """Whether a session's row must be inserted in a transaction of its own, before the one that updates it."""
     password: str | None = None
@@ -77,9 +79,9 @@ class Dialect(ABC):
     def is_deadlock(self, error: OperationalError) -> bool:
         """Return whether the database ended a transaction that can succeed when it is run again."""
 
-    @abstractmethod
     def insert_ignore(self, table: Table) -> Insert:
         """Return an INSERT that skips a row whose key is already in the table."""
+        return insert(table).prefix_with(self.ignore_prefix)
 
     @abstractmethod
     async def executor(self, connection: AsyncConnection) -> Executor:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from sqlalchemy import BigInteger, Insert, Table, bindparam, event, insert, text
+from sqlalchemy import BigInteger, bindparam, event, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
@@ -42,6 +42,7 @@ class MySQL(Dialect):
         serial=BigInteger(),
         table_options={"mysql_charset": "utf8mb4", "mysql_engine": "InnoDB"},
     )
+    ignore_prefix = "IGNORE"
     # Concurrent inserts of one row all hold a shared lock on it, and an update in the same transaction would deadlock.
     inserts_sessions_first = True
 
@@ -99,10 +100,6 @@ class MySQL(Dialect):
     def is_deadlock(self, error: OperationalError) -> bool:
         """Return whether the server's error number says so."""
         return bool(error.orig is not None and error.orig.args and error.orig.args[0] in _DEADLOCK)
-
-    def insert_ignore(self, table: Table) -> Insert:
-        """Return INSERT IGNORE."""
-        return insert(table).prefix_with("IGNORE")
 
     async def executor(self, connection: AsyncConnection) -> Executor:
         """Return SQLAlchemy's own: the driver has no thread, so calling it directly would gain little."""

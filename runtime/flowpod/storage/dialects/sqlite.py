@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import aiosqlite
-from sqlalchemy import Connection, DateTime, Insert, Integer, String, Table, Text, event, insert
+from sqlalchemy import Connection, DateTime, Integer, String, Text, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -39,6 +39,7 @@ class SQLite(Dialect):
         time=DateTime(),
         serial=Integer(),  # the only type under which SQLite numbers rows
     )
+    ignore_prefix = "OR IGNORE"
     inserts_sessions_first = False
 
     def __init__(self, file: Path) -> None:
@@ -80,10 +81,6 @@ class SQLite(Dialect):
     def is_deadlock(self, error: OperationalError) -> bool:  # noqa: ARG002
         """Return False: a transaction that holds the only lock waits for no other."""
         return False
-
-    def insert_ignore(self, table: Table) -> Insert:
-        """Return INSERT OR IGNORE."""
-        return insert(table).prefix_with("OR IGNORE")
 
     async def executor(self, connection: AsyncConnection) -> Executor:
         """Return an executor that calls the driver directly."""

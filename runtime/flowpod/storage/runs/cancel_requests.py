@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -43,29 +41,21 @@ class CancelRequests:
         """Return the requests that no instance has accepted."""
         table = self._table
         query = select(table.c.id, table.c.run_id, table.c.user_id).where(~table.c.taken)
-        async with self._database.reading() as connection:
-            return [CancelRequest(*row) for row in await connection.execute(query)]
+        return [CancelRequest(*row) for row in await self._database.fetch_rows(query)]
 
     async def accept_cancel_requests(self, ids: Sequence[int]) -> None:
         """Record that this instance cancels the runs of these requests."""
-        accepted = update(self._table).where(self._table.c.id.in_(ids)).values(taken=True)
-        await self._database.transact(partial(_execute, accepted))
+        await self._database.execute(update(self._table).where(self._table.c.id.in_(ids)).values(taken=True))
 
     async def is_cancel_request_accepted(self, request_id: int) -> bool:
         """Return whether an instance has accepted a request."""
-        query = select(self._table.c.taken).where(self._table.c.id == request_id)
-        async with self._database.reading() as connection:
-            return bool(await connection.scalar(query))
+        query = select(self._table.c.id).where(self._table.c.id == request_id, self._table.c.taken)
+        return bool(await self._database.fetch_rows(query))
 
     async def delete_cancel_request(self, request_id: int) -> None:
         """Delete a request."""
-        await self._database.transact(partial(_execute, delete(self._table).where(self._table.c.id == request_id)))
+        await self._database.execute(delete(self._table).where(self._table.c.id == request_id))
 
     async def delete_old_cancel_requests(self, before: datetime) -> None:
         """Delete requests made before a time, by instances that ended before they could delete them."""
-        old = self._table.c.asked_at < as_stored(before)
-        await self._database.transact(partial(_execute, delete(self._table).where(old)))
-
-
-async def _execute(statement: Any, connection: AsyncConnection) -> None:
-    await connection.execute(statement)
+        await self._database.execute(delete(self._table).where(self._table.c.asked_at < as_stored(before)))

@@ -10,10 +10,10 @@ from sqlalchemy import ColumnElement, String, Table, cast, func, insert, literal
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from flowpod.errors import InvalidRequest, NotFound
-from flowpod.jsonable import dumps
 from flowpod.storage.database import Database, as_stored
 from flowpod.storage.schema import ACTIVE
 from flowpod.storage.sessions.reader import History, RecentTurns
+from flowpod.storage.sessions.turns import Turn, turn_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,28 +133,16 @@ class Continuations:
     ) -> None:
         if not history:
             return
-        sessions, now = self._schema.sessions, as_stored(datetime.now(UTC))
+        sessions, now = self._schema.sessions, datetime.now(UTC)
         this_session = sessions.c.session_id == session_id
         last = await connection.scalar(select(func.max(sessions.c.last_turn)).where(this_session))
-        rows = [
-            {
-                "session_id": session_id,
-                "turn": number,
-                "run_id": str(uuid.uuid4()),
-                "status": "Completed",
-                "inputs": inputs.decode(),
-                "outputs": outputs.decode(),
-                "size": len(inputs) + len(outputs),
-                "otel_trace_id": "",
-                "started_at": now,
-                "finished_at": now,
-            }
-            for number, turn in enumerate(history, (last or 0) + 1)
-            for inputs, outputs in [(dumps(turn["inputs"]), dumps(turn["outputs"]))]
-        ]
-        await connection.execute(
-            update(sessions).where(this_session).values(last_turn=sessions.c.last_turn + len(rows))
-        )
+        rows = []
+        for number, given in enumerate(history, (last or 0) + 1):
+            inputs, outputs, run_id = given["inputs"], given["outputs"], str(uuid.uuid4())
+            turn = Turn(session_id, None, True, run_id, "Completed", inputs, outputs, None, "", now, now)
+            rows.append(turn_row(turn) | {"turn": number})
+        last_turn = sessions.c.last_turn + len(rows)
+        await connection.execute(update(sessions).where(this_session).values(last_turn=last_turn))
         await connection.execute(insert(self._schema.turns), rows)
 
 

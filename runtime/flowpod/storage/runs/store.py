@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Insert, Row, Select, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, Insert, Row, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from flowpod.jsonable import dumps
@@ -50,7 +49,9 @@ class RunStore:
             if not (await connection.execute(new)).rowcount:
                 await connection.rollback()
                 return None
-            return _run((await connection.execute(self._select(self._runs.c.run_id == run.run_id))).one())
+            return _recorded_run(
+                (await connection.execute(select(self._runs).where(self._runs.c.run_id == run.run_id))).one()
+            )
 
         while (added := await self._database.transact(write)) is None:
             if run.key is not None and (other := await self.find_run_by_key(run.key)) is not None:
@@ -102,10 +103,8 @@ class RunStore:
             .order_by(events.c.last)
             .limit(_PAGE)
         )
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(query)).all()
         numbered: list[tuple[int, Any]] = []
-        for last, text in rows:
+        for last, text in await self._database.fetch_rows(query):
             events_of_row = orjson.loads(text)
             numbered += enumerate(events_of_row, last - len(events_of_row) + 1)
         return [(number, event) for number, event in numbered if number > after]
@@ -125,22 +124,20 @@ class RunStore:
     async def mark_cancel_requested(self, run_id: str) -> bool:
         """Ask the owner of a run to cancel it; return whether the run is still active."""
         active = (self._runs.c.run_id == run_id) & self._runs.c.status.in_(ACTIVE)
-        marked = update(self._runs).where(active).values(cancel_requested=True)
-        return bool(await self._database.transact(partial(_rowcount, marked)))
+        return bool(await self._database.execute(update(self._runs).where(active).values(cancel_requested=True)))
 
     async def list_cancel_requested(self, owner: str) -> list[str]:
         """Return the ids of the owner's active runs that a client has asked to cancel."""
         runs = self._runs
         query = select(runs.c.run_id).where(runs.c.owner == owner, runs.c.status.in_(ACTIVE), runs.c.cancel_requested)
-        async with self._database.reading() as connection:
-            return list((await connection.execute(query)).scalars())
+        return [run_id for (run_id,) in await self._database.fetch_rows(query)]
 
     async def list_expired(self, now: datetime) -> list[RecordedRun]:
         """Return some active runs whose lease has expired."""
         runs = self._runs
         expired = runs.c.status.in_(ACTIVE) & (runs.c.lease_until < as_stored(now))
-        async with self._database.reading() as connection:
-            return [_run(row) for row in await connection.execute(self._select(expired).limit(_BATCH))]
+        query = select(runs).where(expired).limit(_BATCH)
+        return [_recorded_run(row) for row in await self._database.fetch_rows(query)]
 
     async def fail_expired(self, run_id: str, now: datetime, end: Callable[[int], Sequence[Any]]) -> bool:
         """Mark a run whose lease has expired as failed; return whether this call did so, and not another instance.
@@ -155,7 +152,7 @@ class RunStore:
             failed = update(runs).where(expired).values(status="Failed", finished_at=as_stored(now), owner="")
             if not (await connection.execute(failed)).rowcount:
                 return False
-            row = (await connection.execute(self._select(runs.c.run_id == run_id))).one()
+            row = (await connection.execute(select(runs).where(runs.c.run_id == run_id))).one()
             events = end(row.last_event)
             batch = EventBatch(run_id, events, row.last_event + len(events), "Failed", None, now)
             await connection.execute(update(runs).where(runs.c.run_id == run_id).values(last_event=batch.last))
@@ -191,8 +188,7 @@ class RunStore:
     async def delete_old_runs(self, before: datetime) -> bool:
         """Delete some runs that ended before a time; return whether there may be more."""
         old = select(self._runs.c.run_id).where(self._runs.c.finished_at < as_stored(before)).limit(_BATCH)
-        async with self._database.reading() as connection:
-            ids = list((await connection.execute(old)).scalars())
+        ids = [run_id for (run_id,) in await self._database.fetch_rows(old)]
         return bool(ids) and await self.delete_runs(ids) == _BATCH
 
     def _insert(self, run: NewRun, owner: str, lease_until: datetime) -> Insert:
@@ -217,17 +213,9 @@ class RunStore:
         values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
         return update(self._runs).where(self._runs.c.run_id == bindparam("this")).values(values)
 
-    def _select(self, condition: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
-        return select(self._runs).where(condition)
-
     async def _find(self, condition: ColumnElement[bool]) -> RecordedRun | None:
-        async with self._database.reading() as connection:
-            row = (await connection.execute(self._select(condition))).one_or_none()
-        return None if row is None else _run(row)
-
-
-async def _rowcount(statement: Any, connection: AsyncConnection) -> int:
-    return int((await connection.execute(statement)).rowcount)
+        rows = await self._database.fetch_rows(select(self._runs).where(condition))
+        return _recorded_run(rows[0]) if rows else None
 
 
 def _changes(batch: EventBatch) -> dict[str, Any]:
@@ -244,7 +232,7 @@ def _event_row(batch: EventBatch) -> dict[str, Any]:
     return {"run_id": batch.run_id, "last": batch.last, "events": dumps(batch.events).decode()}
 
 
-def _run(row: Row[*tuple[Any, ...]]) -> RecordedRun:
+def _recorded_run(row: Row[*tuple[Any, ...]]) -> RecordedRun:
     return RecordedRun(
         run_id=row.run_id,
         session_id=row.session_id,

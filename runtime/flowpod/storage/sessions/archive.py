@@ -3,11 +3,10 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Delete, Row, and_, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Row, and_, delete, func, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from flowpod.errors import NotFound
@@ -178,7 +177,7 @@ class Archive:
         deleted = 0
         while ids := [row[0] for row in await self._rows(query.limit(_BATCH))]:
             with self._availability.required():
-                deleted += await self._database.transact(partial(_execute, delete(turns).where(turns.c.id.in_(ids))))
+                deleted += await self._database.execute(delete(turns).where(turns.c.id.in_(ids)))
         left = select(turns.c.id).where(turns.c.session_id == sessions.c.session_id).exists()
         empty = and_(self._owned(owner), sessions.c.updated_at < as_stored(before), ~left)
         emptied = 0
@@ -202,8 +201,7 @@ class Archive:
 
     async def _rows(self, query: Any) -> Sequence[AnyRow]:
         with self._availability.required():
-            async with self._database.reading() as connection:
-                return (await connection.execute(query)).all()
+            return await self._database.fetch_rows(query)
 
     async def _delete(self, condition: ColumnElement[bool], ids: Sequence[str]) -> dict[str, int]:
         with self._availability.required():
@@ -219,10 +217,6 @@ class Archive:
 
     def _matches(self, owner: str | None, session_id: str) -> ColumnElement[bool]:
         return and_(self._owned(owner), self._schema.sessions.c.session_id == session_id)
-
-
-async def _execute(statement: Delete, connection: AsyncConnection) -> int:
-    return (await connection.execute(statement)).rowcount
 
 
 def _session_not_found(session_id: str) -> NotFound:

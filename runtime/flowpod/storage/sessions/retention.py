@@ -45,8 +45,7 @@ class Retention:
     async def _delete_some(self, expired: ColumnElement[bool]) -> int:
         sessions = self._database.schema.sessions
         query = select(sessions.c.session_id).where(expired).order_by(sessions.c.updated_at).limit(_BATCH)
-        async with self._database.reading() as connection:
-            ids = list((await connection.execute(query)).scalars())
+        ids = [session_id for (session_id,) in await self._database.fetch_rows(query)]
         if ids:  # a session that is used before it is deleted stays
             await delete_sessions(self._database, ids, expired)
         return len(ids)

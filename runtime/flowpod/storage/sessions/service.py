@@ -2,20 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from flowpod.errors import FlowpodError, NotFound
-from flowpod.storage.availability import FAILURES, Availability, reason_of
+from flowpod.storage.availability import FAILURES, Availability, is_set_within, reason_of
 from flowpod.storage.database import Database
 from flowpod.storage.sessions.archive import Archive
-from flowpod.storage.sessions.reader import History, SessionReader, history_budget
+from flowpod.storage.sessions.reader import SessionReader, StoredSession, history_budget
 from flowpod.storage.sessions.retention import Retention
-from flowpod.storage.sessions.turn_queue import NoObserver, Observer, TurnQueue
+from flowpod.storage.sessions.turn_queue import TurnQueue
 from flowpod.storage.sessions.turns import Turn, TurnWriter
+from flowpod.telemetry.metrics import HistoryMetrics, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -28,15 +25,6 @@ _CHECK_INTERVAL_S = 5.0
 _RETENTION_RETRY_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class SessionState:
-    """What a run gets of its session: the newest part of its history, the number of its last turn, its variables."""
-
-    history: History = ()
-    last_turn: int = 0
-    variables: Mapping[str, Any] = field(default_factory=dict)
-
-
 class HistoryService:
     """Reads and writes the sessions of one service; `archive` manages them for their owners."""
 
@@ -47,14 +35,14 @@ class HistoryService:
         write_timeout_s: float,
         single_turn_days: float,
         days: float | None = None,
-        observer: Observer | None = None,
+        metrics: HistoryMetrics | None = None,
     ) -> None:
         self._check_now = asyncio.Event()
         self.availability = Availability(on_failure=self._check_now.set)
         self.archive = Archive(database, self.availability)
         self._database = database
         self._reader = SessionReader(database)
-        self._queue = TurnQueue(TurnWriter(database), self.availability, observer or NoObserver(), write_timeout_s)
+        self._queue = TurnQueue(TurnWriter(database), self.availability, metrics or Metrics().history, write_timeout_s)
         self._retention = Retention(database, timedelta(days=single_turn_days), timedelta(days=days) if days else None)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -66,9 +54,8 @@ class HistoryService:
         have to retry.
         """
         self._tasks = (asyncio.create_task(self._keep_checking()), asyncio.create_task(self._keep_deleting_old()))
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.availability.checked.wait(), _FIRST_CHECK_TIMEOUT_S)
-            await asyncio.wait_for(self.availability.available.wait(), _RECOVERY_TIMEOUT_S)
+        if await is_set_within(self.availability.checked, _FIRST_CHECK_TIMEOUT_S):
+            await is_set_within(self.availability.available, _RECOVERY_TIMEOUT_S)
 
     async def close(self) -> None:
         """Try deferred turns once more, then close the database."""
@@ -80,7 +67,7 @@ class HistoryService:
 
     async def read_state(
         self, session_id: str, user_id: str | None, rounds: int, tokens: int | None = None
-    ) -> SessionState:
+    ) -> StoredSession:
         """Return what a run gets of its session: at most `rounds` turns and about `tokens` tokens of history.
 
         An unknown session is empty, and from now on the user's. Raises NotFound when the session belongs to another
@@ -94,9 +81,7 @@ class HistoryService:
                     owner = await self._reader.claim_session(session_id, user_id)
         if user_id is not None and owner != user_id:
             raise _session_not_found(session_id)
-        if stored is None:
-            return SessionState()
-        return SessionState(stored.history, stored.last_turn, stored.variables)
+        return stored or StoredSession()
 
     async def claim_session(self, session_id: str, user_id: str) -> None:
         """Make the user the owner of a session, without reading its turns.
@@ -114,8 +99,7 @@ class HistoryService:
         """Store a turn; return whether it was stored in time. If not, the write continues in the background."""
         return await self._queue.store_turn(turn)
 
-    async def _check(self) -> None:
-        """Check whether the database is available, and migrate its tables the first time."""
+    async def _check_database(self) -> None:
         try:
             if self.availability.migrated:
                 async with asyncio.timeout(_READ_TIMEOUT_S):
@@ -132,13 +116,11 @@ class HistoryService:
         pause = _MIN_RETRY_S
         while True:
             try:
-                await self._check()
+                await self._check_database()
             except Exception:
                 logger.exception("a bug in Flowpod, while checking the chat history")
             pause = min(pause * 2, _MAX_RETRY_S) if self.availability.failure else _MIN_RETRY_S
-            with suppress(TimeoutError):
-                interval = pause if self.availability.failure else _CHECK_INTERVAL_S
-                await asyncio.wait_for(self._check_now.wait(), interval)
+            await is_set_within(self._check_now, pause if self.availability.failure else _CHECK_INTERVAL_S)
             self._check_now.clear()
 
     async def _keep_deleting_old(self) -> None:

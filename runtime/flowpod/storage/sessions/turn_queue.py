@@ -5,10 +5,10 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from flowpod.storage.availability import FAILURES, Availability, reason_of
 from flowpod.storage.sessions.turns import Turn, TurnWriter
+from flowpod.telemetry.metrics import HistoryMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -18,32 +18,6 @@ _GIVE_UP_AFTER_S = 120.0
 _MAX_PAUSE_S = 30.0  # also while the database is unavailable, so that old turns are given up
 _MAX_WAITING = 10_000
 _MAX_BATCH = 64
-
-
-class Observer(Protocol):
-    """Counts what happens to turns."""
-
-    def written(self, seconds: float) -> None:
-        """Count a turn that was stored `seconds` after its run had ended."""
-
-    def deferred(self) -> None:
-        """Count a turn that was not stored in time; the write continues."""
-
-    def lost(self) -> None:
-        """Count a turn that was given up."""
-
-
-class NoObserver:
-    """An observer that counts nothing."""
-
-    def written(self, seconds: float) -> None:
-        """Ignore it."""
-
-    def deferred(self) -> None:
-        """Ignore it."""
-
-    def lost(self) -> None:
-        """Ignore it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +36,12 @@ class TurnQueue:
     delays no other.
     """
 
-    def __init__(self, writer: TurnWriter, availability: Availability, observer: Observer, timeout_s: float) -> None:
+    def __init__(
+        self, writer: TurnWriter, availability: Availability, metrics: HistoryMetrics, timeout_s: float
+    ) -> None:
         self._writer = writer
         self._availability = availability
-        self._observer = observer
+        self._metrics = metrics
         self._timeout_s = timeout_s
         self._waiting: deque[_WaitingTurn] = deque()
         self._arrived = asyncio.Event()
@@ -85,7 +61,7 @@ class TurnQueue:
         self._arrived.set()
         if (await asyncio.wait({waiting.stored}, timeout=self._timeout_s))[0]:
             return waiting.stored.result()
-        self._observer.deferred()
+        self._metrics.deferred()
         return False
 
     async def close(self) -> None:
@@ -109,7 +85,6 @@ class TurnQueue:
             pause = _MIN_RETRY_S if await self._store_batch() else await self._pause(pause)
 
     async def _store_batch(self) -> bool:
-        """Store the next batch; return whether to go on without a pause."""
         batch = self._next_batch()
         try:
             refused = await self._writer.append_turns([waiting.turn for waiting in batch])
@@ -130,7 +105,7 @@ class TurnQueue:
             if reason := refused.get(waiting.turn.run_id):
                 self._give_up(waiting, reason)
             else:
-                self._observer.written(time.monotonic() - waiting.since)
+                self._metrics.written(time.monotonic() - waiting.since)
                 waiting.stored.set_result(True)
         return True
 
@@ -194,12 +169,11 @@ class TurnQueue:
         return _MIN_RETRY_S if was_unavailable else min(pause_s * 2, _MAX_RETRY_S)
 
     async def _until_available(self, pause_s: float) -> None:
-        """Wait until the database is available, at least `pause_s`."""
         started = time.monotonic()
         await self._availability.available.wait()
         await asyncio.sleep(started + pause_s - time.monotonic())
 
     def _give_up(self, waiting: _WaitingTurn, reason: str) -> None:
         logger.error("run %s: its turn could not be stored in the chat history: %s", waiting.turn.run_id, reason)
-        self._observer.lost()
+        self._metrics.lost()
         waiting.stored.set_result(False)

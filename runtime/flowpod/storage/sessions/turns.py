@@ -83,7 +83,7 @@ class TurnWriter:
         Returns the reason, by run id, for those that can never be stored: the turn is too large for the database, or
         its session now belongs to another user. May raise SQLAlchemy's errors, with nothing stored.
         """
-        rows = {turn.run_id: _turn_row(turn) for turn in turns}
+        rows = {turn.run_id: {f"new_{name}": value for name, value in turn_row(turn).items()} for turn in turns}
         refused = {run_id: reason for run_id, row in rows.items() if (reason := self._why_too_large(row))}
         left = [turn for turn in turns if turn.run_id not in refused]
         left.sort(key=lambda turn: turn.session_id)  # every writer locks sessions in this order, so none deadlock
@@ -136,14 +136,12 @@ class TurnWriter:
     async def _stored_runs(self, turns: Sequence[Turn]) -> set[str]:
         table = self._schema.turns
         query = select(table.c.run_id).where(table.c.run_id.in_([turn.run_id for turn in turns]))
-        async with self._database.reading() as connection:
-            return set((await connection.execute(query)).scalars())
+        return {run_id for (run_id,) in await self._database.fetch_rows(query)}
 
     async def _owners(self, ids: Sequence[str]) -> dict[str, str | None]:
         sessions = self._schema.sessions
         query = select(sessions.c.session_id, sessions.c.user_id).where(sessions.c.session_id.in_(ids))
-        async with self._database.reading() as connection:
-            return {row[0]: row[1] for row in await connection.execute(query)}
+        return {row[0]: row[1] for row in await self._database.fetch_rows(query)}
 
     def _why_too_large(self, row: Mapping[str, Any]) -> str:
         return self._database.dialect.why_too_large(
@@ -177,9 +175,10 @@ def _session_changes(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _turn_row(turn: Turn) -> dict[str, Any]:
+def turn_row(turn: Turn) -> dict[str, Any]:
+    """Return the row of a turn, without its number."""
     inputs, outputs = dumps(turn.inputs), dumps(turn.outputs)
-    row = {
+    return {
         "session_id": turn.session_id,
         "run_id": turn.run_id,
         "status": turn.status,
@@ -191,7 +190,6 @@ def _turn_row(turn: Turn) -> dict[str, Any]:
         "started_at": as_stored(turn.started_at),
         "finished_at": as_stored(turn.finished_at),
     }
-    return {f"new_{name}": value for name, value in row.items()}
 
 
 def title_of(question: str) -> str | None:

@@ -91,10 +91,7 @@ def test_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, variable:
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
-@pytest.mark.parametrize(
-    "variable",
-    [name for name, default, _ in setting_rows() if name.endswith(("_S", "_DAYS"))],
-)
+@pytest.mark.parametrize("variable", [name for name, default, _ in setting_rows() if name.endswith(("_S", "_DAYS"))])
 def test_time_must_be_a_finite_number(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^{variable}: "):
         read(monkeypatch, {variable: text})

@@ -59,10 +59,7 @@ NODE = ["node", None, None]
             "@trace\nasync def inner(): return 1\ndef main(): assert asyncio.run(inner()) == 1",
             [["inner", "node", None], NODE],
         ),
-        (
-            "@trace\ndef main(): raise ValueError('bad')",
-            [["main", "node", "ValueError: bad"], NODE],
-        ),
+        ("@trace\ndef main(): raise ValueError('bad')", [["main", "node", "ValueError: bad"], NODE]),
         (
             "@trace\ndef items():\n yield otel.get_current_span().name\ndef main(): assert list(items()) == ['node']",
             [["items", "node", None], NODE],

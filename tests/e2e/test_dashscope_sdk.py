@@ -284,11 +284,7 @@ def test_multimodal_generation(base_url: str, model: ModelServer) -> None:
     assert response.output.choices[0].message.content[0]["text"] == "You said: What is shown?"
     assert "picture=True" in told(model)
     whole = ["You ", "You said: ", "You said: What ", "You said: What is ", *["You said: What is shown?"] * 2]
-    for incremental, texts in (
-        (None, whole),
-        (True, ["You ", "said: ", "What ", "is ", "shown?", ""]),
-        (False, whole),
-    ):
+    for incremental, texts in ((None, whole), (True, ["You ", "said: ", "What ", "is ", "shown?", ""]), (False, whole)):
         said = []
         for response in MultiModalConversation.call(**ask, stream=True, incremental_output=incremental):
             (choice,) = response.output.choices

@@ -362,10 +362,7 @@ async def test_session_variables_live_as_long_as_the_session(tmp_path: Path) -> 
         async with service_of(flow, data=tmp_path) as service:
             return [(await events_of(service, {"question": q}, session_id=session))[-2].delta for q in questions]  # type: ignore[union-attr]
 
-    assert await answers("a", "b") == [
-        {"all": ["a"], "n": 11},
-        {"all": ["a", "b"], "n": 12},
-    ]
+    assert await answers("a", "b") == [{"all": ["a"], "n": 11}, {"all": ["a", "b"], "n": 12}]
     assert await answers("c") == [{"all": ["a", "b", "c"], "n": 13}]
     assert await answers("x", session="t" * 32) == [{"all": ["x"], "n": 11}]
 

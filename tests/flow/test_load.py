@@ -107,10 +107,7 @@ def test_packaged_flow_has_no_problems() -> None:
         ("{chat_history: {type: list, is_chat_history: false}}", None),
         ("{past: {type: list, is_chat_history: true}}", "past"),
         ("{past: {type: list}}", None),
-        (
-            "{past: {type: list, is_chat_history: true}, chat_history: {type: list, is_chat_history: false}}",
-            "past",
-        ),
+        ("{past: {type: list, is_chat_history: true}, chat_history: {type: list, is_chat_history: false}}", "past"),
     ],
 )
 def test_chat_history_is_found_by_its_mark_or_its_name(tmp_path: Path, declared: str, role: str | None) -> None:

@@ -52,10 +52,7 @@ NODE = "{name: a, type: python, source: {path: a.py}}"
         ("nodes: &all [*all]", ["flow.dag.yaml: not valid YAML: nested too deep"]),
         (f"nodes:\n- &first {NODE}\n- {{<<: *first, name: b}}", []),
         ("nodes: [\n", ["flow.dag.yaml:2: not valid YAML: expected the node content, but found '<stream end>'"]),
-        (
-            "a: 1\n\tb: 2\n",
-            ["flow.dag.yaml:2: not valid YAML: found character '\\t' that cannot start any token"],
-        ),
+        ("a: 1\n\tb: 2\n", ["flow.dag.yaml:2: not valid YAML: found character '\\t' that cannot start any token"]),
         ("a: *nowhere", ["flow.dag.yaml:1: not valid YAML: found undefined alias 'nowhere'"]),
         (
             "a: !!python/object:os.system {}",
@@ -105,9 +102,7 @@ NODE = "{name: a, type: python, source: {path: a.py}}"
         ),
         (
             "nodes:\n- {name: a, type: csharp, source: {path: a.py}}",
-            [
-                "flow.dag.yaml:2: nodes[0].type: there is no node kind 'csharp'; the kinds are " + ", ".join(KINDS),
-            ],
+            ["flow.dag.yaml:2: nodes[0].type: there is no node kind 'csharp'; the kinds are " + ", ".join(KINDS)],
         ),
         (
             "nodes:\n- name: a\n  type: python\n  source: {path: a.py}\n  activate: {when: x}",

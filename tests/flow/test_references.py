@@ -98,8 +98,7 @@ def test_node_named_sys_keeps_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["${inputs.a}", "${fetch.output}", "${fetch.output.a.b}", "${fetch.output.a[0].b}", "${sys.turn}"],
+    "text", ["${inputs.a}", "${fetch.output}", "${fetch.output.a.b}", "${fetch.output.a[0].b}", "${sys.turn}"]
 )
 def test_reference_is_shown_as_it_is_written(text: str) -> None:
     assert str(parse_value(text, NODES)) == text
@@ -171,10 +170,7 @@ def test_reference_finds_its_value(value: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "${mapping.output.b}",
-            "${mapping.output.b}: there is no key 'b'; the keys are 'a', 'list', 'k l', '0', 0",
-        ),
+        ("${mapping.output.b}", "${mapping.output.b}: there is no key 'b'; the keys are 'a', 'list', 'k l', '0', 0"),
         ("${mapping.output.a.x.y}", "${mapping.output.a.x.y}: there is no key 'x'; the keys are 'b'"),
         ("${mapping.output.list[2]}", "${mapping.output.list[2]}: there is no item 2 in list"),
         ("${text.output.title}", "${text.output.title}: str has no 'title'"),

@@ -105,12 +105,7 @@ TOLERATED = [
     ("json-to-stream", ["You said: hi"], Result("You said: hi", USAGE, "stand-in", "stop")),
 ]
 BAD = [
-    (
-        "ends-early",
-        ["only ha"],
-        "model_broke_off",
-        "broke off its answer: END before the end",
-    ),
+    ("ends-early", ["only ha"], "model_broke_off", "broke off its answer: END before the end"),
     ("break-off", ["only ha"], "model_broke_off", "broke off its answer: "),
     ("rubbish", ["so far "], "model_bad_answer", "answered with something other than WHAT: 'this is not JSON'"),
     ("parts", [], "model_bad_answer", "answered with something other than WHAT: "),
@@ -181,8 +176,7 @@ async def test_failed_stream_says_where_and_why(
 
 @each_api
 @pytest.mark.parametrize(
-    ("model", "code", "message"),
-    [(model, code, message) for model, _, code, message in BAD if model not in SCENARIOS],
+    ("model", "code", "message"), [(model, code, message) for model, _, code, message in BAD if model not in SCENARIOS]
 )
 async def test_failed_whole_answer_says_where_and_why(
     model_server: ModelServer, model: str, code: str, message: str, api: Api

@@ -84,10 +84,7 @@ def prompt(question: str, *passages: tuple[str, str]) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("messages", "expected"),
     [
-        (
-            prompt("What do cats eat?", ("Cats", "Cats eat fish."), ("Dogs", "Dogs bark at night.")),
-            "Cats eat fish.",
-        ),
+        (prompt("What do cats eat?", ("Cats", "Cats eat fish."), ("Dogs", "Dogs bark at night.")), "Cats eat fish."),
         (
             prompt("Where is Mars?", ("Cats", "Cats eat fish."), ("Dogs", "Dogs bark.")),
             "I found nothing about that in the text that I was given. It covers: Cats, Dogs.",

@@ -219,11 +219,7 @@ CALLED = {"name": "weather", "arguments": "{}"}
             OPEN,
             {"tools": [TOOL], "functions": [FUNCTION], "tool_choice": "auto"},
             {"tools": [TOOL], "tool_choice": "auto"},
-            {
-                **MESSAGE,
-                "function_call": None,
-                "tool_calls": [{"id": "c1", "type": "function", "function": CALLED}],
-            },
+            {**MESSAGE, "function_call": None, "tool_calls": [{"id": "c1", "type": "function", "function": CALLED}]},
         ),
     ],
 )

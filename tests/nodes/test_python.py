@@ -227,10 +227,7 @@ def test_files_of_one_name_in_two_flows_are_two_modules(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["def", "async def"])
 @pytest.mark.parametrize(
     ("statement", "error", "message"),
-    [
-        ("raise KeyError('k')", KeyError, "'k'"),
-        ("raise StopIteration", RuntimeError, "StopIteration"),
-    ],
+    [("raise KeyError('k')", KeyError, "'k'"), ("raise StopIteration", RuntimeError, "StopIteration")],
 )
 async def test_exception_of_a_tool_is_its_own(
     tmp_path: Path, kind: str, statement: str, error: type[Exception], message: str

@@ -135,10 +135,7 @@ def test_messages_of_every_kind() -> None:
                 {"type": "unknown", "content": {"type": "odd"}},
             ],
         },
-        {
-            "role": "assistant",
-            "parts": [{"type": "tool_call", "id": "c1", "name": "look_up", "arguments": '{"q": 1}'}],
-        },
+        {"role": "assistant", "parts": [{"type": "tool_call", "id": "c1", "name": "look_up", "arguments": '{"q": 1}'}]},
         {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c1", "response": "a cat"}]},
     ]
     start = "llm.input_messages"

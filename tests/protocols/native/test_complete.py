@@ -137,10 +137,7 @@ async def test_response_config_chooses_what_is_shown_of_nodes(tmp_path: Path) ->
         "display_name": "Shout",
     }
     output = {"text": "HI", "input_length": 2}
-    assert nodes == [
-        {**shown, "status": "Running", "output": None},
-        {**shown, "status": "Completed", "output": output},
-    ]
+    assert nodes == [{**shown, "status": "Running", "output": None}, {**shown, "status": "Completed", "output": output}]
     whole = next(event for event in events if event["event"] == "RunOutput")
     assert whole["outputs"] == {"out": output}
     assert whole["output_metadata"] == {"out": {"is_stream": False, "status": "Finished"}}

@@ -29,10 +29,7 @@ async def test_extension_keys_name_the_chat_fields(tmp_path: Path) -> None:
     assert body["required"] is True
     assert body["content"]["application/json"]["schema"] == {
         "type": "object",
-        "properties": {
-            "question": {"type": "string"},
-            "chat_history": {"type": "array", "items": {}, "default": []},
-        },
+        "properties": {"question": {"type": "string"}, "chat_history": {"type": "array", "items": {}, "default": []}},
         "required": ["question"],
     }
     answer = document["paths"]["/score"]["post"]["responses"]["200"]["content"]

@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 
 from flowpod.compat import stand_ins
+from tests.support.flows import write_chat_flow
 from tests.support.mariadb import MariaDB, running_mariadb
 from tests.support.model_server import ModelServer, running_model_server
 from tests.support.needs import need
@@ -30,6 +31,12 @@ def model_server() -> Iterator[ModelServer]:
     """The stand-in for a model, shared by the tests of this process."""
     with running_model_server() as server:
         yield server
+
+
+@pytest.fixture
+def chat_flow(tmp_path: Path, model_server: ModelServer) -> Path:
+    """A chat flow whose model says "You said: <question>"."""
+    return write_chat_flow(tmp_path / "flow", model_server.url)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from flowpod.background.recording import AttachedRecording, BackgroundRecording
 from flowpod.engine.request import RunRequest
 from flowpod.errors import FlowpodError, InvalidRequest, NotFound, TooManyRuns, Unavailable
 from tests.support.background import PATIENCE_S, submit, wait_for, write_sleepy_flow
-from tests.support.flows import SESSION, client_of, service_of, write_chat_flow
+from tests.support.flows import SESSION, client_of, service_of
 from tests.support.model_server import ModelServer
 
 SESSION_HEADER = {"Chat-Session-Id": SESSION}
@@ -48,10 +48,9 @@ async def ask(client: httpx.AsyncClient, how: str, question: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["not recorded", "response", "background"])
-async def test_a_run_reads_its_history_once(tmp_path: Path, model_server: ModelServer, how: str) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+async def test_a_run_reads_its_history_once(tmp_path: Path, chat_flow: Path, how: str) -> None:
     with traced_statements() as statements:
-        async with client_of(flow, data=tmp_path / "data") as client:
+        async with client_of(chat_flow, data=tmp_path / "data") as client:
             await ask(client, "not recorded", "first")
             statements.clear()
             await ask(client, how, f"second {tmp_path.name}")
@@ -82,9 +81,11 @@ async def test_a_run_validates_its_inputs_once(
     assert inputs.passes == 1
 
 
-async def test_a_waiting_run_reads_its_history_when_it_starts(tmp_path: Path, model_server: ModelServer) -> None:
-    flow, questions = write_chat_flow(tmp_path / "flow", model_server.url), [f"{n} {tmp_path.name}" for n in "ab"]
-    async with client_of(flow, data=tmp_path / "data", max_background_runs=1) as client:
+async def test_a_waiting_run_reads_its_history_when_it_starts(
+    tmp_path: Path, chat_flow: Path, model_server: ModelServer
+) -> None:
+    questions = [f"{n} {tmp_path.name}" for n in "ab"]
+    async with client_of(chat_flow, data=tmp_path / "data", max_background_runs=1) as client:
         ids = [await submit(client, {"question": question}, **SESSION_HEADER) for question in questions]
         assert (await wait_for(client, ids[1]))["status"] == "Completed"
     call = next(call for call in model_server.calls if call.question == questions[1])
@@ -94,14 +95,13 @@ async def test_a_waiting_run_reads_its_history_when_it_starts(tmp_path: Path, mo
 
 @pytest.mark.parametrize("recording", [ATTACHED, BACKGROUND], ids=["attached", "background"])
 async def test_nothing_is_recorded_of_a_refused_request(
-    tmp_path: Path, model_server: ModelServer, recording: AttachedRecording | BackgroundRecording
+    tmp_path: Path, chat_flow: Path, recording: AttachedRecording | BackgroundRecording
 ) -> None:
     async def assert_refused(refusal: type[FlowpodError], **request: Any) -> None:
         with pytest.raises(refusal):
             await service.start(RunRequest(**{"inputs": {"question": "x"}, "session_id": SESSION} | request), recording)
 
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with service_of(flow, data=tmp_path, max_runs=1) as service:
+    async with service_of(chat_flow, data=tmp_path, max_runs=1) as service:
         run = await service.start(RunRequest({"question": "x"}, SESSION, user_id="ann"))
         if recording is ATTACHED:
             await assert_refused(TooManyRuns)

@@ -77,10 +77,9 @@ def test_check_reports_every_problem_with_file_line_and_key(tmp_path: Path) -> N
     ]
 
 
-def test_check_of_a_good_flow(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    done = run_command("check", str(flow), env=env_of(tmp_path))
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{flow}: no problems\n", "")
+def test_check_of_a_good_flow(tmp_path: Path, chat_flow: Path) -> None:
+    done = run_command("check", str(chat_flow), env=env_of(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{chat_flow}: no problems\n", "")
 
 
 def test_an_unset_variable_is_a_warning_of_check_and_an_error_of_serve(tmp_path: Path) -> None:
@@ -109,9 +108,8 @@ def test_no_such_folder(tmp_path: Path) -> None:
     assert done.stderr == f"{tmp_path / 'nothing'}: the folder does not exist\n"
 
 
-def test_run_streams_the_answer_and_reports_nodes(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    done = run_command("run", str(flow), "question=hello there", env=env_of(tmp_path))
+def test_run_streams_the_answer_and_reports_nodes(tmp_path: Path, chat_flow: Path) -> None:
+    done = run_command("run", str(chat_flow), "question=hello there", env=env_of(tmp_path))
     assert (done.returncode, done.stdout) == (0, "You said: hello there\n")
     assert "reply: Running" in done.stderr
     assert "reply: Completed" in done.stderr
@@ -153,9 +151,8 @@ def test_an_interrupt_ends_a_run_that_refuses_to_be_cancelled(tmp_path: Path) ->
         (["question=a", "chat_history=5"], "input 'chat_history': expected a list, got 5\n"),
     ],
 )
-def test_run_refuses_bad_inputs(tmp_path: Path, model_server: ModelServer, inputs: list[str], message: str) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    done = run_command("run", str(flow), *inputs, env=env_of(tmp_path))
+def test_run_refuses_bad_inputs(tmp_path: Path, chat_flow: Path, inputs: list[str], message: str) -> None:
+    done = run_command("run", str(chat_flow), *inputs, env=env_of(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
@@ -186,41 +183,37 @@ def test_help_names_the_commands_and_every_setting() -> None:
     ],
 )
 def test_invalid_options_and_settings_are_reported_in_one_line(
-    tmp_path: Path, model_server: ModelServer, settings: dict[str, str], options: list[str], message: str
+    tmp_path: Path, chat_flow: Path, settings: dict[str, str], options: list[str], message: str
 ) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    done = run_command("serve", str(flow), "--port", "0", *options, env=env_of(tmp_path, **settings))
+    done = run_command("serve", str(chat_flow), "--port", "0", *options, env=env_of(tmp_path, **settings))
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_in_use_is_reported(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    with serving(flow, tmp_path) as served:
+def test_a_port_in_use_is_reported(tmp_path: Path, chat_flow: Path) -> None:
+    with serving(chat_flow, tmp_path) as served:
         port = served.url.rpartition(":")[2]
-        done = run_command("serve", str(flow), "--port", port, env=env_of(tmp_path))
+        done = run_command("serve", str(chat_flow), "--port", port, env=env_of(tmp_path))
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
 
 
-def test_auth_off_opens_any_address_and_warns(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    with serving(flow, tmp_path, "--host", "0.0.0.0", FLOWPOD_AUTH="off") as served:
+def test_auth_off_opens_any_address_and_warns(tmp_path: Path, chat_flow: Path) -> None:
+    with serving(chat_flow, tmp_path, "--host", "0.0.0.0", FLOWPOD_AUTH="off") as served:
         assert served.log.count("FLOWPOD_AUTH=off: anyone who can reach 0.0.0.0") == 1
 
 
-def test_nothing_is_written_into_a_flow_folder(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    (flow / "sibling.py").write_text("VALUE = 1\n")
-    before = sorted(flow.rglob("*"))
+def test_nothing_is_written_into_a_flow_folder(tmp_path: Path, chat_flow: Path) -> None:
+    (chat_flow / "sibling.py").write_text("VALUE = 1\n")
+    before = sorted(chat_flow.rglob("*"))
     env = env_of(tmp_path)
     del env["FLOWPOD_DATA_DIR"]
-    with serving(flow, tmp_path) as served:
+    with serving(chat_flow, tmp_path) as served:
         httpx.post(served.url, json={"question": "hi"}).raise_for_status()
-    done = run_command("run", ".", "question=hi", cwd=flow, env=env | {"PYTHONPATH": str(ROOT)})
+    done = run_command("run", ".", "question=hi", cwd=chat_flow, env=env | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0
-    assert sorted(flow.rglob("*")) == before
+    assert sorted(chat_flow.rglob("*")) == before
 
 
 ELSEWHERE = """

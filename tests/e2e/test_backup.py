@@ -9,9 +9,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.support.documents import blocks
-from tests.support.flows import SESSION, write_chat_flow
+from tests.support.flows import SESSION
 from tests.support.mariadb import MariaDB
-from tests.support.model_server import ModelServer
 from tests.support.serving import ROOT, serving
 
 
@@ -27,13 +26,12 @@ def run(command: str, address: str, folder: Path) -> None:
 @pytest.mark.needs("mariadbd")
 @pytest.mark.needs("mysqldump")
 def test_a_mysql_history_is_backed_up_while_it_is_used_and_restored(
-    tmp_path: Path, mariadb: MariaDB, mysql_url: str, model_server: ModelServer
+    tmp_path: Path, chat_flow: Path, mariadb: MariaDB, mysql_url: str
 ) -> None:
     dump, restore = [
         text for kind, text in blocks(ROOT / "docs" / "operating.md") if "flows.sql" in text and kind == "sh"
     ]
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    with serving(flow, tmp_path, FLOWPOD_HISTORY=mysql_url) as served:
+    with serving(chat_flow, tmp_path, FLOWPOD_HISTORY=mysql_url) as served:
         for number in range(3):
             body, headers = {"question": str(number)}, {"Chat-Session-Id": SESSION}
             httpx.post(served.url, json=body, headers=headers).raise_for_status()
@@ -50,7 +48,7 @@ def test_a_mysql_history_is_backed_up_while_it_is_used_and_restored(
         other.join()
     copy = mariadb.new_database(f"{make_url(mysql_url).database}_copy")
     run(restore, copy, tmp_path)
-    with serving(flow, tmp_path, FLOWPOD_HISTORY=copy) as served:
+    with serving(chat_flow, tmp_path, FLOWPOD_HISTORY=copy) as served:
         turns = httpx.get(f"{served.url}/chat/sessions/{SESSION}/turns").json()["data"]
         assert [turn["inputs"]["question"] for turn in turns] == ["0", "1", "2"]
         httpx.post(served.url, json={"question": "3"}, headers={"Chat-Session-Id": SESSION}).raise_for_status()

@@ -13,10 +13,9 @@ from tests.support.serving import serving
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
 
 
-def test_streaming_and_not_with_a_token(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+def test_streaming_and_not_with_a_token(tmp_path: Path, chat_flow: Path) -> None:
     with (
-        serving(flow, tmp_path, FLOWPOD_TOKENS="secret,other") as served,
+        serving(chat_flow, tmp_path, FLOWPOD_TOKENS="secret,other") as served,
         openai.OpenAI(base_url=f"{served.url}/v1", api_key="other") as client,
     ):
         whole = client.chat.completions.create(model="any", messages=HI)
@@ -36,9 +35,8 @@ def test_streaming_and_not_with_a_token(tmp_path: Path, model_server: ModelServe
         assert [model.id for model in client.models.list()] == ["flow", "default"]
 
 
-def test_a_wrong_token_and_a_bad_request_are_told_apart(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    with serving(flow, tmp_path, FLOWPOD_TOKENS="secret") as served:
+def test_a_wrong_token_and_a_bad_request_are_told_apart(tmp_path: Path, chat_flow: Path) -> None:
+    with serving(chat_flow, tmp_path, FLOWPOD_TOKENS="secret") as served:
         with (
             openai.OpenAI(base_url=f"{served.url}/v1", api_key="wrong") as client,
             pytest.raises(openai.AuthenticationError, match="the token is not valid"),
@@ -71,10 +69,9 @@ def test_an_error_in_the_middle_of_a_stream_is_raised(tmp_path: Path, model_serv
             next(stream)
 
 
-def test_a_session_by_header(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+def test_a_session_by_header(tmp_path: Path, chat_flow: Path, model_server: ModelServer) -> None:
     with (
-        serving(flow, tmp_path) as served,
+        serving(chat_flow, tmp_path) as served,
         openai.OpenAI(
             base_url=f"{served.url}/v1", api_key="none", default_headers={"Chat-Session-Id": SESSION}
         ) as client,

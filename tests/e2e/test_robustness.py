@@ -26,17 +26,15 @@ from tests.support.serving import (
 )
 
 
-def test_a_signal_while_starting_ends_the_server(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+def test_a_signal_while_starting_ends_the_server(tmp_path: Path, chat_flow: Path) -> None:
     for delay in (0.0, 0.02, 0.05):
-        with start_server(flow, tmp_path) as served:  # returns as soon as the address is logged
+        with start_server(chat_flow, tmp_path) as served:  # returns as soon as the address is logged
             time.sleep(delay)
             assert served.stop(timeout=10) == 0
 
 
-def test_a_signal_while_workers_start_ends_them_all(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    command = [sys.executable, "-m", "flowpod", "serve", str(flow), "--port", "0", "--workers", "4"]
+def test_a_signal_while_workers_start_ends_them_all(tmp_path: Path, chat_flow: Path) -> None:
+    command = [sys.executable, "-m", "flowpod", "serve", str(chat_flow), "--port", "0", "--workers", "4"]
     with subprocess.Popen(command, cwd=ROOT, env=environment(tmp_path), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         started = next(line for line in process.stderr if "started" in line)
@@ -47,9 +45,8 @@ def test_a_signal_while_workers_start_ends_them_all(tmp_path: Path, model_server
         assert not Path(f"/proc/{pid}").exists()
 
 
-def test_workers_end_with_their_parent_and_one_that_dies_is_replaced(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    with start_server(flow, tmp_path, "--workers", "2") as served:
+def test_workers_end_with_their_parent_and_one_that_dies_is_replaced(tmp_path: Path, chat_flow: Path) -> None:
+    with start_server(chat_flow, tmp_path, "--workers", "2") as served:
         wait_for_workers(served, 2)
         first = int(re.findall(r"worker (\d+) started", served.log)[0])
         os.kill(first, signal.SIGKILL)
@@ -59,10 +56,9 @@ def test_workers_end_with_their_parent_and_one_that_dies_is_replaced(tmp_path: P
         wait_until_refused(served)
 
 
-def test_relative_paths_mean_the_same_with_workers(tmp_path: Path, model_server: ModelServer) -> None:
-    write_chat_flow(tmp_path / "flow", model_server.url)
+def test_relative_paths_mean_the_same_with_workers(tmp_path: Path, chat_flow: Path) -> None:
     env = environment(tmp_path, PYTHONPATH=str(ROOT)) | {"FLOWPOD_DATA_DIR": "data"}
-    command = [sys.executable, "-m", "flowpod", "serve", "flow", "--port", "0", "--workers", "2"]
+    command = [sys.executable, "-m", "flowpod", "serve", chat_flow.name, "--port", "0", "--workers", "2"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=log)
     try:
@@ -78,9 +74,8 @@ def test_relative_paths_mean_the_same_with_workers(tmp_path: Path, model_server:
     assert not (tmp_path / "flow" / "data").exists()
 
 
-def test_health_needs_no_token_under_a_root_path(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    with start_server(flow, tmp_path, FLOWPOD_ROOT_PATH="/svc", FLOWPOD_TOKENS="t") as served:
+def test_health_needs_no_token_under_a_root_path(tmp_path: Path, chat_flow: Path) -> None:
+    with start_server(chat_flow, tmp_path, FLOWPOD_ROOT_PATH="/svc", FLOWPOD_TOKENS="t") as served:
         wait_for_status(served, "/readyz", 200)
         assert httpx.get(f"{served.url}/healthz").status_code == 200
         assert httpx.post(served.url, json={"question": "hi"}).status_code == 401
@@ -95,9 +90,8 @@ def test_log_lines_carry_the_request_id(tmp_path: Path, model_server: ModelServe
         assert re.search(r"\[find-me\] run \S+ Failed", served.log)
 
 
-def test_a_client_that_leaves_while_it_sends_is_no_error(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    with serving(flow, tmp_path) as served:
+def test_a_client_that_leaves_while_it_sends_is_no_error(tmp_path: Path, chat_flow: Path) -> None:
+    with serving(chat_flow, tmp_path) as served:
         address = served.url.removeprefix("http://").split(":")
         with socket.create_connection((address[0], int(address[1]))) as client:
             client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")

@@ -104,14 +104,13 @@ def test_a_client_that_leaves_cancels_its_run_down_to_the_model(
         assert httpx.get(f"{served.url}/healthz").status_code == 200
 
 
-def test_a_restart_keeps_the_conversation(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+def test_a_restart_keeps_the_conversation(tmp_path: Path, chat_flow: Path, model_server: ModelServer) -> None:
     headers = {"Chat-Session-Id": SESSION}
     one, two = f"one {tmp_path.name}", f"two {tmp_path.name}"
-    with serving(flow, tmp_path) as served:
+    with serving(chat_flow, tmp_path) as served:
         httpx.post(served.url, json={"question": one}, headers=headers).raise_for_status()
         served.process.kill()
-    with serving(flow, tmp_path) as served:
+    with serving(chat_flow, tmp_path) as served:
         httpx.post(served.url, json={"question": two}, headers=headers).raise_for_status()
     sent = next(c for c in model_server.calls if c.question == two).body["messages"]
     assert [message["content"] for message in sent[1:]] == [one, f"You said: {one}", two]
@@ -216,9 +215,8 @@ async def test_two_hundred_streams_at_once_all_end(tmp_path: Path, model_server:
         assert turns(tmp_path) == ["Completed"] * 200
 
 
-def test_several_workers_share_the_port_and_the_history(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    with start_server(flow, tmp_path, "--workers", "2") as served:
+def test_several_workers_share_the_port_and_the_history(tmp_path: Path, chat_flow: Path) -> None:
+    with start_server(chat_flow, tmp_path, "--workers", "2") as served:
         wait_for_workers(served, 2)
         for number in range(20):
             headers = {"Chat-Session-Id": SESSION}
@@ -228,8 +226,8 @@ def test_several_workers_share_the_port_and_the_history(tmp_path: Path, model_se
     assert served.log.count("serving flow 'flow'") == 2
 
 
-def test_a_connection_that_was_idle_for_a_while_takes_a_request(tmp_path: Path, model_server: ModelServer) -> None:
-    with serving(write_chat_flow(tmp_path / "flow", model_server.url), tmp_path) as served:
+def test_a_connection_that_was_idle_for_a_while_takes_a_request(tmp_path: Path, chat_flow: Path) -> None:
+    with serving(chat_flow, tmp_path) as served:
         connection = http.client.HTTPConnection(served.url.removeprefix("http://"))
         for pause_s in (0, 6):  # uvicorn by itself closes it after 5 s
             time.sleep(pause_s)

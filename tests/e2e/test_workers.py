@@ -19,10 +19,9 @@ from tests.support.serving import start_server, wait_for_status, wait_for_worker
 TURNS = "SELECT session_id, turn, status FROM langstudio_chat_history_flow ORDER BY session_id, turn"
 
 
-async def test_workers_share_the_tokens_and_a_sqlite_history(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+async def test_workers_share_the_tokens_and_a_sqlite_history(tmp_path: Path, chat_flow: Path) -> None:
     sessions, each = [f"{number:032}" for number in range(4)], 15
-    with start_server(flow, tmp_path, "--workers", "3", FLOWPOD_TOKENS="new,old") as served:
+    with start_server(chat_flow, tmp_path, "--workers", "3", FLOWPOD_TOKENS="new,old") as served:
         wait_for_workers(served, 3)
         # No connection is kept, so that each request goes to any of them.
         limits = httpx.Limits(max_keepalive_connections=0)

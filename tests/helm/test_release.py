@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.chart import CHART, helm, objects, rendered
-from tests.support.flows import write_chat_flow, write_flow
+from tests.support.flows import write_flow
 from tests.support.kubernetes import Cluster, running_cluster
-from tests.support.model_server import ModelServer
 from tests.support.serving import serving
 
 pytestmark = pytest.mark.needs("helm")
@@ -85,9 +84,8 @@ def chat(url: str, *options: str, **environment: str) -> subprocess.CompletedPro
     )
 
 
-def test_helm_test_chats_and_deletes_its_session(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    with serving(flow, tmp_path, FLOWPOD_TOKENS="t0ken") as served:
+def test_helm_test_chats_and_deletes_its_session(tmp_path: Path, chat_flow: Path) -> None:
+    with serving(chat_flow, tmp_path, FLOWPOD_TOKENS="t0ken") as served:
         done = chat(served.url, "--set", "test.question=Hello there", TOKEN="t0ken")
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == "answered: You said: Hello there\nits session is deleted\n"
@@ -98,9 +96,8 @@ def test_helm_test_chats_and_deletes_its_session(tmp_path: Path, model_server: M
     assert (gone.returncode, "no answer" in gone.stderr) == (1, True)
 
 
-def test_helm_test_without_a_history(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    with serving(flow, tmp_path, FLOWPOD_HISTORY="off") as served:
+def test_helm_test_without_a_history(tmp_path: Path, chat_flow: Path) -> None:
+    with serving(chat_flow, tmp_path, FLOWPOD_HISTORY="off") as served:
         done = chat(served.url, "--set", "history.type=off,auth.enabled=false")
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == "answered: You said: Are you there? Answer in one sentence.\n"

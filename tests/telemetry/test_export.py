@@ -23,7 +23,6 @@ from flowpod.telemetry.setup import stores_traces
 from flowpod.telemetry.snapshots import Snapshots
 from tests.support.collector import Collector, attributes_of, running_collector
 from tests.support.flows import write_chat_flow
-from tests.support.model_server import ModelServer
 from tests.support.serving import ROOT, run_command, serving
 
 SPANS = {"invoke_workflow flow", "reply", "chat echo"}
@@ -54,17 +53,14 @@ def run_once(flow: Path, tmp_path: Path, **variables: str) -> str:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_spans_and_metrics_are_exported(
-    tmp_path: Path, model_server: ModelServer, collector: Collector, protocol: str
-) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+def test_spans_and_metrics_are_exported(tmp_path: Path, chat_flow: Path, collector: Collector, protocol: str) -> None:
     url = collector.grpc_url if protocol == "grpc" else collector.http_url
     variables = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": url,
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
         "OTEL_EXPORTER_OTLP_HEADERS": "x-team=blue",
     }
-    trace_id = run_once(flow, tmp_path, **variables)
+    trace_id = run_once(chat_flow, tmp_path, **variables)
     collector.wait_for(lambda: set(collector.spans()) >= SPANS and "flowpod.runs" in collector.metrics())
     assert set(collector.spans()) == SPANS
     assert {request.protocol for request in collector.received()} == {protocol.partition("/")[0]}
@@ -80,10 +76,7 @@ def test_spans_and_metrics_are_exported(
     assert not (tmp_path / "data" / "traces.db").exists()  # somebody else has them
 
 
-def test_each_signal_has_its_own_destination(
-    tmp_path: Path, model_server: ModelServer, collectors: list[Collector]
-) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+def test_each_signal_has_its_own_destination(tmp_path: Path, chat_flow: Path, collectors: list[Collector]) -> None:
     variables = {
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collectors[0].http_url}/v1/traces",
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
@@ -91,7 +84,7 @@ def test_each_signal_has_its_own_destination(
         "OTEL_SERVICE_NAME": "named",
         "FLOWPOD_TRACE_STORE": "on",
     }
-    run_once(flow, tmp_path, **variables)
+    run_once(chat_flow, tmp_path, **variables)
     collectors[0].wait_for(lambda: bool(collectors[0].spans()))
     collectors[1].wait_for(lambda: bool(collectors[1].metrics()))
     assert (collectors[0].metrics(), collectors[1].spans()) == ({}, {})
@@ -99,10 +92,9 @@ def test_each_signal_has_its_own_destination(
     assert "Completed" in run_command("traces", "--data", str(tmp_path / "data")).stdout  # kept as well
 
 
-def test_several_exporters_at_once(tmp_path: Path, model_server: ModelServer, collector: Collector) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+def test_several_exporters_at_once(tmp_path: Path, chat_flow: Path, collector: Collector) -> None:
     variables = {"OTEL_TRACES_EXPORTER": "otlp, console", "OTEL_METRICS_EXPORTER": "none"}
-    run_once(flow, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.grpc_url, **variables)
+    run_once(chat_flow, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.grpc_url, **variables)
     collector.wait_for(lambda: set(collector.spans()) == SPANS)
     assert '"name": "invoke_workflow flow"' in (tmp_path / "serve.log").read_text()
     assert collector.metrics() == {}
@@ -126,10 +118,9 @@ def test_an_invalid_variable_is_reported(tmp_path: Path, variable: str, value: s
     assert f"{variable}: {message}" in done.stderr
 
 
-def test_no_log_line_has_a_collectors_token(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+def test_no_log_line_has_a_collectors_token(tmp_path: Path, chat_flow: Path) -> None:
     run_once(
-        flow,
+        chat_flow,
         tmp_path,
         OTEL_EXPORTER_OTLP_TRACES_ENDPOINT="http://127.0.0.1:9/adapt_tenant@token-in-path/api/otlp/traces",
         OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
@@ -252,25 +243,22 @@ def test_spans_that_do_not_fit_the_queue_count_as_dropped(tmp_path: Path) -> Non
     assert sum(families["flowpod.trace.dropped_spans"].values.values()) == 512 + 600  # none has got through
 
 
-def test_unsampled_callers_are_still_stored(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+def test_unsampled_callers_are_still_stored(tmp_path: Path, chat_flow: Path) -> None:
     headers = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}
-    with serving(flow, tmp_path) as served:
+    with serving(chat_flow, tmp_path) as served:
         httpx.post(f"{served.url}/", json={"question": "hi"}, headers=headers)
         assert httpx.get(f"{served.url}/traces/{'ab' * 16}").status_code == 200
-    with serving(flow, tmp_path, OTEL_TRACES_SAMPLER="always_off") as served:
+    with serving(chat_flow, tmp_path, OTEL_TRACES_SAMPLER="always_off") as served:
         run = httpx.post(f"{served.url}/run", json={"inputs": {"question": "hi"}, "stream": False}).json()["run_id"]
         assert httpx.get(f"{served.url}/traces/{run}").status_code == 404
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_a_dead_collector_does_not_stop_the_service(tmp_path: Path, model_server: ModelServer, protocol: str) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+def test_a_dead_collector_does_not_stop_the_service(tmp_path: Path, chat_flow: Path, protocol: str) -> None:
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
-    assert run_once(flow, tmp_path, **variables) != ""
+    assert run_once(chat_flow, tmp_path, **variables) != ""
 
 
-def test_tracing_off_makes_no_trace(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    assert run_once(flow, tmp_path, FLOWPOD_TRACING="off") == ""
-    assert run_once(flow, tmp_path, OTEL_SDK_DISABLED="true") == ""
+def test_tracing_off_makes_no_trace(tmp_path: Path, chat_flow: Path) -> None:
+    assert run_once(chat_flow, tmp_path, FLOWPOD_TRACING="off") == ""
+    assert run_once(chat_flow, tmp_path, OTEL_SDK_DISABLED="true") == ""

@@ -18,8 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from flowpod.telemetry.metrics import LimitedValues, Metrics
 from flowpod.telemetry.prometheus import prometheus_name, prometheus_text
 from flowpod.telemetry.snapshots import Snapshots
-from tests.support.flows import write_chat_flow, write_flow
-from tests.support.model_server import ModelServer
+from tests.support.flows import write_flow
 from tests.support.serving import serving
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -136,9 +135,8 @@ def test_metrics_of_workers_add_up_and_dead_workers_keep_their_counts(tmp_path: 
     assert value(first.samples(), "flowpod_runs_total", **run) == 1
 
 
-def test_a_server_counts_its_runs(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    with serving(flow, tmp_path) as served:
+def test_a_server_counts_its_runs(tmp_path: Path, chat_flow: Path) -> None:
+    with serving(chat_flow, tmp_path) as served:
         httpx.post(f"{served.url}/", json={"question": "hi"}, headers={"Accept": "text/event-stream"})
         httpx.post(f"{served.url}/v1/chat/completions", json={"messages": [{"role": "user", "content": "hi"}]})
         answer = httpx.get(f"{served.url}/metrics")

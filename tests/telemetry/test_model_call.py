@@ -26,8 +26,8 @@ async def call_of(
     return dict(by_name(exporter)[name].attributes or {})
 
 
-async def test_both_vocabularies_are_on_the_span(tmp_path: Path, model_server: ModelServer) -> None:
-    call = await call_of(write_chat_flow(tmp_path, model_server.url), SSE)
+async def test_both_vocabularies_are_on_the_span(chat_flow: Path, model_server: ModelServer) -> None:
+    call = await call_of(chat_flow, SSE)
     assert {
         key: call[key] for key in call if key.startswith(("gen_ai.request", "gen_ai.usage", "gen_ai.provider"))
     } == {
@@ -58,8 +58,8 @@ async def test_both_vocabularies_are_on_the_span(tmp_path: Path, model_server: M
     assert json.loads(call["input.value"])["messages"][-1] == {"role": "user", "content": "hi"}
 
 
-async def test_a_response_without_streaming_has_no_first_chunk(tmp_path: Path, model_server: ModelServer) -> None:
-    call = await call_of(write_chat_flow(tmp_path, model_server.url))
+async def test_a_response_without_streaming_has_no_first_chunk(chat_flow: Path) -> None:
+    call = await call_of(chat_flow)
     assert "gen_ai.response.time_to_first_chunk" not in call
 
 
@@ -100,17 +100,17 @@ async def test_a_retry_of_the_client_is_an_event(tmp_path: Path, model_server: M
     assert (event.name, event.attributes) == ("retry", {"flowpod.attempt": 1})
 
 
-async def test_content_can_be_turned_off(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_content_can_be_turned_off(chat_flow: Path) -> None:
     tracing, exporter = recording(Content(captured=False))
-    async with client_of(write_chat_flow(tmp_path, model_server.url), tracing=tracing) as client:
+    async with client_of(chat_flow, tracing=tracing) as client:
         await client.post("/", json={"question": "nobody's business"})
     shown = str([dict(span.attributes or {}) for span in exporter.get_finished_spans()])
     assert "business" not in shown
     assert "gen_ai.usage.input_tokens" in shown
 
 
-async def test_long_content_is_truncated(tmp_path: Path, model_server: ModelServer) -> None:
-    call = await call_of(write_chat_flow(tmp_path, model_server.url), content=Content(max_chars=20), question="x" * 100)
+async def test_long_content_is_truncated(chat_flow: Path) -> None:
+    call = await call_of(chat_flow, content=Content(max_chars=20), question="x" * 100)
     assert call["llm.input_messages.0.message.content"] == f"{'x' * 20}... (100 characters)"
     assert json.loads(call["gen_ai.input.messages"])[-1]["parts"][0]["content"] == f"{'x' * 20}... (100 characters)"
     assert call["output.value"] == f"You said: {'x' * 10}... (110 characters)"

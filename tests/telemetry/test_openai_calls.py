@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
 from flowpod.telemetry.instrument_openai import trace_openai_calls
-from tests.support.flows import client_of, write_chat_flow, write_flow
+from tests.support.flows import client_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.telemetry.test_tracing import by_name, own, parent, recording
 
@@ -104,9 +104,9 @@ async def test_raw_responses_are_not_changed(tmp_path: Path, model_server: Model
     assert "chat echo" in spans
 
 
-async def test_a_call_of_an_llm_node_has_one_span(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_call_of_an_llm_node_has_one_span(chat_flow: Path) -> None:
     tracing, exporter = recording()
-    async with client_of(write_chat_flow(tmp_path, model_server.url), tracing=tracing) as client:
+    async with client_of(chat_flow, tracing=tracing) as client:
         await client.post("/", json={"question": "hi"})
     assert len(exporter.get_finished_spans()) == 3
 

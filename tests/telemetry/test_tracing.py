@@ -38,11 +38,12 @@ def own(span: ReadableSpan) -> int:
     return int(span.context.span_id)
 
 
-async def test_a_run_is_one_trace_of_root_node_and_model_call(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_run_is_one_trace_of_root_node_and_model_call(
+    tmp_path: Path, chat_flow: Path, model_server: ModelServer
+) -> None:
     tracing, exporter = recording()
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
     headers = {"Chat-Session-Id": SESSION, "Chat-User-Id": "ann", "X-Request-Id": "req-1"}
-    async with client_of(flow, tracing=tracing, data=tmp_path) as client:
+    async with client_of(chat_flow, tracing=tracing, data=tmp_path) as client:
         response = await client.post("/", json={"question": "traced"}, headers=headers)
     assert response.status_code == 200
     spans = by_name(exporter)
@@ -69,9 +70,9 @@ async def test_a_run_is_one_trace_of_root_node_and_model_call(tmp_path: Path, mo
     assert sent.headers["traceparent"].startswith(f"00-{call.context.trace_id:032x}-{call.context.span_id:016x}-")
 
 
-async def test_the_callers_trace_is_continued(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_the_callers_trace_is_continued(chat_flow: Path) -> None:
     tracing, exporter = recording()
-    async with client_of(write_chat_flow(tmp_path, model_server.url), tracing=tracing) as client:
+    async with client_of(chat_flow, tracing=tracing) as client:
         trace_id, span_id = "ab" * 16, "cd" * 8
         headers = {"traceparent": f"00-{trace_id}-{span_id}-01"}
         response = await client.post("/run", json={"inputs": {"question": "hi"}, "stream": False}, headers=headers)
@@ -99,10 +100,10 @@ async def test_a_failure_is_on_every_span_around_it(tmp_path: Path, model_server
         assert "http_model.py" in str(event.attributes["exception.stacktrace"])
 
 
-async def test_every_span_has_its_session_user_and_run(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_every_span_has_its_session_user_and_run(chat_flow: Path) -> None:
     tracing, exporter = recording()
     headers = {"Chat-Session-Id": SESSION, "Chat-User-Id": "ann"}
-    async with client_of(write_chat_flow(tmp_path, model_server.url), tracing=tracing) as client:
+    async with client_of(chat_flow, tracing=tracing) as client:
         await client.post("/", json={"question": "hi"}, headers=headers)
     facts = [span.attributes or {} for span in exporter.get_finished_spans()]
     assert len(facts) == 3

@@ -21,8 +21,8 @@ def body(messages: Any = MESSAGES, **parameters: Any) -> dict[str, Any]:
     return {"model": "qwen-plus", "input": {"messages": messages}, "parameters": parameters}
 
 
-async def test_text_generation_without_a_stream(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_text_generation_without_a_stream(chat_flow: Path, model_server: ModelServer) -> None:
+    async with client_of(chat_flow) as client:
         message = await client.post(TEXT, json=body(result_format="message"), headers={"X-Request-Id": "r-1"})
         messages = prompt_of(model_server)
         text = await client.post(TEXT, json={"input": {"prompt": "hi"}})
@@ -36,8 +36,8 @@ async def test_text_generation_without_a_stream(tmp_path: Path, model_server: Mo
     ("incremental", "texts"),
     [(False, ["You ", "You said: ", "You said: hi", "You said: hi"]), (True, ["You ", "said: ", "hi", ""])],
 )
-async def test_streams(tmp_path: Path, model_server: ModelServer, incremental: bool, texts: list[str]) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_streams(chat_flow: Path, incremental: bool, texts: list[str]) -> None:
+    async with client_of(chat_flow) as client:
         options = {"incremental_output": incremental}
         message = frames(await client.post(TEXT, json=body(result_format="message", **options), headers=SSE))
         text = frames(await client.post(TEXT, json=body(**options), headers=SSE))

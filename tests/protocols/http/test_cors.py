@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.flows import client_of, write_chat_flow
-from tests.support.model_server import ModelServer
+from tests.support.flows import client_of
 
 ORIGIN = "https://chat.example.com"
 ASKED = "authorization,chat-session-id,content-type,x-stainless-lang"
@@ -21,11 +20,8 @@ BODY = {"messages": [{"role": "user", "content": "hi"}]}
 @pytest.mark.parametrize(
     ("origins", "allowed"), [(ORIGIN, ORIGIN), (f"https://other.example, {ORIGIN}", ORIGIN), ("*", "*")]
 )
-async def test_a_preflight_request_needs_no_token(
-    tmp_path: Path, model_server: ModelServer, origins: str, allowed: str
-) -> None:
-    flow = write_chat_flow(tmp_path, model_server.url)
-    async with client_of(flow, tokens=("secret",), cors_origins=origins) as client:
+async def test_a_preflight_request_needs_no_token(chat_flow: Path, origins: str, allowed: str) -> None:
+    async with client_of(chat_flow, tokens=("secret",), cors_origins=origins) as client:
         for path in ("/", "/run", "/score", "/v1/chat/completions", "/v1/models"):
             response = await client.options(path, headers=PREFLIGHT)
             assert response.is_success
@@ -37,11 +33,8 @@ async def test_a_preflight_request_needs_no_token(
 
 
 @pytest.mark.parametrize(("token", "status"), [("secret", 200), ("wrong", 401)])
-async def test_responses_and_errors_can_be_read_across_origins(
-    tmp_path: Path, model_server: ModelServer, token: str, status: int
-) -> None:
-    flow = write_chat_flow(tmp_path, model_server.url)
-    async with client_of(flow, tokens=("secret",), cors_origins=ORIGIN) as client:
+async def test_responses_and_errors_can_be_read_across_origins(chat_flow: Path, token: str, status: int) -> None:
+    async with client_of(chat_flow, tokens=("secret",), cors_origins=ORIGIN) as client:
         headers = {"Origin": ORIGIN, "Authorization": f"Bearer {token}"}
         response = await client.post("/v1/chat/completions", json=BODY, headers=headers)
     assert response.status_code == status
@@ -51,8 +44,8 @@ async def test_responses_and_errors_can_be_read_across_origins(
 
 
 @pytest.mark.parametrize("origins", ["", "https://other.example", f"{ORIGIN}:8443"])
-async def test_other_origins_are_not_allowed(tmp_path: Path, model_server: ModelServer, origins: str) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url), cors_origins=origins) as client:
+async def test_other_origins_are_not_allowed(chat_flow: Path, origins: str) -> None:
+    async with client_of(chat_flow, cors_origins=origins) as client:
         preflight = await client.options("/v1/chat/completions", headers=PREFLIGHT)
         response = await client.post("/v1/chat/completions", json=BODY, headers={"Origin": ORIGIN})
     assert preflight.is_error

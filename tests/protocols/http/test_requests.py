@@ -214,8 +214,8 @@ async def test_an_output_that_is_not_json_becomes_its_repr(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("user", ["ann", "\u00e9t\u00e9 \U0001f600", "x" * 255])
-async def test_a_user_id_is_free_text(tmp_path: Path, model_server: ModelServer, user: str) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url), data=tmp_path) as client:
+async def test_a_user_id_is_free_text(tmp_path: Path, chat_flow: Path, user: str) -> None:
+    async with client_of(chat_flow, data=tmp_path) as client:
         response = await client.post("/", json={"question": "hi"}, headers=[(b"Chat-User-Id", user.encode())])
         long = await client.post("/", json={"question": "hi"}, headers={"Chat-User-Id": "x" * 256})
     assert response.status_code == 200

@@ -55,8 +55,8 @@ def keys(value: Any) -> Any:
     return [keys(item) for item in value] if isinstance(value, list) else None
 
 
-async def test_events_have_the_pages_keys_in_the_pages_order(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_events_have_the_pages_keys_in_the_pages_order(chat_flow: Path) -> None:
+    async with client_of(chat_flow) as client:
         response = await client.post("/run", json={"inputs": {"question": "hi"}})
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     events = frames(response.content)
@@ -73,8 +73,8 @@ async def test_events_have_the_pages_keys_in_the_pages_order(tmp_path: Path, mod
     assert keys(terminated)[:4] == [*head, flow_run_info]
 
 
-async def test_events_have_the_pages_values(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_events_have_the_pages_values(chat_flow: Path) -> None:
+    async with client_of(chat_flow) as client:
         response = await client.post("/run", json={"inputs": {"question": "hi"}, "stream": True})
     events = frames(response.content)
     run_id, trace_id = events[0]["run_id"], events[0]["flow_run_info"]["otel_trace_id"]

@@ -39,9 +39,11 @@ def session(name: str) -> dict[str, str]:
     return {"Chat-Session-Id": name}
 
 
-async def test_the_same_session_id_makes_a_conversation(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_the_same_session_id_makes_a_conversation(
+    tmp_path: Path, chat_flow: Path, model_server: ModelServer
+) -> None:
     one, two, three = new("one"), new("two"), new("three")
-    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+    async with client_of(chat_flow, data=tmp_path) as client:
         first = await client.post("/", json={"question": one}, headers=session(SESSION))
         second = await client.post("/run", json={"inputs": {"question": two}}, headers=session(SESSION))
         await client.post(CHAT, json={"messages": [{"role": "user", "content": three}]}, headers=session(SESSION))
@@ -60,23 +62,25 @@ async def test_the_same_session_id_makes_a_conversation(tmp_path: Path, model_se
     assert stored(tmp_path)[0][3:] == (f'{{"question":"{one}"}}', f'{{"answer":"You said: {one}"}}')
 
 
-async def test_a_client_can_go_on_under_the_id_that_it_was_given(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_a_client_can_go_on_under_the_id_that_it_was_given(
+    tmp_path: Path, chat_flow: Path, model_server: ModelServer
+) -> None:
     one, two = new("one"), new("two")
-    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+    async with client_of(chat_flow, data=tmp_path) as client:
         first = await client.post("/", json={"question": one})
         await client.post("/", json={"question": two}, headers=session(first.headers["chat-session-id"]))
     assert sent_for(model_server, two) == [one, f"You said: {one}", two]
 
 
-async def test_an_openai_request_without_a_session_stores_nothing(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+async def test_an_openai_request_without_a_session_stores_nothing(tmp_path: Path, chat_flow: Path) -> None:
+    async with client_of(chat_flow, data=tmp_path) as client:
         response = await client.post(CHAT, json={"messages": [{"role": "user", "content": "hi"}]})
     assert response.headers["chat-session-id"]
     assert stored(tmp_path) == []
 
 
 async def test_a_clients_own_history_wins_and_only_the_new_turn_is_stored(
-    tmp_path: Path, model_server: ModelServer
+    tmp_path: Path, chat_flow: Path, model_server: ModelServer
 ) -> None:
     one, two, three = new("one"), new("two"), new("three")
     messages = [
@@ -85,7 +89,7 @@ async def test_a_clients_own_history_wins_and_only_the_new_turn_is_stored(
         {"role": "user", "content": two},
     ]
     history = [{"inputs": {"question": "given"}, "outputs": {"answer": "taken"}}]
-    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+    async with client_of(chat_flow, data=tmp_path) as client:
         await client.post("/", json={"question": one}, headers=session(SESSION))
         await client.post(CHAT, json={"messages": messages}, headers=session(SESSION))
         await client.post("/", json={"question": three, "chat_history": history}, headers=session(SESSION))
@@ -94,24 +98,25 @@ async def test_a_clients_own_history_wins_and_only_the_new_turn_is_stored(
     assert [row[:3] for row in stored(tmp_path)] == [(SESSION, turn, "Completed") for turn in (1, 2, 3)]
 
 
-async def test_failed_turns_are_stored_and_stay_out_of_the_prompt(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_failed_turns_are_stored_and_stay_out_of_the_prompt(
+    tmp_path: Path, chat_flow: Path, model_server: ModelServer
+) -> None:
     good, bad, last = new("good"), new("bad"), new("last")
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path) as client:
+    async with client_of(chat_flow, data=tmp_path) as client:
         await client.post("/", json={"question": good}, headers=session(SESSION))
     async with client_of(write_chat_flow(tmp_path / "flow", model_server.url, "rubbish"), data=tmp_path) as client:
         await client.post("/", json={"question": bad}, headers={**session(SESSION), "Accept": "text/event-stream"})
-    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+    async with client_of(chat_flow, data=tmp_path) as client:
         await client.post("/", json={"question": last}, headers=session(SESSION))
     assert sent_for(model_server, last) == [good, f"You said: {good}", last]
     assert [row[2] for row in stored(tmp_path)] == ["Completed", "Failed", "Completed"]
 
 
-async def test_another_users_session_is_not_found(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_another_users_session_is_not_found(tmp_path: Path, chat_flow: Path) -> None:
     def headers(user: str) -> dict[str, str]:
         return {**session(SESSION), "Chat-User-Id": user}
 
-    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+    async with client_of(chat_flow, data=tmp_path) as client:
         await client.post("/", json={"question": "hi"}, headers=headers("ann"))
         bob = await client.post("/", json={"question": "hi"}, headers=headers("bob"))
         ann = await client.post("/", json={"question": "hi"}, headers=headers("ann"))
@@ -162,21 +167,20 @@ async def test_the_newest_turns_that_fit_go_into_the_prompt(tmp_path: Path, mode
     assert sent_for(model_server, three) == [two, f"You said: {two}", three]
 
 
-async def test_without_a_history_nothing_is_kept(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_without_a_history_nothing_is_kept(chat_flow: Path, model_server: ModelServer) -> None:
     one, two = new("one"), new("two")
-    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url)) as client:
+    async with client_of(chat_flow) as client:
         await client.post("/", json={"question": one}, headers=session(SESSION))
         await client.post("/", json={"question": two}, headers=session(SESSION))
     assert sent_for(model_server, two) == [two]
 
 
 @pytest.mark.needs("mariadbd")
-async def test_a_database_that_goes_away_stops_stored_sessions_only(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+async def test_a_database_that_goes_away_stops_stored_sessions_only(tmp_path: Path, chat_flow: Path) -> None:
     history = [{"inputs": {"question": "a"}, "outputs": {"answer": "b"}}]
     with running_mariadb(tmp_path) as server:
         url = server.new_database("d")
-        async with client_of(flow, database=url, history_write_timeout_s=0.1) as client:
+        async with client_of(chat_flow, database=url, history_write_timeout_s=0.1) as client:
             before = await client.post("/", json={"question": "hi"}, headers=session(SESSION))
             server.stop()
             named = await client.post("/", json={"question": "hi"}, headers=session(SESSION))
@@ -200,13 +204,10 @@ async def test_a_database_that_goes_away_stops_stored_sessions_only(tmp_path: Pa
 
 
 @pytest.mark.needs("mariadbd")
-async def test_while_the_database_is_away_nobody_gets_into_anothers_session(
-    tmp_path: Path, model_server: ModelServer
-) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
+async def test_while_the_database_is_away_nobody_gets_into_anothers_session(tmp_path: Path, chat_flow: Path) -> None:
     mine, own = session(SESSION) | {"Chat-User-Id": "ann"}, {"question": "bob's", "chat_history": []}
     with running_mariadb(tmp_path) as server:
-        async with client_of(flow, database=server.new_database("d"), history_write_timeout_s=0.1) as client:
+        async with client_of(chat_flow, database=server.new_database("d"), history_write_timeout_s=0.1) as client:
             await client.post("/", json={"question": "ann's"}, headers=mine)
             server.stop()
             bob = await client.post("/", json=own, headers=session(SESSION) | {"Chat-User-Id": "bob"})
@@ -222,8 +223,8 @@ async def test_while_the_database_is_away_nobody_gets_into_anothers_session(
     assert [turn["inputs"]["question"] for turn in turns] == ["ann's", "ann's second"]
 
 
-async def test_spaces_at_the_end_make_no_other_user(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path / "flow", model_server.url), data=tmp_path) as client:
+async def test_spaces_at_the_end_make_no_other_user(tmp_path: Path, chat_flow: Path) -> None:
+    async with client_of(chat_flow, data=tmp_path) as client:
         await client.post("/", json={"question": "hi"}, headers=session(SESSION) | {"Chat-User-Id": "ann"})
         body = {"messages": [{"role": "user", "content": "hi"}], "user": "ann "}
         ignored = await client.post(CHAT, json=body, headers=session("t" * 32))
@@ -233,7 +234,7 @@ async def test_spaces_at_the_end_make_no_other_user(tmp_path: Path, model_server
 
 
 @pytest.mark.parametrize("path", ["/", "/run", CHAT])
-async def test_the_turn_is_stored_before_the_end_is_told(tmp_path: Path, model_server: ModelServer, path: str) -> None:
+async def test_the_turn_is_stored_before_the_end_is_told(tmp_path: Path, chat_flow: Path, path: str) -> None:
     def body(question: str) -> dict[str, Any]:
         bodies: dict[str, dict[str, Any]] = {
             "/": {"question": question},
@@ -242,8 +243,7 @@ async def test_the_turn_is_stored_before_the_end_is_told(tmp_path: Path, model_s
         }
         return bodies[path]
 
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path) as client:
+    async with client_of(chat_flow, data=tmp_path) as client:
         for turn in range(1, 6):
             headers = {**session(SESSION), "Accept": "text/event-stream"}
             response: httpx.Response = await client.post(path, json=body(f"q{turn}"), headers=headers)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.background import PATIENCE_S, seen_in, state, submit, wait_for, write_sleepy_flow
-from tests.support.flows import SESSION, client_of, write_chat_flow
+from tests.support.flows import SESSION, client_of
 from tests.support.model_server import ModelServer
 
 Pair = tuple[httpx.AsyncClient, httpx.AsyncClient]
@@ -251,10 +251,9 @@ async def test_without_a_database_there_are_no_background_runs(tmp_path: Path) -
 
 
 async def test_a_background_run_is_a_turn_of_its_session(
-    tmp_path: Path, history_url: str, model_server: ModelServer
+    tmp_path: Path, chat_flow: Path, history_url: str, model_server: ModelServer
 ) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, database=history_url) as client:
+    async with client_of(chat_flow, database=history_url) as client:
         for question in ("first", f"second {tmp_path.name}"):
             run_id = await submit(client, {"question": question}, **{"Chat-Session-Id": SESSION})
             await wait_for(client, run_id)

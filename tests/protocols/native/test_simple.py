@@ -5,16 +5,16 @@ from tests.support.flows import client_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 
-async def test_a_json_response_has_only_the_outputs(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_a_json_response_has_only_the_outputs(chat_flow: Path) -> None:
+    async with client_of(chat_flow) as client:
         response = await client.post("/", json={"question": "hi"})
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
     assert response.text == '{"answer":"You said: hi"}'
 
 
-async def test_stream_has_an_empty_first_and_last_frame(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_stream_has_an_empty_first_and_last_frame(chat_flow: Path) -> None:
+    async with client_of(chat_flow) as client:
         response = await client.post("/", json={"question": "hi"}, headers={"Accept": "text/event-stream"})
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"

@@ -112,10 +112,10 @@ async def test_a_completion_has_a_role_and_text(tmp_path: Path, model_server: Mo
 )
 @pytest.mark.parametrize("stream", [True, False])
 async def test_an_error_has_a_status_that_clients_do_not_retry_and_openais_shape(
-    tmp_path: Path, model_server: ModelServer, headers: dict[str, str], body: dict[str, Any], status: int, stream: bool
+    chat_flow: Path, headers: dict[str, str], body: dict[str, Any], status: int, stream: bool
 ) -> None:
     content = {"messages": [{"role": "user", "content": "hi"}], "stream": stream, **body}
-    async with client_of(write_chat_flow(tmp_path, model_server.url), tokens=("secret",)) as client:
+    async with client_of(chat_flow, tokens=("secret",)) as client:
         response = await client.post(PATH, json=content, headers=headers)
     assert (response.status_code, response.headers["content-type"]) == (status, "application/json")
     assert response.json().keys() == {"error"}

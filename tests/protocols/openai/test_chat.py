@@ -24,8 +24,8 @@ def chunks(response: httpx.Response) -> list[Any]:
     return [text if text == "[DONE]" else json.loads(text) for text in texts]
 
 
-async def test_a_stream_is_a_list_of_constant_chunks(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_a_stream_is_a_list_of_constant_chunks(chat_flow: Path) -> None:
+    async with client_of(chat_flow) as client:
         response = await client.post(PATH, json=ask("hi", stream=True))
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     *parts, done = chunks(response)
@@ -54,9 +54,9 @@ async def test_a_stream_is_a_list_of_constant_chunks(tmp_path: Path, model_serve
     [({"include_usage": True}, True), ({"include_usage": False}, False), ({}, False), (None, False)],
 )
 async def test_usage_is_sent_only_on_request(
-    tmp_path: Path, model_server: ModelServer, options: dict[str, bool] | None, with_usage: bool
+    chat_flow: Path, options: dict[str, bool] | None, with_usage: bool
 ) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+    async with client_of(chat_flow) as client:
         response = await client.post(PATH, json=ask("hi", stream=True, stream_options=options))
     *parts, done = chunks(response)
     assert done == "[DONE]"
@@ -67,8 +67,8 @@ async def test_usage_is_sent_only_on_request(
         assert parts[-1]["usage"] == {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
 
-async def test_a_completion_without_a_stream(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_a_completion_without_a_stream(chat_flow: Path) -> None:
+    async with client_of(chat_flow) as client:
         response = await client.post(PATH, json=ask("hi"))
     content = response.json()
     assert content.pop("id").startswith("chatcmpl-")
@@ -125,13 +125,13 @@ async def test_a_failed_run_without_a_stream_is_424(tmp_path: Path, model_server
     assert response.json()["error"]["type"] == "node_error"
 
 
-async def test_system_messages_become_instructions_only(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_system_messages_become_instructions_only(chat_flow: Path, model_server: ModelServer) -> None:
     messages = [
         {"role": "system", "content": "Speak Latin."},
         {"role": "developer", "content": [{"type": "text", "text": "And softly."}]},
         {"role": "user", "content": "instructions?"},
     ]
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+    async with client_of(chat_flow) as client:
         response = await client.post(PATH, json={"messages": messages})
     assert response.json()["choices"][0]["message"]["content"] == "You said: instructions?"
     sent = next(c for c in model_server.calls if c.question == "instructions?").body["messages"]
@@ -157,17 +157,15 @@ async def test_system_messages_become_instructions_only(tmp_path: Path, model_se
         ({"messages": [{"role": "user", "content": "hi"}], "inputs": {"other": "hi"}}, "other"),
     ],
 )
-async def test_bad_bodies_name_the_field(
-    tmp_path: Path, model_server: ModelServer, body: dict[str, Any], param: str
-) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_bad_bodies_name_the_field(chat_flow: Path, body: dict[str, Any], param: str) -> None:
+    async with client_of(chat_flow) as client:
         response = await client.post(PATH, json=body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
 
 
-async def test_models_are_the_service_and_default(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_models_are_the_service_and_default(chat_flow: Path) -> None:
+    async with client_of(chat_flow) as client:
         content = (await client.get("/v1/models")).json()
     assert content["object"] == "list"
     assert [model["id"] for model in content["data"]] == ["test", "default"]

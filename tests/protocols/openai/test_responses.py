@@ -94,9 +94,8 @@ TEXT_EVENTS = [
 
 
 @pytest.mark.parametrize("store", [True, False])
-async def test_a_stream_has_all_events_in_order(tmp_path: Path, model_server: ModelServer, store: bool) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path / "data") as client:
+async def test_a_stream_has_all_events_in_order(tmp_path: Path, chat_flow: Path, store: bool) -> None:
+    async with client_of(chat_flow, data=tmp_path / "data") as client:
         body = {"model": "any", "input": "hi", "stream": True, "store": store, "metadata": {"a": "b"}}
         response = await client.post(PATH, json=body)
         got = events(response)
@@ -121,9 +120,8 @@ async def test_a_stream_has_all_events_in_order(tmp_path: Path, model_server: Mo
     assert not store or shown.json() == last
 
 
-async def test_a_json_answer_equals_the_streamed_response(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path / "data") as client:
+async def test_a_json_answer_equals_the_streamed_response(tmp_path: Path, chat_flow: Path) -> None:
+    async with client_of(chat_flow, data=tmp_path / "data") as client:
         whole = await create(client, "hi")
         response = await client.post(PATH, json={"model": "any", "input": "hi", "stream": True})
         assert await show(client, whole["id"]) == whole
@@ -249,9 +247,9 @@ async def test_concurrent_continuations_do_not_mix(tmp_path: Path, model_server:
         assert sent_history(model_server, question) == ["first", "You said: first", name, f"You said: {name}"]
 
 
-async def test_turns_that_a_client_sends_are_stored(tmp_path: Path, model_server: ModelServer) -> None:
-    flow, (a, b, c) = write_chat_flow(tmp_path / "flow", model_server.url), [f"{n} {tmp_path.name}" for n in "abc"]
-    async with client_of(flow, data=tmp_path / "data") as client:
+async def test_turns_that_a_client_sends_are_stored(tmp_path: Path, chat_flow: Path, model_server: ModelServer) -> None:
+    a, b, c = [f"{n} {tmp_path.name}" for n in "abc"]
+    async with client_of(chat_flow, data=tmp_path / "data") as client:
         brought = [
             {"role": "developer", "content": "be kind"},
             {"role": "user", "content": [{"type": "input_text", "text": a}]},
@@ -284,11 +282,8 @@ async def test_an_unstored_continuation_keeps_to_the_history_limits(tmp_path: Pa
     assert sent_history(model_server, names[4]) == []
 
 
-async def test_sessions_that_no_client_named_expire_with_their_responses(
-    tmp_path: Path, model_server: ModelServer
-) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path / "data", single_turn_days=1e-9, run_days=1e-9) as client:
+async def test_sessions_that_no_client_named_expire_with_their_responses(tmp_path: Path, chat_flow: Path) -> None:
+    async with client_of(chat_flow, data=tmp_path / "data", single_turn_days=1e-9, run_days=1e-9) as client:
         for headers in ({}, {"Chat-Session-Id": SESSION}):
             first = (await client.post(PATH, json={"input": "a"}, headers=headers)).json()
             await create(client, "b", previous_response_id=first["id"])
@@ -304,9 +299,9 @@ def service_behind(client: httpx.AsyncClient) -> tuple[HistoryService, RunQueue]
     return service.history, service.run_queue
 
 
-async def test_input_items_may_be_references(tmp_path: Path, model_server: ModelServer) -> None:
-    flow, (a, b) = write_chat_flow(tmp_path / "flow", model_server.url), [f"{n} {tmp_path.name}" for n in "ab"]
-    async with client_of(flow, data=tmp_path / "data") as client:
+async def test_input_items_may_be_references(tmp_path: Path, chat_flow: Path, model_server: ModelServer) -> None:
+    a, b = [f"{n} {tmp_path.name}" for n in "ab"]
+    async with client_of(chat_flow, data=tmp_path / "data") as client:
         item = (await create(client, a))["output"][0]["id"]
         await create(
             client,
@@ -324,9 +319,8 @@ async def test_referenced_reasoning_items_are_left_out(tmp_path: Path, model_ser
     assert sent_history(model_server, question) == ["hi", message["content"][0]["text"]]
 
 
-async def test_invalid_references_and_too_much_text_are_refused(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path / "data", max_body_bytes=5000) as client:
+async def test_invalid_references_and_too_much_text_are_refused(tmp_path: Path, chat_flow: Path) -> None:
+    async with client_of(chat_flow, data=tmp_path / "data", max_body_bytes=5000) as client:
         run = (await client.post("/run", json={"inputs": {"question": "x"}, "background": True})).json()["run_id"]
         response = await create(client, "x" * 3000)
         item = response["output"][0]["id"]
@@ -400,11 +394,11 @@ async def test_in_the_background(tmp_path: Path, model_server: ModelServer, hist
     ("path", "asked"), [("/run", {"inputs": {"question": "hi"}}), (PATH, {"input": "hi"})], ids=["run", "response"]
 )
 async def test_a_key_of_another_request_is_refused(
-    tmp_path: Path, model_server: ModelServer, path: str, asked: dict[str, Any]
+    tmp_path: Path, chat_flow: Path, path: str, asked: dict[str, Any]
 ) -> None:
-    flow, body = write_chat_flow(tmp_path / "flow", model_server.url), asked | {"background": True}
+    body = asked | {"background": True}
     headers = {"Idempotency-Key": "k", "Chat-Session-Id": SESSION}
-    async with client_of(flow, data=tmp_path / "data") as client:
+    async with client_of(chat_flow, data=tmp_path / "data") as client:
         first = await client.post(path, json=body, headers=headers)
         reused = [
             await client.post(path, json=body, headers=headers | {"Chat-Session-Id": "t" * 32}),
@@ -439,9 +433,8 @@ async def test_a_background_response_is_cancelled(tmp_path: Path, model_server: 
     assert "ended as Canceled" in late.json()["error"]["message"]
 
 
-async def test_a_deleted_response_is_gone_with_its_turn(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path / "data") as client:
+async def test_a_deleted_response_is_gone_with_its_turn(tmp_path: Path, chat_flow: Path) -> None:
+    async with client_of(chat_flow, data=tmp_path / "data") as client:
         first = await create(client, "hi")
         deleted = await client.delete(f"{PATH}/{first['id']}")
         answers = [
@@ -455,9 +448,8 @@ async def test_a_deleted_response_is_gone_with_its_turn(tmp_path: Path, model_se
     assert stats["turns"] == 0
 
 
-async def test_users_see_their_own(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path / "data") as client:
+async def test_users_see_their_own(tmp_path: Path, chat_flow: Path) -> None:
+    async with client_of(chat_flow, data=tmp_path / "data") as client:
         first = await create(client, "hi", user="ann")
         path, bob = f"{PATH}/{first['id']}", {"Chat-User-Id": "bob"}
         answers = [
@@ -473,9 +465,9 @@ async def test_users_see_their_own(tmp_path: Path, model_server: ModelServer) ->
     assert [answer.status_code for answer in answers] == [404] * 5
 
 
-async def test_a_session_may_be_named(tmp_path: Path, model_server: ModelServer) -> None:
-    flow, (a, b) = write_chat_flow(tmp_path / "flow", model_server.url), [f"{n} {tmp_path.name}" for n in "ab"]
-    async with client_of(flow, data=tmp_path / "data") as client:
+async def test_a_session_may_be_named(tmp_path: Path, chat_flow: Path, model_server: ModelServer) -> None:
+    a, b = [f"{n} {tmp_path.name}" for n in "ab"]
+    async with client_of(chat_flow, data=tmp_path / "data") as client:
         for question in (a, b):
             response = await client.post(PATH, json={"input": question}, headers={"Chat-Session-Id": SESSION})
             assert response.headers["chat-session-id"] == SESSION
@@ -504,17 +496,15 @@ async def test_a_session_may_be_named(tmp_path: Path, model_server: ModelServer)
     ],
 )
 async def test_a_wrong_request_is_refused(
-    tmp_path: Path, model_server: ModelServer, body: dict[str, Any], status: int, param: str
+    tmp_path: Path, chat_flow: Path, body: dict[str, Any], status: int, param: str
 ) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path / "data") as client:
+    async with client_of(chat_flow, data=tmp_path / "data") as client:
         response = await client.post(PATH, json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (status, param), response.text
 
 
-async def test_what_is_not_a_response_is_not_found(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path / "data") as client:
+async def test_what_is_not_a_response_is_not_found(tmp_path: Path, chat_flow: Path) -> None:
+    async with client_of(chat_flow, data=tmp_path / "data") as client:
         run = (await client.post("/run", json={"inputs": {"question": "x"}, "background": True})).json()["run_id"]
         ids = ["x", UNKNOWN, f"resp_{run.replace('-', '')}"]
         answers = [await client.get(f"{PATH}/{name}") for name in ids]
@@ -525,8 +515,8 @@ async def test_what_is_not_a_response_is_not_found(tmp_path: Path, model_server:
     assert after.status_code == 400
 
 
-async def test_without_a_database_responses_are_not_stored(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_without_a_database_responses_are_not_stored(chat_flow: Path) -> None:
+    async with client_of(chat_flow) as client:
         answer = await create(client, "hi")
         refused = [
             await client.post(PATH, json={"input": "x", "background": True}),

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from flowpod.telemetry.setup import tracing_of
-from tests.support.flows import SESSION, client_of, write_chat_flow, write_flow
+from tests.support.flows import SESSION, client_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import turns
 
@@ -46,6 +46,7 @@ def sent(server: ModelServer, question: str) -> list[str]:
 )
 async def test_session_headers_decide_what_is_stored(
     tmp_path: Path,
+    chat_flow: Path,
     model_server: ModelServer,
     headers: dict[str, str],
     settings: dict[str, Any],
@@ -53,8 +54,7 @@ async def test_session_headers_decide_what_is_stored(
     stored: int,
 ) -> None:
     first, second = str(uuid.uuid4()), str(uuid.uuid4())
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path / "data", **settings) as client:
+    async with client_of(chat_flow, data=tmp_path / "data", **settings) as client:
         answers = [await ask(client, text, headers) for text in (first, second)]
     ids = {answer.headers["chat-session-id"] for answer in answers}
     assert ids == {session} if session else len(ids) == 2
@@ -71,11 +71,11 @@ async def test_session_headers_decide_what_is_stored(
 )
 @pytest.mark.parametrize("name", ["Chat-Session-Id", "X-OpenWebUI-Chat-Id"])
 async def test_a_side_request_is_not_part_of_the_history(
-    tmp_path: Path, model_server: ModelServer, text: str, name: str
+    tmp_path: Path, chat_flow: Path, model_server: ModelServer, text: str, name: str
 ) -> None:
-    flow, headers = write_chat_flow(tmp_path / "flow", model_server.url), {name: CHAT}
+    headers = {name: CHAT}
     text = f"{text} {uuid.uuid4()}"
-    async with client_of(flow, data=tmp_path / "data", openwebui_sessions="on") as client:
+    async with client_of(chat_flow, data=tmp_path / "data", openwebui_sessions="on") as client:
         await ask(client, "hi", headers)
         titled = await ask(client, text, headers)
         assert titled.headers["chat-session-id"] == CHAT
@@ -117,11 +117,10 @@ async def test_the_user_id_comes_from_the_client(
     assert response.json()["choices"][0]["message"]["content"] == f"{user} {CHAT}"
 
 
-async def test_the_chat_id_is_on_the_traces(tmp_path: Path, model_server: ModelServer) -> None:
+async def test_the_chat_id_is_on_the_traces(chat_flow: Path) -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    flow = write_chat_flow(tmp_path, model_server.url)
-    async with client_of(flow, tracing=tracing_of(provider)) as client:
+    async with client_of(chat_flow, tracing=tracing_of(provider)) as client:
         await ask(client, "hi", {"X-OpenWebUI-Chat-Id": CHAT})
     named = [
         span.attributes["session.id"]
@@ -131,9 +130,8 @@ async def test_the_chat_id_is_on_the_traces(tmp_path: Path, model_server: ModelS
     assert set(named) == {CHAT}
 
 
-async def test_a_session_of_another_user_is_not_found(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path / "data", openwebui_sessions="on") as client:
+async def test_a_session_of_another_user_is_not_found(tmp_path: Path, chat_flow: Path) -> None:
+    async with client_of(chat_flow, data=tmp_path / "data", openwebui_sessions="on") as client:
         headers = {"X-OpenWebUI-Chat-Id": CHAT}
         await ask(client, "hi", {**headers, "X-OpenWebUI-User-Id": "ann"})
         body = {"messages": [{"role": "user", "content": "hi"}]}

@@ -6,22 +6,19 @@ from typing import Any
 import pytest
 
 from flowpod.api.promptflow.score import Accept
-from tests.support.flows import client_of, service_of, write_chat_flow, write_flow
-from tests.support.model_server import ModelServer
+from tests.support.flows import client_of, service_of, write_flow
 from tests.support.score import EITHER, STREAM, TOOL, echo_flow, error_of, frames
 
 
-async def test_a_json_response_has_only_the_outputs(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_a_json_response_has_only_the_outputs(chat_flow: Path) -> None:
+    async with client_of(chat_flow) as client:
         response = await client.post("/score", json={"question": "hi", "chat_history": []})
     assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
     assert response.text == '{"answer":"You said: hi"}'
 
 
-async def test_stream_is_data_only_with_an_empty_first_and_last_delta(
-    tmp_path: Path, model_server: ModelServer
-) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_stream_is_data_only_with_an_empty_first_and_last_delta(chat_flow: Path) -> None:
+    async with client_of(chat_flow) as client:
         response = await client.post("/score", json={"question": "hi"}, headers=STREAM)
     assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
     assert response.content == b"".join(
@@ -94,10 +91,8 @@ async def test_the_events_held_before_a_stream_are_bounded(tmp_path: Path) -> No
         ("text/html", 406, "application/json"),
     ],
 )
-async def test_accept_selects_the_format(
-    tmp_path: Path, model_server: ModelServer, accept: str | None, status: int, kind: str
-) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url)) as client:
+async def test_accept_selects_the_format(chat_flow: Path, accept: str | None, status: int, kind: str) -> None:
+    async with client_of(chat_flow) as client:
         del client.headers["Accept"]
         response = await client.post("/score", json={"question": "hi"}, headers={"Accept": accept} if accept else {})
     assert (response.status_code, response.headers["content-type"]) == (status, kind)
@@ -132,12 +127,11 @@ async def test_a_flow_without_a_streaming_output_has_only_json(
         assert response.json() == {"out": "hi"}
 
 
-async def test_a_model_that_another_node_reads_does_not_stream(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path, model_server.url)
-    dag = (flow / "flow.dag.yaml").read_text()
+async def test_a_model_that_another_node_reads_does_not_stream(chat_flow: Path) -> None:
+    dag = (chat_flow / "flow.dag.yaml").read_text()
     dag += '- {name: echo, type: python, source: {path: echo.py}, inputs: {text: "${reply.output}"}}\n'
-    write_flow(flow, dag, {"echo.py": TOOL + "def echo(text: str) -> str:\n    return text\n"})
-    async with client_of(flow) as client:
+    write_flow(chat_flow, dag, {"echo.py": TOOL + "def echo(text: str) -> str:\n    return text\n"})
+    async with client_of(chat_flow) as client:
         refused = await client.post("/score", json={"question": "hi"}, headers=STREAM)
         unstreamed = await client.post("/score", json={"question": "hi"}, headers=EITHER)
     assert refused.status_code == 406

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from tests.support.flows import client_of, problems_of, write_flow
+from tests.support.flows import client_of, post, problems_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import in_thread
 
@@ -63,8 +63,7 @@ async def asked(
         VISION.format(tag=tag, **settings),
         {"p.jinja2": prompt, "connections.yaml": CONNECTIONS.format(server=server)},
     )
-    async with client_of(folder) as client:
-        response = await client.post("/", json={"q": value})
+    response = await post(folder, "/", {"q": value})
     return response, next((call.body for call in server.calls if tag in json.dumps(call.body)), {})
 
 
@@ -259,8 +258,7 @@ async def test_score_returns_the_content_of_an_image_sent_as_a_url(tmp_path: Pat
 
 async def test_score_refuses_an_image_that_cannot_be_fetched(tmp_path: Path, images: str) -> None:
     flow = write_flow(tmp_path, PASSED_ON, {"a.py": OWN})
-    async with client_of(flow, allow_private_urls="on") as client:
-        response = await client.post("/score", json={"one": f"{images}/gone", "more": []})
+    response = await post(flow, "/score", {"one": f"{images}/gone", "more": []}, allow_private_urls="on")
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "UserError"
     assert "cannot be fetched: the server answered 404" in response.json()["error"]["message"]
@@ -287,8 +285,7 @@ async def test_image_file_of_the_flow_is_read(tmp_path: Path, literal: str) -> N
     folder = write_flow(tmp_path, LITERAL % literal, {"a.py": LITERAL_CODE})
     (folder / "sub").mkdir()
     (folder / "sub/a.png").write_bytes(PNG)
-    async with client_of(folder) as client:
-        response = await client.post("/", json={})
+    response = await post(folder, "/", {})
     assert response.json() == {"a": {"data:image/png;base64": ENCODED}}
 
 

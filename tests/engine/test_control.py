@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flowpod.engine.events import RunOutput, RunTerminated
-from tests.support.flows import SESSION, events_of, problems_of, service_of, told, write_chat_flow, write_flow
+from tests.support.flows import SESSION, events_of, problems_of, run_flow, service_of, told, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 CODE = """
@@ -46,8 +46,7 @@ def node(name: str, **inputs: Any) -> str:
 
 async def outcome(folder: Path, dag: str, inputs: dict[str, Any] | None = None) -> tuple[list[str], dict[str, Any]]:
     """Run the flow; return what was told of it and its outputs."""
-    async with service_of(flow_in(folder, dag)) as service:
-        events = await events_of(service, inputs or {})
+    events = await run_flow(flow_in(folder, dag), inputs or {})
     outputs: dict[str, Any] = {}
     for event in events:
         if isinstance(event, RunOutput):
@@ -122,8 +121,7 @@ async def test_a_node_that_takes_too_long_fails(tmp_path: Path) -> None:
     nodes:
     - {node("a", value="x", wait=60)}, timeout_s: 0.05}}
     """
-    async with service_of(flow_in(tmp_path, dag)) as service:
-        end = (await events_of(service, {}))[-1]
+    end = (await run_flow(flow_in(tmp_path, dag), {}))[-1]
     assert isinstance(end, RunTerminated)
     assert end.error is not None
     assert (end.error.code, end.error.message) == ("node_timeout", "node 'a': took longer than 0.05 s (its timeout_s)")
@@ -169,8 +167,7 @@ async def test_once_a_chunk_has_gone_out_nothing_is_repeated_or_replaced(
     text = text.replace("  connection: model\n", "  connection: model\n  retry: {max: 3}\n  on_error: {default: x}\n")
     (flow / "flow.dag.yaml").write_text(text)
     before = len(model_server.calls_of("rubbish"))
-    async with service_of(flow) as service:
-        events = told(await events_of(service, {"question": "hi"}))
+    events = told(await run_flow(flow, {"question": "hi"}))
     assert len(model_server.calls_of("rubbish")) == before + 1
     assert events[-2:] == ["reply Failed", "terminated Failed"]
 
@@ -388,8 +385,7 @@ async def test_a_session_variable_that_gets_another_type_is_read_as_that_one_or_
     answers = []
     for number, parts in enumerate((("string", "x", "set", '"7"', '"many"'), ("int", 40, "increase", 1, 2))):
         flow = flow_in(tmp_path / str(number), dag.format(*parts))
-        async with service_of(flow, data=tmp_path) as service:
-            answers.append((await events_of(service, {"question": "q"}))[-2].delta)  # type: ignore[union-attr]
+        answers.append((await run_flow(flow, {"question": "q"}, data=tmp_path))[-2].delta)  # type: ignore[union-attr]
     assert answers == [{"a": "7", "b": "many"}, {"a": 8, "b": 42}]
     assert "the stored value of the session variable 'b' is not of type int" in caplog.text
     assert "many" not in caplog.text
@@ -410,8 +406,7 @@ async def test_an_integer_that_grows_beyond_64_bits_fails_its_node(tmp_path: Pat
       after: [keep]
       assignments: [{{variable: session.n, operation: increase, value: 1}}]
     """
-    async with service_of(flow_in(tmp_path, dag)) as service:
-        end = (await events_of(service, {}))[-1]
+    end = (await run_flow(flow_in(tmp_path, dag), {}))[-1]
     assert isinstance(end, RunTerminated)
     assert end.error is not None
     assert end.error.message.endswith(

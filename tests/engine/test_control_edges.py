@@ -7,7 +7,7 @@ import pytest
 
 from flowpod.engine.events import NodeUpdated, RunTerminated
 from tests.engine.test_control import flow_in, node, outcome
-from tests.support.flows import events_of, problems_of, service_of, write_flow
+from tests.support.flows import problems_of, run_flow, write_flow
 
 
 @pytest.mark.parametrize(("value", "results"), [(1, ["v", "v"]), (2, [None, None])])
@@ -54,8 +54,7 @@ async def test_an_output_that_finds_nothing_is_the_flows_mistake_and_no_bug(
     - {node("n", value="text", fail="default: x" in more)}{more}}}
     - {node("gone", value="x")}, after: [n], activate: {{when: no, is: yes}}}}
     """
-    async with service_of(flow_in(tmp_path, dag)) as service:
-        end = (await events_of(service, {}))[-1]
+    end = (await run_flow(flow_in(tmp_path, dag), {}))[-1]
     assert isinstance(end, RunTerminated)
     if "branch" in more:
         assert end.status == "Completed"
@@ -155,8 +154,7 @@ async def test_a_condition_inside_a_loop_that_finds_nothing_is_told_of_by_its_pa
       - {node("x", value="${index}")}}}
       - {node("y", value="a")}, activate: {{when: "${{x.output.k}}", is: 1}}}}
     """
-    async with service_of(flow_in(tmp_path, dag)) as service:
-        events = await events_of(service, {})
+    events = await run_flow(flow_in(tmp_path, dag), {})
     failed = [event for event in events if isinstance(event, NodeUpdated) and event.status == "Failed"]
     assert [(event.node, event.error and event.error.param) for event in failed] == [
         ("again[0].y", "again[0].y"),
@@ -264,8 +262,7 @@ async def test_a_node_of_a_loop_that_is_tried_again_is_told_of_anew(tmp_path: Pa
         """,
         {"first.py": "calls = []\n\ndef invoke():\n    calls.append(1)\n    return len(calls) == 1\n"},
     )
-    async with service_of(flow) as service:
-        events = await events_of(service, {})
+    events = await run_flow(flow, {})
     slow = [event for event in events if isinstance(event, NodeUpdated) and event.node == "again[0].slow"]
     assert [event.status for event in slow] == ["Running", "Completed", "Bypassed"]
     assert slow[-1].duration == 0.0

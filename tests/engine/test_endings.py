@@ -10,7 +10,7 @@ import pytest
 from flowpod.engine.events import NodeUpdated, RunOutput, RunTerminated
 from flowpod.engine.request import RunRequest
 from flowpod.errors import InvalidRequest, TooManyRuns, Unavailable
-from tests.support.flows import SESSION, build, events_of, service_of, told, write_chat_flow, write_flow
+from tests.support.flows import SESSION, build, run_flow, service_of, told, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 ONE_NODE = """
@@ -55,8 +55,7 @@ async def node():
 @pytest.mark.parametrize("code", [ASYNC_SLEEP, THREAD_SLEEP])
 async def test_a_run_that_takes_too_long_fails(tmp_path: Path, code: str) -> None:
     flow = write_flow(tmp_path, ONE_NODE, {"node.py": code})
-    async with service_of(flow, run_timeout_s=0.1) as service:
-        events = await events_of(service, {})
+    events = await run_flow(flow, {}, run_timeout_s=0.1)
     assert told(events) == ["started", "node Running", "node Canceled", "terminated Failed"]
     end = events[-1]
     assert isinstance(end, RunTerminated)
@@ -95,8 +94,7 @@ async def test_an_abandoned_thread_is_counted_until_it_returns(tmp_path: Path) -
 
 async def test_a_node_that_refuses_to_be_cancelled_is_left_behind(tmp_path: Path) -> None:
     flow = write_flow(tmp_path, ONE_NODE, {"node.py": STUBBORN.replace("while True", "for _ in range(2)")})
-    async with service_of(flow, run_timeout_s=0.1) as service:
-        events = await events_of(service, {})
+    events = await run_flow(flow, {}, run_timeout_s=0.1)
     assert told(events) == ["started", "node Running", "node Canceled", "terminated Failed"]
 
 
@@ -110,8 +108,7 @@ async def test_a_node_that_cancels_itself_fails(tmp_path: Path) -> None:
         asyncio.current_task().cancel()
         await asyncio.sleep(0)
     """
-    async with service_of(write_flow(tmp_path, ONE_NODE, {"node.py": code})) as service:
-        events = await events_of(service, {})
+    events = await run_flow(write_flow(tmp_path, ONE_NODE, {"node.py": code}), {})
     assert told(events) == ["started", "node Running", "node Failed", "terminated Failed"]
 
 
@@ -249,7 +246,6 @@ async def test_sixteen_nodes_of_a_run_run_at_once(tmp_path: Path) -> None:
     flow = write_flow(
         tmp_path, "outputs:\n  out: {type: int, reference: '${n39.output}'}\nnodes:\n" + nodes, {"node.py": code}
     )
-    async with service_of(flow) as service:
-        events = told(await events_of(service, {}))
+    events = told(await run_flow(flow, {}))
     assert "out whole 16 Finished" in events
     assert sum(line.endswith("Completed") for line in events) == 41

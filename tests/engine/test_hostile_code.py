@@ -8,7 +8,7 @@ import pytest
 
 from flowpod.engine.events import RunTerminated
 from flowpod.engine.request import RunRequest
-from tests.support.flows import SESSION, events_of, service_of, told, write_flow
+from tests.support.flows import SESSION, events_of, run_flow, service_of, told, write_flow
 
 HEAD = """
 import asyncio
@@ -75,8 +75,7 @@ async def test_whatever_is_raised_fails_the_node(
 
 async def test_a_value_whose_repr_raises_is_still_shown(tmp_path: Path) -> None:
     flow = flow_of(tmp_path, "@tool\ndef node(given, fixed):\n    return Rude()\n")
-    async with service_of(flow) as service:
-        events = await events_of(service, {})
+    events = await run_flow(flow, {})
     assert told_status(events) == "Completed"
 
 
@@ -109,8 +108,7 @@ async def test_a_generator_that_never_waits_holds_nobody_up(tmp_path: Path, fed:
 
 async def test_a_stream_without_end_is_cut_at_the_limit(tmp_path: Path) -> None:
     flow = flow_of(tmp_path, "@tool\nasync def node(given, fixed):\n    while True:\n        yield 'x' * 100\n")
-    async with service_of(flow, max_output_chars=1000) as service:
-        events = await events_of(service, {})
+    events = await run_flow(flow, {}, max_output_chars=1000)
     assert events[-1].error.code == "output_too_large"  # type: ignore[union-attr]
     assert "FLOWPOD_MAX_OUTPUT_CHARS" in events[-1].error.message  # type: ignore[union-attr]
 
@@ -134,8 +132,7 @@ async def test_text_that_waits_for_an_earlier_node_is_limited_in_characters(
         """,
         {"wait.py": "import asyncio\nasync def invoke():\n    await asyncio.sleep(0.2)\n    return ''\n"},
     )
-    async with service_of(flow, max_output_chars=1000) as service:
-        events = await events_of(service, {})
+    events = await run_flow(flow, {}, max_output_chars=1000)
     message = (
         "the output 'out' holds back more than 1000 characters (FLOWPOD_MAX_OUTPUT_CHARS) until the node 'first' ends"
     )
@@ -192,6 +189,5 @@ RENDER = "promptflow.tools.template_rendering.render_template_jinja2"
 )
 async def test_a_template_that_takes_long_holds_nobody_up(tmp_path: Path, node: str) -> None:
     flow = write_flow(tmp_path, f"nodes:\n- {node}, timeout_s: 0.05}}\n", {"n.jinja2": LONG})
-    async with service_of(flow) as service:
-        end = (await events_of(service, {}))[-1]
+    end = (await run_flow(flow, {}))[-1]
     assert end.error.code == "node_timeout"  # type: ignore[union-attr]

@@ -14,7 +14,7 @@ from flowpod.errors import InvalidRequest
 from flowpod.jsonable import MAX_DEPTH
 from flowpod.settings import Settings
 from flowpod.telemetry.setup import tracing_of
-from tests.support.flows import build, client_of, events_of, service_of, write_flow
+from tests.support.flows import build, client_of, run_flow, write_flow
 
 SECRETIVE = """
 inputs:
@@ -68,8 +68,7 @@ async def test_a_secret_reaches_the_code_and_nothing_else(tmp_path: Path) -> Non
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     flow = write_flow(tmp_path / "flow", SECRETIVE, {"node.py": CODE})
-    async with service_of(flow, tracing=tracing_of(provider), data=tmp_path) as service:
-        events = await events_of(service, {"question": "hi", "key": "topsecret"})
+    events = await run_flow(flow, {"question": "hi", "key": "topsecret"}, tracing=tracing_of(provider), data=tmp_path)
     assert events[-2].delta == "9"  # type: ignore[union-attr]
     assert "topsecret" not in str([dict(span.attributes or {}) for span in exporter.get_finished_spans()])
     kept = stored_in(tmp_path)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.flows import events_of, service_of, told, write_chat_flow, write_flow
+from tests.support.flows import events_of, run_flow, service_of, told, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 PASS_ON = """
@@ -33,8 +33,7 @@ def chain(folder: Path) -> Path:
 
 
 async def test_a_chain_runs_in_the_order_of_its_references(tmp_path: Path) -> None:
-    async with service_of(chain(tmp_path)) as service:
-        events = await events_of(service, {"text": "hi"})
+    events = await run_flow(chain(tmp_path), {"text": "hi"})
     assert told(events) == [
         "started",
         "first Running",
@@ -74,8 +73,7 @@ async def test_the_sides_of_a_diamond_run_at_the_same_time(tmp_path: Path) -> No
         """,
         {"meet.py": meet, "pass_on.py": PASS_ON},
     )
-    async with service_of(flow) as service:
-        events = told(await events_of(service, {"key": "k"}))
+    events = told(await run_flow(flow, {"key": "k"}))
     assert events[:5] == ["started", "top Running", "top Completed", "left Running", "right Running"]
     assert sorted(events[5:7]) == ["left Completed", "right Completed"]
     assert events[7:] == ["join Running", "join Completed", "out whole 'LR' Finished", "terminated Completed"]
@@ -111,8 +109,7 @@ async def test_a_failing_node_fails_the_run_and_cancels_what_still_runs(tmp_path
             """,
         },
     )
-    async with service_of(flow) as service:
-        events = await events_of(service, {})
+    events = await run_flow(flow, {})
     assert told(events) == [
         "started",
         "slow Running",
@@ -151,8 +148,7 @@ async def test_a_streamed_output_opens_and_closes_with_an_empty_delta(tmp_path: 
             """,
         },
     )
-    async with service_of(flow) as service:
-        events = await events_of(service, {})
+    events = await run_flow(flow, {})
     assert told(events) == [
         "started",
         "talk Running",
@@ -190,8 +186,7 @@ async def test_a_bypassed_node_is_told_of_once_and_its_output_is_null(tmp_path: 
         """,
         {"pass_on.py": PASS_ON},
     )
-    async with service_of(flow) as service:
-        events = told(await events_of(service, {"kind": "b"}))
+    events = told(await run_flow(flow, {"kind": "b"}))
     # `more` has a default, so it is left out where it refers to a bypassed node.
     assert events == [
         "started",
@@ -227,8 +222,7 @@ async def test_an_output_that_refers_to_what_is_not_there_fails_its_node(
         """,
         {"pass_on.py": PASS_ON},
     )
-    async with service_of(flow) as service:
-        events = await events_of(service, {})
+    events = await run_flow(flow, {})
     assert told(events) == ["started", "first Running", "first Failed", "terminated Failed"]
     assert events[-1].error.message == message  # type: ignore[union-attr]
 
@@ -248,8 +242,7 @@ async def test_outputs_that_no_node_makes_come_first(tmp_path: Path) -> None:
         """,
         {"pass_on.py": PASS_ON},
     )
-    async with service_of(flow) as service:
-        events = told(await events_of(service, {"text": "t"}))
+    events = told(await run_flow(flow, {"text": "t"}))
     assert events == [
         "started",
         "same whole 't' Finished",

@@ -11,7 +11,7 @@ from flowpod.flow.load.includes import assemble, includes_of
 from flowpod.flow.load.loader import load_flow
 from flowpod.flow.model import Flow
 from flowpod.nodes import KINDS
-from tests.support.flows import events_of, service_of, told, write_flow
+from tests.support.flows import run_flow, told, write_flow
 
 
 def load(
@@ -140,8 +140,7 @@ async def test_aggregation_is_left_out_with_all_that_needs_it(tmp_path: Path) ->
             ),
         )
     ]
-    async with service_of(folder) as service:
-        events = await events_of(service, {})
+    events = await run_flow(folder, {})
     assert told(events) == ["started", "row Running", "row Completed", "one whole 2 Finished", "terminated Completed"]
 
 

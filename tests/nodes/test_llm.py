@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flowpod.engine.events import NodeUpdated, RunOutput, RunTerminated
-from tests.support.flows import events_of, problems_of, service_of, write_flow
+from tests.support.flows import problems_of, run_flow, write_flow
 from tests.support.model_server import Call, ModelServer
 
 CONNECTIONS = """
@@ -43,8 +43,7 @@ async def sent(
 ) -> tuple[Call, Any]:
     """Run the flow once; return what the model got and the pieces of the output."""
     question = str(uuid.uuid4())
-    async with service_of(flow(tmp_path, server, node, prompt)) as service:
-        events = await events_of(service, {"q": question}, streaming=streaming)
+    events = await run_flow(flow(tmp_path, server, node, prompt), {"q": question}, streaming=streaming)
     last = events[-1]
     assert isinstance(last, RunTerminated)
     assert last.status == "Completed", last
@@ -264,8 +263,7 @@ def test_literal_of_the_wrong_type_is_found_at_load(
 
 async def test_value_of_the_wrong_type_fails_the_node(tmp_path: Path, model_server: ModelServer) -> None:
     node = {**OPEN, "inputs": {"model": "echo", "temperature": "${inputs.q}"}}
-    async with service_of(flow(tmp_path, model_server, node)) as service:
-        events = await events_of(service, {"q": "hot"})
+    events = await run_flow(flow(tmp_path, model_server, node), {"q": "hot"})
     (failed,) = [event for event in events if isinstance(event, NodeUpdated) and event.status == "Failed"]
     assert failed.error is not None
     assert failed.error.message == "node 'n': inputs.temperature: expected a number, got 'hot'"

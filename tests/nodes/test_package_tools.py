@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flowpod.engine.events import RunOutput
-from tests.support.flows import events_of, problems_of, service_of, write_flow
+from tests.support.flows import problems_of, run_flow, write_flow
 
 PACKAGE = """
 from promptflow.connections import SerpConnection
@@ -58,8 +58,7 @@ def flow(tmp_path: Path, source: Mapping[str, str], inputs: Mapping[str, Any], k
 
 
 async def value(folder: Path) -> Any:
-    async with service_of(folder) as service:
-        events = await events_of(service, {})
+    events = await run_flow(folder, {})
     return next(event.delta for event in events if isinstance(event, RunOutput))
 
 

@@ -171,6 +171,20 @@ async def client_of(
             yield client
 
 
+async def post(
+    folder: Path, path: str, json: Any = None, *, content: Any = None, headers: Any = None, **options: Any
+) -> httpx.Response:
+    """Send one request to the flow in `folder`; `options` are those of `client_of`."""
+    async with client_of(folder, **options) as client:
+        return await client.post(path, json=json, content=content, headers=headers)
+
+
+async def run_flow(folder: Path, inputs: Mapping[str, Any], *, streaming: bool = True, **options: Any) -> list[Event]:
+    """Run the flow in `folder` once and return all its events; `options` are those of `service_of`."""
+    async with service_of(folder, **options) as service:
+        return await events_of(service, inputs, streaming=streaming)
+
+
 async def events_of(service: FlowService, inputs: Mapping[str, Any], **request: Any) -> list[Event]:
     """Run the flow once and return all its events."""
     run = await service.start(RunRequest(inputs=inputs, **{"session_id": SESSION, **request}))

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.flows import client_of
+from tests.support.flows import post
 from tests.support.score import echo_flow
 from tests.telemetry.test_tracing import parent, recording
 
@@ -15,8 +15,7 @@ TRACE, SPAN = "ab" * 16, "cd" * 8
 
 async def feedback(tmp_path: Path, path: str, content: bytes, **headers: str) -> tuple[httpx.Response, Any]:
     tracing, exporter = recording()
-    async with client_of(echo_flow(tmp_path), tracing=tracing) as client:
-        response = await client.post(path, content=content, headers=headers)
+    response = await post(echo_flow(tmp_path), path, content=content, headers=headers, tracing=tracing)
     (span,) = exporter.get_finished_spans()
     return response, span
 

@@ -8,7 +8,7 @@ import pytest
 
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.messages import input_messages, output_message
-from tests.support.flows import client_of, write_chat_flow, write_flow
+from tests.support.flows import post, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 from tests.telemetry.test_tracing import by_name, recording
 
@@ -20,8 +20,7 @@ async def call_of(
 ) -> dict[str, Any]:
     """Run the flow once; return the attributes of its model call."""
     tracing, exporter = recording(content)
-    async with client_of(flow, tracing=tracing) as client:
-        await client.post("/", json={"question": question}, headers=headers or {})
+    await post(flow, "/", {"question": question}, headers=headers or {}, tracing=tracing)
     (name,) = (name for name in by_name(exporter) if name.startswith("chat"))
     return dict(by_name(exporter)[name].attributes or {})
 
@@ -94,16 +93,14 @@ async def test_a_retry_of_the_client_is_an_event(tmp_path: Path, model_server: M
     connections = flow / "connections.yaml"
     connections.write_text(connections.read_text().replace("max_retries: 0", "max_retries: 2"))
     tracing, exporter = recording()
-    async with client_of(flow, tracing=tracing) as client:
-        assert (await client.post("/", json={"question": "hi"})).status_code == 200
+    assert (await post(flow, "/", {"question": "hi"}, tracing=tracing)).status_code == 200
     (event,) = by_name(exporter)[f"chat fail-once:503:{tmp_path.name}"].events
     assert (event.name, event.attributes) == ("retry", {"flowpod.attempt": 1})
 
 
 async def test_content_can_be_turned_off(chat_flow: Path) -> None:
     tracing, exporter = recording(Content(captured=False))
-    async with client_of(chat_flow, tracing=tracing) as client:
-        await client.post("/", json={"question": "nobody's business"})
+    await post(chat_flow, "/", {"question": "nobody's business"}, tracing=tracing)
     shown = str([dict(span.attributes or {}) for span in exporter.get_finished_spans()])
     assert "business" not in shown
     assert "gen_ai.usage.input_tokens" in shown

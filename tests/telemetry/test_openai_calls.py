@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
 from flowpod.telemetry.instrument_openai import trace_openai_calls
-from tests.support.flows import client_of, write_flow
+from tests.support.flows import post, write_flow
 from tests.support.model_server import ModelServer
 from tests.telemetry.test_tracing import by_name, own, parent, recording
 
@@ -60,8 +60,7 @@ trace_openai_calls()
 async def spans_of(tmp_path: Path, code: str, url: str) -> tuple[dict[str, Any], dict[str, ReadableSpan]]:
     tracing, exporter = recording()
     flow = write_flow(tmp_path, FLOW, {"ask.py": code})
-    async with client_of(flow, tracing=tracing) as client:
-        response = await client.post("/", json={"url": url})
+    response = await post(flow, "/", {"url": url}, tracing=tracing)
     return response.json(), by_name(exporter)
 
 
@@ -106,8 +105,7 @@ async def test_raw_responses_are_not_changed(tmp_path: Path, model_server: Model
 
 async def test_a_call_of_an_llm_node_has_one_span(chat_flow: Path) -> None:
     tracing, exporter = recording()
-    async with client_of(chat_flow, tracing=tracing) as client:
-        await client.post("/", json={"question": "hi"})
+    await post(chat_flow, "/", {"question": "hi"}, tracing=tracing)
     assert len(exporter.get_finished_spans()) == 3
 
 

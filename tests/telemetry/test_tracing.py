@@ -13,7 +13,7 @@ from flowpod.telemetry.content import Content
 from flowpod.telemetry.setup import tracing_of
 from flowpod.telemetry.span_redaction import RedactingProcessor
 from flowpod.telemetry.tracing import Tracing
-from tests.support.flows import SESSION, client_of, write_chat_flow, write_flow
+from tests.support.flows import SESSION, client_of, post, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 
@@ -43,8 +43,7 @@ async def test_a_run_is_one_trace_of_root_node_and_model_call(
 ) -> None:
     tracing, exporter = recording()
     headers = {"Chat-Session-Id": SESSION, "Chat-User-Id": "ann", "X-Request-Id": "req-1"}
-    async with client_of(chat_flow, tracing=tracing, data=tmp_path) as client:
-        response = await client.post("/", json={"question": "traced"}, headers=headers)
+    response = await post(chat_flow, "/", {"question": "traced"}, headers=headers, tracing=tracing, data=tmp_path)
     assert response.status_code == 200
     spans = by_name(exporter)
     assert set(spans) == {"invoke_workflow test", "reply", "chat echo"}
@@ -103,8 +102,7 @@ async def test_a_failure_is_on_every_span_around_it(tmp_path: Path, model_server
 async def test_every_span_has_its_session_user_and_run(chat_flow: Path) -> None:
     tracing, exporter = recording()
     headers = {"Chat-Session-Id": SESSION, "Chat-User-Id": "ann"}
-    async with client_of(chat_flow, tracing=tracing) as client:
-        await client.post("/", json={"question": "hi"}, headers=headers)
+    await post(chat_flow, "/", {"question": "hi"}, headers=headers, tracing=tracing)
     facts = [span.attributes or {} for span in exporter.get_finished_spans()]
     assert len(facts) == 3
     assert {(fact["session.id"], fact["gen_ai.conversation.id"], fact["user.id"]) for fact in facts} == {
@@ -130,8 +128,7 @@ async def test_spans_of_rounds_share_their_nodes_name(tmp_path: Path) -> None:
         """,
         {"echo.py": "from promptflow.core import tool\n\n@tool\ndef echo(n: int) -> int:\n    return n\n"},
     )
-    async with client_of(flow, tracing=tracing) as client:
-        response = await client.post("/", json={})
+    response = await post(flow, "/", {}, tracing=tracing)
     assert response.json() == {"all": [1, 2]}
     rounds = [span for span in exporter.get_finished_spans() if span.name == "echo"]
     assert sorted(str((span.attributes or {})["flowpod.node.path"]) for span in rounds) == [
@@ -144,8 +141,7 @@ async def test_spans_of_rounds_share_their_nodes_name(tmp_path: Path) -> None:
 async def test_half_an_emoji_can_be_exported(tmp_path: Path, model_server: ModelServer) -> None:
     tracing, exporter = recording()
     flow = write_chat_flow(tmp_path / "flow", model_server.url, "half-an-emoji")
-    async with client_of(flow, tracing=tracing) as client:
-        await client.post("/", json={"question": "hi"}, headers={"Accept": "text/event-stream"})
+    await post(flow, "/", {"question": "hi"}, headers={"Accept": "text/event-stream"}, tracing=tracing)
     for span in exporter.get_finished_spans():
         for value in (span.attributes or {}).values():
             str(value).encode()
@@ -182,8 +178,7 @@ async def test_a_nodes_retries_are_events(tmp_path: Path) -> None:
             """
         },
     )
-    async with client_of(flow, tracing=tracing) as client:
-        assert (await client.post("/", json={})).json() == {"out": "ok"}
+    assert (await post(flow, "/", {}, tracing=tracing)).json() == {"out": "ok"}
     (event,) = by_name(exporter)["once"].events
     assert event.name == "retry"
     assert event.attributes == {"flowpod.attempt": 1, "exception.message": "RuntimeError: not yet"}
@@ -211,8 +206,7 @@ async def test_spans_of_a_nodes_own_code_nest_under_the_node(tmp_path: Path) -> 
         """,
         {"thread.py": code.replace("{kind}", "def"), "loop.py": code.replace("{kind}", "async def")},
     )
-    async with client_of(flow, tracing=tracing) as client:
-        response = await client.post("/", json={})
+    response = await post(flow, "/", {}, tracing=tracing)
     assert response.json() == {"a": "in_thread", "b": "on_loop"}
     assert len(exporter.get_finished_spans()) == 3
 

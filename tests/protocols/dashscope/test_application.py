@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.dashscope_flow import write_dashscope_flow
-from tests.support.flows import client_of, write_chat_flow, write_flow
+from tests.support.flows import client_of, post, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 PATH = "/api/v1/apps/YOUR_APP_ID/completion"
@@ -143,8 +143,7 @@ async def test_plugins_get_their_params_and_tokens(tmp_path: Path, model_server:
 
 async def test_nodes_get_the_rag_options(tmp_path: Path, model_server: ModelServer) -> None:
     options = {"pipeline_ids": ["base"], "metadata_filter": {"name": "Tom"}, "tags": "phone", "file_ids": ["doc"]}
-    async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
-        await client.post(PATH, json=body(parameters={"rag_options": options}))
+    await post(write_dashscope_flow(tmp_path, model_server.url), PATH, body(parameters={"rag_options": options}))
     assert f"rag={options} bases=['base']" in prompt_of(model_server)[0]["content"]
 
 
@@ -230,8 +229,7 @@ async def test_parameters_of_the_model_are_passed_on(tmp_path: Path, model_serve
 async def test_an_invalid_request_is_an_error_in_dashscopes_shape(
     tmp_path: Path, model_server: ModelServer, content: dict[str, Any], message: str, headers: dict[str, str]
 ) -> None:
-    async with client_of(write_dashscope_flow(tmp_path, model_server.url)) as client:
-        response = await client.post(PATH, json=content, headers=headers)
+    response = await post(write_dashscope_flow(tmp_path, model_server.url), PATH, content, headers=headers)
     assert response.status_code == 400
     error = response.json()
     assert error.keys() == {"code", "message", "request_id"}
@@ -292,8 +290,7 @@ async def test_a_run_that_fails(tmp_path: Path, model_server: ModelServer, model
 
 
 async def test_a_failing_stream_ends_with_an_error_frame(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url, "break-off")) as client:
-        response = await client.post(PATH, json=body(), headers=SSE)
+    response = await post(write_chat_flow(tmp_path, model_server.url, "break-off"), PATH, body(), headers=SSE)
     first, error, rest = response.text.split("\n\n")
     assert '"text":"only ha"' in first
     assert error.startswith("id:2\nevent:error\n:HTTP_STATUS/500\nstatus:500\ndata:{")
@@ -341,8 +338,7 @@ async def test_a_cumulative_stream_is_proportional_to_a_long_text(
 ) -> None:
     full_text = "".join(f"w{number} " for number in range(4000))
     content = body(parameters={"incremental_output": incremental, "has_thoughts": has_thoughts})
-    async with client_of(write_chat_flow(tmp_path, model_server.url, "words:4000")) as client:
-        response = await client.post(PATH, json=content, headers=SSE)
+    response = await post(write_chat_flow(tmp_path, model_server.url, "words:4000"), PATH, content, headers=SSE)
     found = frames(response)
     text = "".join(frame["output"]["text"] for frame in found) if incremental else found[-1]["output"]["text"]
     assert text == full_text

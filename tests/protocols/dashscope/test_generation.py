@@ -8,7 +8,7 @@ import pytest
 
 from tests.protocols.dashscope.test_application import PIXEL, SSE, frames, prompt_of
 from tests.support.chat_flow import write_full_chat_flow
-from tests.support.flows import SESSION, client_of, write_chat_flow
+from tests.support.flows import SESSION, client_of, post, write_chat_flow
 from tests.support.model_server import ModelServer
 
 TEXT = "/api/v1/services/aigc/text-generation/generation"
@@ -55,8 +55,7 @@ async def test_reasoning_and_the_finish_reason_are_sent(tmp_path: Path, model_se
         content = body(result_format="message", incremental_output=True)
         streamed = frames(await client.post(TEXT, json=content, headers=SSE))
         unstreamed = (await client.post(TEXT, json=content)).json()
-    async with client_of(write_chat_flow(tmp_path / "b", model_server.url, "length")) as client:
-        length = frames(await client.post(TEXT, json=body(), headers=SSE))
+    length = frames(await post(write_chat_flow(tmp_path / "b", model_server.url, "length"), TEXT, body(), headers=SSE))
     messages = [frame["output"]["choices"][0]["message"] for frame in streamed]
     assert [message.get("reasoning_content", "") for message in messages] == ["let me ", "think", "", ""]
     assert unstreamed["output"]["choices"][0]["message"] == {

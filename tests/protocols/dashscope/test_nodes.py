@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.protocols.dashscope.test_application import PATH, SSE, frames
-from tests.support.flows import client_of, write_flow
+from tests.support.flows import post, write_flow
 from tests.support.model_server import ModelServer
 
 DAG = """
@@ -52,8 +52,7 @@ def write(folder: Path, server: ModelServer, dag: str = DAG, model: str = "words
 
 async def stream(flow: Path, headers: dict[str, str] | None = None, **parameters: Any) -> list[dict[str, Any]]:
     content = {"input": {"prompt": "hi"}, "parameters": parameters}
-    async with client_of(flow) as client:
-        found = frames(await client.post(PATH, json=content, headers={**SSE, **(headers or {})}))
+    found = frames(await post(flow, PATH, content, headers={**SSE, **(headers or {})}))
     return [frame["output"] for frame in found]
 
 
@@ -122,8 +121,7 @@ async def test_reasoning_is_streamed_in_chunks(tmp_path: Path, model_server: Mod
 
 async def test_thoughts_without_a_stream(tmp_path: Path, model_server: ModelServer) -> None:
     content = {"input": {"prompt": "hi"}, "parameters": {"has_thoughts": True}}
-    async with client_of(write(tmp_path, model_server)) as client:
-        output = (await client.post(PATH, json=content)).json()["output"]
+    output = (await post(write(tmp_path, model_server), PATH, content)).json()["output"]
     assert [name for name, _, _ in nodes(output)] == ["look", "draft", "reply"]
     assert output["text"] == "w0 w1 "
 

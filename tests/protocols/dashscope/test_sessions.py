@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from flowpod.telemetry.setup import tracing_of
 from tests.support.conversations import write_talking_flow
 from tests.support.dashscope_flow import write_dashscope_flow
-from tests.support.flows import client_of, problems_of, write_flow
+from tests.support.flows import client_of, post, problems_of, write_flow
 from tests.support.mariadb import running_mariadb
 from tests.support.model_server import ModelServer
 
@@ -206,8 +206,7 @@ async def test_plugin_tokens_are_redacted_everywhere(
         "input": {"prompt": question, "biz_params": BIZ},
         "parameters": {"has_thoughts": True, "flow_stream_mode": "full_thoughts"},
     }
-    async with client_of(flow, data=tmp_path, tracing=tracing_of(provider)) as client:
-        response = await client.post(PATH, json=content, headers=headers)
+    response = await post(flow, PATH, content, headers=headers, data=tmp_path, tracing=tracing_of(provider))
     assert ("done" if question == "hi" else "no luck") in response.text
     spans = [span.to_json() for span in exporter.get_finished_spans()]
     assert any("***" in text for text in spans)
@@ -222,8 +221,7 @@ async def test_a_token_in_an_exception_is_redacted(tmp_path: Path) -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     flow = write_flow(tmp_path / "flow", PLUGIN, {"ask.py": ASK})
-    async with client_of(flow, tracing=tracing_of(provider)) as client:
-        response = await client.post(PATH, json={"input": {"prompt": "tell", "biz_params": BIZ}})
+    response = await post(flow, PATH, {"input": {"prompt": "tell", "biz_params": BIZ}}, tracing=tracing_of(provider))
     assert "no luck with ***" in response.text
     assert "S3CRET" not in response.text
     spans = "".join(span.to_json() for span in exporter.get_finished_spans())
@@ -267,8 +265,7 @@ async def test_rag_options_can_be_used_in_every_node(tmp_path: Path) -> None:
     - {name: n, type: template, inputs: {tag: "${sys.rag_options.tags[0]}"}, template: "{{ tag }}"}
     """
     content = {"input": {"prompt": "hi"}, "parameters": {"rag_options": {"tags": ["phone"]}}}
-    async with client_of(write_flow(tmp_path, dag)) as client:
-        response = await client.post(PATH, json=content)
+    response = await post(write_flow(tmp_path, dag), PATH, content)
     assert response.json()["output"]["text"] == '{"tags":["phone"],"deep":null,"as":"phone"}'
 
 

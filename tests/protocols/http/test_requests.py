@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.flows import SESSION, client_of, write_chat_flow, write_flow
+from tests.support.flows import SESSION, client_of, post, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 FLOW = """
@@ -40,8 +40,7 @@ def flow_in(folder: Path) -> Path:
 )
 async def test_each_of_several_tokens_is_accepted(tmp_path: Path, authorization: str | None, status: int) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
-    async with client_of(flow_in(tmp_path), tokens=("one", "two")) as client:
-        response = await client.post("/", json={}, headers=headers)
+    response = await post(flow_in(tmp_path), "/", {}, headers=headers, tokens=("one", "two"))
     assert response.status_code == status
     if status == 401:
         assert response.headers["www-authenticate"] == "Bearer"
@@ -50,10 +49,13 @@ async def test_each_of_several_tokens_is_accepted(tmp_path: Path, authorization:
 
 
 async def test_a_token_that_is_not_ascii_is_rejected(tmp_path: Path) -> None:
-    async with client_of(flow_in(tmp_path), tokens=("one",)) as client:
-        response = await client.post(
-            "/", json={}, headers=[(b"Authorization", "Bearer \u00e9\u00ff".encode("latin-1"))]
-        )
+    response = await post(
+        flow_in(tmp_path),
+        "/",
+        {},
+        headers=[(b"Authorization", "Bearer \u00e9\u00ff".encode("latin-1"))],
+        tokens=("one",),
+    )
     assert response.status_code == 401
 
 
@@ -69,8 +71,7 @@ async def test_health_needs_no_token(tmp_path: Path) -> None:
     [("abc-123", True), ("with space", True), ("x" * 128, True), ("x" * 129, False), ("t\u00e9", False), ("", False)],
 )
 async def test_a_request_id_is_kept_or_generated(tmp_path: Path, given: str, kept: bool) -> None:
-    async with client_of(flow_in(tmp_path)) as client:
-        response = await client.post("/", json={}, headers=[(b"X-Request-Id", given.encode())])
+    response = await post(flow_in(tmp_path), "/", {}, headers=[(b"X-Request-Id", given.encode())])
     assert (response.headers["x-request-id"] == given) is kept
     assert response.headers["x-request-id"]
 
@@ -89,8 +90,7 @@ async def test_every_response_has_its_session_id(tmp_path: Path, path: str, acce
 
 @pytest.mark.parametrize("session", ["short", "x" * 256, "x" * 31 + "!", "x" * 31 + " x"])
 async def test_an_invalid_session_id_is_rejected(tmp_path: Path, session: str) -> None:
-    async with client_of(flow_in(tmp_path)) as client:
-        response = await client.post("/", json={}, headers={"Chat-Session-Id": session})
+    response = await post(flow_in(tmp_path), "/", {}, headers={"Chat-Session-Id": session})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "Chat-Session-Id"
     assert "chat-session-id" not in response.headers
@@ -120,8 +120,7 @@ async def test_an_invalid_session_id_is_rejected(tmp_path: Path, session: str) -
 async def test_a_bad_body_is_400_and_names_the_field(
     tmp_path: Path, path: str, body: bytes, message: str, param: str | None
 ) -> None:
-    async with client_of(flow_in(tmp_path)) as client:
-        response = await client.post(path, content=body)
+    response = await post(flow_in(tmp_path), path, content=body)
     assert response.status_code == 400
     error = response.json()["error"]
     assert list(error) == ["message", "type", "param", "code"]
@@ -208,8 +207,7 @@ async def test_an_output_that_is_not_json_becomes_its_repr(tmp_path: Path) -> No
             """
         },
     )
-    async with client_of(flow) as client:
-        response = await client.post("/", json={})
+    response = await post(flow, "/", {})
     assert response.json() == {"odd": {"a": "<odd>", "b": [1], "c": "b'x'", "d": "1180591620717411303424", "3": "e"}}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flowpod.telemetry.tracing import Tracing
-from tests.support.flows import client_of, write_chat_flow, write_flow
+from tests.support.flows import client_of, post, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 TWO_NODES = """
@@ -56,8 +56,7 @@ def keys(value: Any) -> Any:
 
 
 async def test_events_have_the_pages_keys_in_the_pages_order(chat_flow: Path) -> None:
-    async with client_of(chat_flow) as client:
-        response = await client.post("/run", json={"inputs": {"question": "hi"}})
+    response = await post(chat_flow, "/run", {"inputs": {"question": "hi"}})
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     events = frames(response.content)
     flow_run_info = ("flow_run_info", ["run_id", "status", "error", "otel_trace_id"])
@@ -74,8 +73,7 @@ async def test_events_have_the_pages_keys_in_the_pages_order(chat_flow: Path) ->
 
 
 async def test_events_have_the_pages_values(chat_flow: Path) -> None:
-    async with client_of(chat_flow) as client:
-        response = await client.post("/run", json={"inputs": {"question": "hi"}, "stream": True})
+    response = await post(chat_flow, "/run", {"inputs": {"question": "hi"}, "stream": True})
     events = frames(response.content)
     run_id, trace_id = events[0]["run_id"], events[0]["flow_run_info"]["otel_trace_id"]
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", run_id)
@@ -172,10 +170,12 @@ async def test_without_a_stream_one_body_has_the_same_facts(tmp_path: Path) -> N
 async def test_the_body_decides_on_streaming_and_then_accept(
     tmp_path: Path, stream: bool | None, accept: str, media_type: str
 ) -> None:
-    async with client_of(write_flow(tmp_path, TWO_NODES, {"shout.py": SHOUT})) as client:
-        response = await client.post(
-            "/run", json={"inputs": {"text": "a"}, "stream": stream}, headers={"Accept": accept}
-        )
+    response = await post(
+        write_flow(tmp_path, TWO_NODES, {"shout.py": SHOUT}),
+        "/run",
+        {"inputs": {"text": "a"}, "stream": stream},
+        headers={"Accept": accept},
+    )
     assert response.headers["content-type"].startswith(media_type)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.flows import SESSION, client_of, write_chat_flow
+from tests.support.flows import SESSION, client_of, post, write_chat_flow
 from tests.support.mariadb import running_mariadb
 from tests.support.model_server import ModelServer
 
@@ -73,8 +73,7 @@ async def test_a_client_can_go_on_under_the_id_that_it_was_given(
 
 
 async def test_an_openai_request_without_a_session_stores_nothing(tmp_path: Path, chat_flow: Path) -> None:
-    async with client_of(chat_flow, data=tmp_path) as client:
-        response = await client.post(CHAT, json={"messages": [{"role": "user", "content": "hi"}]})
+    response = await post(chat_flow, CHAT, {"messages": [{"role": "user", "content": "hi"}]}, data=tmp_path)
     assert response.headers["chat-session-id"]
     assert stored(tmp_path) == []
 
@@ -102,12 +101,10 @@ async def test_failed_turns_are_stored_and_stay_out_of_the_prompt(
     tmp_path: Path, chat_flow: Path, model_server: ModelServer
 ) -> None:
     good, bad, last = new("good"), new("bad"), new("last")
-    async with client_of(chat_flow, data=tmp_path) as client:
-        await client.post("/", json={"question": good}, headers=session(SESSION))
+    await post(chat_flow, "/", {"question": good}, headers=session(SESSION), data=tmp_path)
     async with client_of(write_chat_flow(tmp_path / "flow", model_server.url, "rubbish"), data=tmp_path) as client:
         await client.post("/", json={"question": bad}, headers={**session(SESSION), "Accept": "text/event-stream"})
-    async with client_of(chat_flow, data=tmp_path) as client:
-        await client.post("/", json={"question": last}, headers=session(SESSION))
+    await post(chat_flow, "/", {"question": last}, headers=session(SESSION), data=tmp_path)
     assert sent_for(model_server, last) == [good, f"You said: {good}", last]
     assert [row[2] for row in stored(tmp_path)] == ["Completed", "Failed", "Completed"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.flows import SESSION, client_of, problems_of, write_flow
+from tests.support.flows import SESSION, client_of, post, problems_of, write_flow
 
 URL = "https://8.8.8.8/papers/plan.pdf"
 KEYS = ["source_uri", "download_url", "file_id", "file_name", "file_type"]
@@ -164,5 +164,4 @@ async def test_python_node_gets_none_for_a_missing_value(tmp_path: Path, kind: s
             """
         },
     )
-    async with client_of(flow) as client:
-        assert (await client.post("/", json={})).json() == {"seen": "None None"}
+    assert (await post(flow, "/", {})).json() == {"seen": "None None"}

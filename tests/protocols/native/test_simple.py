@@ -1,21 +1,19 @@
 import json
 from pathlib import Path
 
-from tests.support.flows import client_of, write_chat_flow, write_flow
+from tests.support.flows import client_of, post, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 
 async def test_a_json_response_has_only_the_outputs(chat_flow: Path) -> None:
-    async with client_of(chat_flow) as client:
-        response = await client.post("/", json={"question": "hi"})
+    response = await post(chat_flow, "/", {"question": "hi"})
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
     assert response.text == '{"answer":"You said: hi"}'
 
 
 async def test_stream_has_an_empty_first_and_last_frame(chat_flow: Path) -> None:
-    async with client_of(chat_flow) as client:
-        response = await client.post("/", json={"question": "hi"}, headers={"Accept": "text/event-stream"})
+    response = await post(chat_flow, "/", {"question": "hi"}, headers={"Accept": "text/event-stream"})
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert response.headers["cache-control"] == "no-cache, no-transform"
@@ -75,8 +73,7 @@ async def test_a_failing_stream_ends_with_an_error_frame(tmp_path: Path, model_s
 
 
 async def test_a_failure_without_a_stream_is_424(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url, "fail:503")) as client:
-        response = await client.post("/", json={"question": "hi"})
+    response = await post(write_chat_flow(tmp_path, model_server.url, "fail:503"), "/", {"question": "hi"})
     assert response.status_code == 424
     assert response.json()["error"]["code"] == "model_error"
     assert "refused with 503" in response.json()["error"]["message"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.flows import client_of, write_chat_flow
+from tests.support.flows import client_of, post, write_chat_flow
 from tests.support.model_server import ModelServer
 
 PATH = "/v1/chat/completions"
@@ -20,8 +20,7 @@ BROKEN = ["fail:500", "html", "break-off", "ends-early", "rubbish", "error-in-st
 
 async def stream_of(tmp_path: Path, server: ModelServer, model: str, **options: Any) -> bytes:
     body = {"model": "any", "messages": [{"role": "user", "content": "hi"}], "stream": True, **options}
-    async with client_of(write_chat_flow(tmp_path, server.url, model)) as client:
-        response = await client.post(PATH, json=body)
+    response = await post(write_chat_flow(tmp_path, server.url, model), PATH, body)
     # A JSON body as the answer to a stream request shows as an empty answer, without any error.
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -115,8 +114,7 @@ async def test_an_error_has_a_status_that_clients_do_not_retry_and_openais_shape
     chat_flow: Path, headers: dict[str, str], body: dict[str, Any], status: int, stream: bool
 ) -> None:
     content = {"messages": [{"role": "user", "content": "hi"}], "stream": stream, **body}
-    async with client_of(chat_flow, tokens=("secret",)) as client:
-        response = await client.post(PATH, json=content, headers=headers)
+    response = await post(chat_flow, PATH, content, headers=headers, tokens=("secret",))
     assert (response.status_code, response.headers["content-type"]) == (status, "application/json")
     assert response.json().keys() == {"error"}
     assert response.json()["error"].keys() == {"message", "type", "param", "code"}

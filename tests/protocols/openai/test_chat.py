@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.flows import client_of, write_chat_flow, write_flow
+from tests.support.flows import client_of, post, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 PATH = "/v1/chat/completions"
@@ -25,8 +25,7 @@ def chunks(response: httpx.Response) -> list[Any]:
 
 
 async def test_a_stream_is_a_list_of_constant_chunks(chat_flow: Path) -> None:
-    async with client_of(chat_flow) as client:
-        response = await client.post(PATH, json=ask("hi", stream=True))
+    response = await post(chat_flow, PATH, ask("hi", stream=True))
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     *parts, done = chunks(response)
     assert done == "[DONE]"
@@ -56,8 +55,7 @@ async def test_a_stream_is_a_list_of_constant_chunks(chat_flow: Path) -> None:
 async def test_usage_is_sent_only_on_request(
     chat_flow: Path, options: dict[str, bool] | None, with_usage: bool
 ) -> None:
-    async with client_of(chat_flow) as client:
-        response = await client.post(PATH, json=ask("hi", stream=True, stream_options=options))
+    response = await post(chat_flow, PATH, ask("hi", stream=True, stream_options=options))
     *parts, done = chunks(response)
     assert done == "[DONE]"
     usage = [part for part in parts if not part["choices"]]
@@ -68,8 +66,7 @@ async def test_usage_is_sent_only_on_request(
 
 
 async def test_a_completion_without_a_stream(chat_flow: Path) -> None:
-    async with client_of(chat_flow) as client:
-        response = await client.post(PATH, json=ask("hi"))
+    response = await post(chat_flow, PATH, ask("hi"))
     content = response.json()
     assert content.pop("id").startswith("chatcmpl-")
     assert content.pop("created") > 1_700_000_000
@@ -94,8 +91,7 @@ async def test_reasoning_and_finish_reason_are_sent(tmp_path: Path, model_server
         reasoning = chunks(await client.post(PATH, json=ask("hi", stream=True)))
     async with client_of(write_chat_flow(tmp_path / "b", model_server.url, "length")) as client:
         length = chunks(await client.post(PATH, json=ask("hi", stream=True)))
-    async with client_of(write_chat_flow(tmp_path / "c", model_server.url, "reasoning")) as client:
-        unstreamed = (await client.post(PATH, json=ask("hi"))).json()
+    unstreamed = (await post(write_chat_flow(tmp_path / "c", model_server.url, "reasoning"), PATH, ask("hi"))).json()
     assert [part["choices"][0]["delta"] for part in reasoning[1:4]] == [
         {"reasoning_content": "let me "},
         {"reasoning_content": "think"},
@@ -119,8 +115,7 @@ async def test_an_error_in_a_stream_is_an_event(tmp_path: Path, model_server: Mo
 
 
 async def test_a_failed_run_without_a_stream_is_424(tmp_path: Path, model_server: ModelServer) -> None:
-    async with client_of(write_chat_flow(tmp_path, model_server.url, "fail:429")) as client:
-        response = await client.post(PATH, json=ask("hi"))
+    response = await post(write_chat_flow(tmp_path, model_server.url, "fail:429"), PATH, ask("hi"))
     assert response.status_code == 424
     assert response.json()["error"]["type"] == "node_error"
 
@@ -131,8 +126,7 @@ async def test_system_messages_become_instructions_only(chat_flow: Path, model_s
         {"role": "developer", "content": [{"type": "text", "text": "And softly."}]},
         {"role": "user", "content": "instructions?"},
     ]
-    async with client_of(chat_flow) as client:
-        response = await client.post(PATH, json={"messages": messages})
+    response = await post(chat_flow, PATH, {"messages": messages})
     assert response.json()["choices"][0]["message"]["content"] == "You said: instructions?"
     sent = next(c for c in model_server.calls if c.question == "instructions?").body["messages"]
     assert sent[0] == {"role": "system", "content": "Be brief. Speak Latin.\n\nAnd softly."}
@@ -158,8 +152,7 @@ async def test_system_messages_become_instructions_only(chat_flow: Path, model_s
     ],
 )
 async def test_bad_bodies_name_the_field(chat_flow: Path, body: dict[str, Any], param: str) -> None:
-    async with client_of(chat_flow) as client:
-        response = await client.post(PATH, json=body)
+    response = await post(chat_flow, PATH, body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
 
@@ -214,7 +207,6 @@ async def test_the_model_name_defaults_to_the_service_name(tmp_path: Path) -> No
             """
         },
     )
-    async with client_of(flow) as client:
-        content = (await client.post(PATH, json=ask("hi"))).json()
+    content = (await post(flow, PATH, ask("hi"))).json()
     assert content["model"] == "test"
     assert content["choices"][0]["message"]["content"] == '{"length":2}'

@@ -11,7 +11,7 @@ import pytest
 
 from flowpod.api.openai.messages import ChatFields, Message, is_side_request, read_conversation
 from flowpod.errors import InvalidRequest
-from tests.support.flows import client_of, write_flow
+from tests.support.flows import post, write_flow
 from tests.support.model_server import ModelServer
 
 PATH = "/v1/chat/completions"
@@ -180,8 +180,7 @@ async def sent_to_the_model(
             "connections.yaml": f"model: {{type: open_ai, base_url: '{server.url}', max_retries: 0}}",
         },
     )
-    async with client_of(flow) as client:
-        response = await client.post(PATH, json=body)
+    response = await post(flow, PATH, body)
     body = next((call.body for call in server.calls if tag in json.dumps(call.body)), {"messages": [{"content": None}]})
     return response, body["messages"][-1]["content"]
 

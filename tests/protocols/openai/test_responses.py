@@ -15,7 +15,7 @@ from flowpod.background.queue import RunQueue
 from flowpod.storage.sessions.service import HistoryService
 from tests.support.background import PATIENCE_S, write_sleepy_flow
 from tests.support.chat_flow import write_full_chat_flow
-from tests.support.flows import SESSION, client_of, write_chat_flow
+from tests.support.flows import SESSION, client_of, post, write_chat_flow
 from tests.support.model_server import Call, ModelServer
 
 PATH = "/v1/responses"
@@ -167,8 +167,7 @@ async def test_a_failed_run_is_a_failed_response(tmp_path: Path, model_server: M
         body = {"model": "any", "input": "hi", "store": store}
         got = events(await client.post(PATH, json=body | {"stream": True}))
     flow = write_chat_flow(tmp_path / "failing", model_server.url, "fail:500")
-    async with client_of(flow, data=tmp_path / "data") as client:
-        whole = await client.post(PATH, json=body)
+    whole = await post(flow, PATH, body, data=tmp_path / "data")
     assert [event["type"] for event in got[-4:]] == [
         "response.output_text.done",
         "response.content_part.done",
@@ -184,8 +183,7 @@ async def test_a_failed_run_is_a_failed_response(tmp_path: Path, model_server: M
 
 async def test_a_truncated_answer_is_incomplete(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url, "length")
-    async with client_of(flow, data=tmp_path / "data") as client:
-        got = events(await client.post(PATH, json={"model": "any", "input": "hi", "stream": True}))
+    got = events(await post(flow, PATH, {"model": "any", "input": "hi", "stream": True}, data=tmp_path / "data"))
     last = got[-1]["response"]
     assert got[-1]["type"] == "response.incomplete"
     assert (last["status"], last["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
@@ -498,8 +496,7 @@ async def test_a_session_may_be_named(tmp_path: Path, chat_flow: Path, model_ser
 async def test_a_wrong_request_is_refused(
     tmp_path: Path, chat_flow: Path, body: dict[str, Any], status: int, param: str
 ) -> None:
-    async with client_of(chat_flow, data=tmp_path / "data") as client:
-        response = await client.post(PATH, json=body)
+    response = await post(chat_flow, PATH, body, data=tmp_path / "data")
     assert (response.status_code, response.json()["error"]["param"]) == (status, param), response.text
 
 
@@ -528,6 +525,5 @@ async def test_without_a_database_responses_are_not_stored(chat_flow: Path) -> N
 
 
 async def test_a_flow_without_chat_has_no_responses(tmp_path: Path) -> None:
-    async with client_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path / "data") as client:
-        response = await client.post(PATH, json={"input": "x"})
+    response = await post(write_sleepy_flow(tmp_path / "flow"), PATH, {"input": "x"}, data=tmp_path / "data")
     assert (response.status_code, response.json()["error"]["code"]) == (404, "not_a_chat_flow")

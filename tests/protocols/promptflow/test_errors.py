@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.protocols.native.test_conversations import new
-from tests.support.flows import client_of, service_of, write_chat_flow
+from tests.support.flows import client_of, post, service_of, write_chat_flow
 from tests.support.model_server import ModelServer
 from tests.support.score import EITHER, STREAM, app_of, caller_of, echo_flow, error_of, frames
 
@@ -16,8 +16,7 @@ from tests.support.score import EITHER, STREAM, app_of, caller_of, echo_flow, er
 @pytest.mark.parametrize("kind", ["def", "async def"])
 async def test_a_failing_node_is_400_with_its_exception(tmp_path: Path, headers: dict[str, str], kind: str) -> None:
     code = f"{kind} echo(text):\n    return {{}}[text]\n"
-    async with client_of(echo_flow(tmp_path, code)) as client:
-        response = await client.post("/score", json={"text": "hi"}, headers=headers)
+    response = await post(echo_flow(tmp_path, code), "/score", {"text": "hi"}, headers=headers)
     assert response.status_code == 400
     assert (
         response.text == '{"error":{"code":"UserError","message":"Execution failure in \'echo\': (KeyError) \'hi\'"}}'
@@ -46,8 +45,7 @@ BREAKS = """async def echo(text):
 
 
 async def test_a_failure_after_the_first_byte_is_in_the_stream(tmp_path: Path) -> None:
-    async with client_of(echo_flow(tmp_path, BREAKS)) as client:
-        response = await client.post("/score", json={"text": "hi"}, headers=STREAM)
+    response = await post(echo_flow(tmp_path, BREAKS), "/score", {"text": "hi"}, headers=STREAM)
     assert response.status_code == 200
     *deltas, last = frames(response)
     assert deltas == [{"out": ""}, {"out": "hi"}]
@@ -56,8 +54,7 @@ async def test_a_failure_after_the_first_byte_is_in_the_stream(tmp_path: Path) -
 
 async def test_a_run_that_times_out_is_a_user_error(tmp_path: Path) -> None:
     code = "async def echo(text):\n    import asyncio\n    await asyncio.sleep(60)\n"
-    async with client_of(echo_flow(tmp_path, code), run_timeout_s=0.1) as client:
-        response = await client.post("/score", json={"text": "hi"})
+    response = await post(echo_flow(tmp_path, code), "/score", {"text": "hi"}, run_timeout_s=0.1)
     assert response.status_code == 400
     assert error_of(response)["message"].startswith("the run took longer than 0.1 s")
 

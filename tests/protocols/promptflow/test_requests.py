@@ -7,7 +7,7 @@ import pytest
 
 from flowpod import __version__
 from tests.protocols.native.test_conversations import new, sent_for, session, stored
-from tests.support.flows import client_of, service_of, write_chat_flow, write_flow
+from tests.support.flows import client_of, post, service_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.score import ECHO, STREAM, TOOL, caller_of, echo_flow, error_of
 
@@ -29,8 +29,7 @@ from tests.support.score import ECHO, STREAM, TOOL, caller_of, echo_flow, error_
 async def test_a_bad_body_is_400_in_promptflows_shape(tmp_path: Path, content: bytes, message: str) -> None:
     dag = ECHO.replace("outputs:", "  n: {type: int, default: 3}\n  history: {type: list}\noutputs:", 1)
     flow = write_flow(tmp_path, dag, {"echo.py": TOOL + "def echo(text): return text"})
-    async with client_of(flow) as client:
-        response = await client.post("/score", content=content)
+    response = await post(flow, "/score", content=content)
     assert response.status_code == 400
     error = error_of(response)
     assert error["code"] == "UserError"
@@ -50,8 +49,7 @@ async def test_a_bad_body_is_400_in_promptflows_shape(tmp_path: Path, content: b
     ],
 )
 async def test_text_is_the_value_of_a_single_input(tmp_path: Path, content: bytes, status: int, expected: Any) -> None:
-    async with client_of(echo_flow(tmp_path)) as client:
-        response = await client.post("/score", content=content)
+    response = await post(echo_flow(tmp_path), "/score", content=content)
     assert response.status_code == status
     if expected:
         assert response.json() == expected
@@ -60,8 +58,7 @@ async def test_text_is_the_value_of_a_single_input(tmp_path: Path, content: byte
 async def test_a_flow_without_inputs_ignores_the_body(tmp_path: Path) -> None:
     dag = 'outputs:\n  out: {type: string, reference: "${f.output}"}\nnodes:\n- {name: f, type: python, source: {path: f.py}}'
     flow = write_flow(tmp_path, dag, {"f.py": TOOL + "def f() -> str: return 'done'"})
-    async with client_of(flow) as client:
-        assert (await client.post("/score", content=b"[not json")).json() == {"out": "done"}
+    assert (await post(flow, "/score", content=b"[not json")).json() == {"out": "done"}
 
 
 def chat_without_default(folder: Path, url: str) -> Path:

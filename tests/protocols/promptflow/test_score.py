@@ -6,20 +6,18 @@ from typing import Any
 import pytest
 
 from flowpod.api.promptflow.score import Accept
-from tests.support.flows import client_of, service_of, write_flow
+from tests.support.flows import client_of, post, service_of, write_flow
 from tests.support.score import EITHER, STREAM, TOOL, echo_flow, error_of, frames
 
 
 async def test_a_json_response_has_only_the_outputs(chat_flow: Path) -> None:
-    async with client_of(chat_flow) as client:
-        response = await client.post("/score", json={"question": "hi", "chat_history": []})
+    response = await post(chat_flow, "/score", {"question": "hi", "chat_history": []})
     assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
     assert response.text == '{"answer":"You said: hi"}'
 
 
 async def test_stream_is_data_only_with_an_empty_first_and_last_delta(chat_flow: Path) -> None:
-    async with client_of(chat_flow) as client:
-        response = await client.post("/score", json={"question": "hi"}, headers=STREAM)
+    response = await post(chat_flow, "/score", {"question": "hi"}, headers=STREAM)
     assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
     assert response.content == b"".join(
         f'data: {{"answer":"{delta}"}}\n\n'.encode() for delta in ("", "You ", "said: ", "hi", "")
@@ -70,8 +68,7 @@ async def test_the_events_held_before_a_stream_are_bounded(tmp_path: Path) -> No
             "wait.py": TOOL + "async def wait() -> str:\n    import asyncio\n    await asyncio.sleep(60)\n",
         },
     )
-    async with client_of(flow, max_output_chars=2**20) as client:
-        response = await client.post("/score", json={}, headers=STREAM)
+    response = await post(flow, "/score", {}, headers=STREAM, max_output_chars=2**20)
     assert response.status_code == 400
     assert "its stream is longer than 1048576 characters" in error_of(response)["message"]
 
@@ -116,8 +113,7 @@ async def test_a_flow_without_a_streaming_output_has_only_json(
 ) -> None:
     ran = tmp_path / "ran"
     code = f"def echo(text: str) -> str:\n    open({str(ran)!r}, 'w').close()\n    return text\n"
-    async with client_of(echo_flow(tmp_path / "flow", code)) as client:
-        response = await client.post("/score", json={"text": "hi"}, headers=headers)
+    response = await post(echo_flow(tmp_path / "flow", code), "/score", {"text": "hi"}, headers=headers)
     assert response.status_code == status
     assert ran.exists() is (status == 200)
     if status == 406:
@@ -202,8 +198,7 @@ SOMETIMES = "def echo(text):\n    return iter(text) if text == text.lower() else
 async def test_a_function_streams_if_it_returns_a_generator(
     tmp_path: Path, headers: dict[str, str], text: str, status: int, expected: Any
 ) -> None:
-    async with client_of(echo_flow(tmp_path, SOMETIMES)) as client:
-        response = await client.post("/score", json={"text": text}, headers=headers)
+    response = await post(echo_flow(tmp_path, SOMETIMES), "/score", {"text": text}, headers=headers)
     assert response.status_code == status
     if isinstance(expected, list):
         assert frames(response) == expected

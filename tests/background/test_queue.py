@@ -19,7 +19,7 @@ from flowpod.errors import ErrorInfo, TooManyRuns
 from flowpod.jsonable import dumps
 from flowpod.service import FlowService
 from tests.support.background import PATIENCE_S, write_sleepy_flow
-from tests.support.flows import SESSION, service_of, told
+from tests.support.flows import SESSION, event_lines, service_of
 from tests.support.mariadb import running_mariadb
 
 _ACCEPTED = "SELECT taken FROM langstudio_run_cancel_test ORDER BY id"
@@ -40,7 +40,7 @@ async def course(service: FlowService, run_id: str) -> list[str]:
     async with asyncio.timeout(PATIENCE_S):
         pages = [page async for page in queue_of(service).reader.follow(run_id)]
     assert [number for page in pages for number, _ in page] == list(range(1, sum(map(len, pages)) + 1))
-    return told([event for page in pages for _, event in page])
+    return event_lines([event for page in pages for _, event in page])
 
 
 async def test_a_run_continues_while_its_database_is_unavailable(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ async def test_a_reader_learns_that_another_instance_failed_its_run(tmp_path: Pa
         assert (await queue_of(two).reader.read_run(run.id, None)).status == "Failed"
         seen = [event async for batch in run.events.batches() for event in batch]
         stored = await queue_of(two).reader.read_events(run.id)
-    assert [told([events[-1]]) for events in (seen, stored)] == [["terminated Failed"]] * 2
+    assert [event_lines([events[-1]]) for events in (seen, stored)] == [["terminated Failed"]] * 2
 
 
 async def test_waiting_requests_have_a_limit_of_their_total_size(tmp_path: Path) -> None:

@@ -65,11 +65,11 @@ def _of_speed(speed: dict[str, Any]) -> Iterator[Goal]:
         yield Goal(
             "first text at 1 at once, times the limit's", "at most", 2, ours["first_p50_ms"] / limit["first_p50_ms"]
         )
-    if facts := speed["servers"].get("flowpod"):
-        if "paced_ratio" in facts:
-            yield Goal("64 paced streams, times the model's own time", "at most", 1.05, facts["paced_ratio"])
-        yield Goal("first answer after the command, s", "at most", 1.8, facts["cold_s"])
-        yield Goal("idle memory, MB", "at most", 120, facts["idle_bytes"] / 1e6)
+    if numbers := speed["servers"].get("flowpod"):
+        if "paced_ratio" in numbers:
+            yield Goal("64 paced streams, times the model's own time", "at most", 1.05, numbers["paced_ratio"])
+        yield Goal("first answer after the command, s", "at most", 1.8, numbers["cold_s"])
+        yield Goal("idle memory, MB", "at most", 120, numbers["idle_bytes"] / 1e6)
 
 
 def _ratio(what: str, least: float, ours: dict[str, Any], other: dict[str, Any]) -> Goal:

@@ -77,12 +77,12 @@ def _servers(speed: dict[str, Any]) -> str:
     rows = [
         [
             name,
-            f"{facts['cold_s']:.2f}",
-            f"{facts['idle_bytes'] / 1e6:.0f}",
-            f"{facts['paced_ratio']:.2f}" if "paced_ratio" in facts else "",
-            f"{facts['bytes_per_stream'] / 1e3:.0f} ({facts['held_streams']})" if "held_streams" in facts else "",
+            f"{numbers['cold_s']:.2f}",
+            f"{numbers['idle_bytes'] / 1e6:.0f}",
+            f"{numbers['paced_ratio']:.2f}" if "paced_ratio" in numbers else "",
+            f"{numbers['bytes_per_stream'] / 1e3:.0f} ({numbers['held_streams']})" if "held_streams" in numbers else "",
         ]
-        for name, facts in speed["servers"].items()
+        for name, numbers in speed["servers"].items()
     ]
     head = [
         "server",

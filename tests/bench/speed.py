@@ -91,7 +91,7 @@ class Numbers:
 
 
 def measure(plan: Plan) -> Numbers:
-    """Do what the plan says; a server that fails is told of, and the others go on."""
+    """Do what the plan says; a server that fails is reported, and the others go on."""
     raise_file_limit()
     cores, numbers = Cores.of_this_machine(), Numbers()
     with tempfile.TemporaryDirectory() as name, model(cores, Path(name)) as mock:

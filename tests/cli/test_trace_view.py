@@ -13,7 +13,7 @@ from flowpod.telemetry.tree import trace_as_json
 HOSTILE = "a\x1b]0;title\x07\x9b31m\u202eb\u200b\ud83d"
 
 
-def span(name: str, parent: str | None, **facts: Any) -> Span:
+def span(name: str, parent: str | None, **attributes: Any) -> Span:
     return {
         "span_id": name,
         "parent_id": parent,
@@ -22,9 +22,9 @@ def span(name: str, parent: str | None, **facts: Any) -> Span:
         "start_ns": 1,
         "end_ns": 2,
         "status": "ERROR",
-        "message": str(facts.get("message", "")),
-        "attributes": facts,
-        "events": [{"name": "retry", "time_ns": 1, "attributes": facts}],
+        "message": str(attributes.get("message", "")),
+        "attributes": attributes,
+        "events": [{"name": "retry", "time_ns": 1, "attributes": attributes}],
     }
 
 
@@ -36,8 +36,8 @@ def stored(text: str, *spans: Span) -> StoredRun:
 @pytest.mark.parametrize("full", [False, True])
 def test_control_characters_do_not_reach_the_terminal(full: bool) -> None:
     keys = "input.value", "output.value", "message", "flowpod.node.type", "exception.message", "exception.stacktrace"
-    facts = dict.fromkeys(keys, f"{HOSTILE}\n{HOSTILE}") | {HOSTILE: HOSTILE}
-    run = stored(HOSTILE, span("root", None, **facts), span(HOSTILE, "root", **facts))
+    attributes = dict.fromkeys(keys, f"{HOSTILE}\n{HOSTILE}") | {HOSTILE: HOSTILE}
+    run = stored(HOSTILE, span("root", None, **attributes), span(HOSTILE, "root", **attributes))
     view = TraceView(400, full=full)
     shown = view.listing([run]) + view.trace([run])
     assert "a\ufffd]0;title\ufffd\ufffd31m\ufffdb\ufffd\ufffd" in shown
@@ -77,8 +77,8 @@ MESSAGES = ["7", "[1]", "{}", '[{"parts": 1}]', '[{"parts": [1, {"type": "text"}
 @pytest.mark.parametrize("value", [*FOREIGN, *MESSAGES], ids=lambda value: str(value)[:20])
 @pytest.mark.parametrize("full", [False, True])
 def test_attributes_of_any_type_are_printed(value: Any, full: bool) -> None:
-    facts = dict.fromkeys(READ, value)
-    run = stored(str(value), span("root", None, **facts), span("below", "root", **facts))
+    attributes = dict.fromkeys(READ, value)
+    run = stored(str(value), span("root", None, **attributes), span("below", "root", **attributes))
     view = TraceView(100, full=full)
     assert "Completed" in view.trace([run])
     assert "Completed" in view.listing([run])

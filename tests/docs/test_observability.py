@@ -62,9 +62,9 @@ def test_the_dashboard_shows_everything(existing: tuple[set[str], set[str]]) -> 
 def test_the_page_lists_what_exists(existing: tuple[set[str], set[str]]) -> None:
     names, labels = existing
     families = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in names}
-    told = set(NAME.findall(PAGE.read_text()))
-    assert families <= told
-    assert told <= families | labels
+    documented = set(NAME.findall(PAGE.read_text()))
+    assert families <= documented
+    assert documented <= families | labels
 
 
 def test_links_lead_somewhere() -> None:

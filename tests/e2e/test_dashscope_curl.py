@@ -51,7 +51,7 @@ def app_body(
     return {"input": {"prompt": prompt, **more}, "parameters": parameters or {}, **shown}
 
 
-def told(server: ModelServer) -> str:
+def system_message(server: ModelServer) -> str:
     return str(server.calls[-1].body["messages"][0]["content"])
 
 
@@ -110,7 +110,7 @@ def test_what_a_caller_passes_through(
     app = APP.replace("YOUR_APP_ID", "{YOUR_APP_ID}")  # some samples have it so, which curl takes for a list of one
     answer = json.loads(curl(served.url + app, content))
     assert answer["output"]["finish_reason"] == "stop"
-    assert expected in told(model)
+    assert expected in system_message(model)
     # The pages' other languages leave `parameters` and `debug` out.
     assert json.loads(curl(served.url + APP, {"input": content["input"]}))["output"]["finish_reason"] == "stop"
 

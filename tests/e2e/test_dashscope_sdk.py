@@ -72,7 +72,7 @@ def call(prompt: str = "Who are you?", **more: Any) -> Any:
     return Application.call(app_id="YOUR_APP_ID", prompt=prompt, **more)
 
 
-def told(server: ModelServer) -> str:
+def system_message(server: ModelServer) -> str:
     """Return what the flow told its model."""
     return str(server.calls[-1].body["messages"][0]["content"])
 
@@ -121,20 +121,20 @@ def test_a_stream(base_url: str, incremental: bool | None, texts: list[str]) -> 
 def test_the_callers_parameters(base_url: str, model: ModelServer) -> None:
     for city in ("Singapore", "Hangzhou"):
         assert call("Divisions of this city", biz_params={"city": city}).status_code == HTTPStatus.OK
-        assert f"city={city}" in told(model)
+        assert f"city={city}" in system_message(model)
     for plugin in PLUGINS:
         biz: dict[str, Any] = {"user_defined_params": {plugin: {"article_index": 2}}}
         assert call("Convention content", biz_params=biz).status_code == HTTPStatus.OK
-        assert "article=2 allowed=False" in told(model)
+        assert "article=2 allowed=False" in system_message(model)
         biz["user_defined_tokens"] = {plugin: {"user_token": "YOUR_TOKEN"}}
         assert call("Convention content", biz_params=biz).status_code == HTTPStatus.OK
-        assert "article=2 allowed=True" in told(model)
+        assert "article=2 allowed=True" in system_message(model)
     assert call("A phone", rag_options={"pipeline_ids": ["base"], "tags": ["phone"]}).status_code == HTTPStatus.OK
-    assert "bases=['base']" in told(model)
+    assert "bases=['base']" in system_message(model)
     assert call("A file", file_list=["https://example.com/a.pdf"]).status_code == HTTPStatus.OK
-    assert "picture=False report=https://example.com/a.pdf" in told(model)
+    assert "picture=False report=https://example.com/a.pdf" in system_message(model)
     assert call("A picture", image_list=[PIXEL]).status_code == HTTPStatus.OK
-    assert "picture=True report=None" in told(model)
+    assert "picture=True report=None" in system_message(model)
     assert call("Two files", file_list=["https://example.com/a.pdf"] * 2).code == "InvalidParameter"
 
 
@@ -182,9 +182,9 @@ def test_the_newer_client(client: Client, model: ModelServer) -> None:
     assert [event.text for event in events] == ["You ", "said: ", "Hello", ""]
     biz = {"city": "Ulm", "user_defined_params": {PLUGINS[0]: {"article_index": 2}}}
     create(app_id="YOUR_APP_ID", prompt="hi", biz_params=biz, rag_options={"pipeline_ids": ["base"]})
-    assert "city=Ulm" in told(model)
-    assert "article=2" in told(model)
-    assert "bases=['base']" in told(model)
+    assert "city=Ulm" in system_message(model)
+    assert "article=2" in system_message(model)
+    assert "bases=['base']" in system_message(model)
     for mode in ("full_thoughts", "message_format", "message_format_plus"):
         options = {"flow_stream_mode": mode}
         *_, last = create(app_id="YOUR_APP_ID", prompt="hi", stream=True, has_thoughts=True, parameters=options)
@@ -282,7 +282,7 @@ def test_multimodal_generation(base_url: str, model: ModelServer) -> None:
     ask: dict[str, Any] = {"model": "qwen", "messages": [{"role": "user", "content": content}]}
     response = MultiModalConversation.call(**ask)
     assert response.output.choices[0].message.content[0]["text"] == "You said: What is shown?"
-    assert "picture=True" in told(model)
+    assert "picture=True" in system_message(model)
     whole = ["You ", "You said: ", "You said: What ", "You said: What is ", *["You said: What is shown?"] * 2]
     for incremental, texts in ((None, whole), (True, ["You ", "said: ", "What ", "is ", "shown?", ""]), (False, whole)):
         said = []

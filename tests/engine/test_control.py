@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 
 from flowpod.engine.events import RunOutput, RunTerminated
-from tests.support.flows import SESSION, events_of, problems_of, run_flow, service_of, told, write_chat_flow, write_flow
+from tests.support.flows import (
+    SESSION,
+    event_lines,
+    events_of,
+    problems_of,
+    run_flow,
+    service_of,
+    write_chat_flow,
+    write_flow,
+)
 from tests.support.model_server import ModelServer
 
 CODE = """
@@ -45,13 +54,13 @@ def node(name: str, **inputs: Any) -> str:
 
 
 async def outcome(folder: Path, dag: str, inputs: dict[str, Any] | None = None) -> tuple[list[str], dict[str, Any]]:
-    """Run the flow; return what was told of it and its outputs."""
+    """Run the flow; return a line for each event, and the outputs."""
     events = await run_flow(flow_in(folder, dag), inputs or {})
     outputs: dict[str, Any] = {}
     for event in events:
         if isinstance(event, RunOutput):
             outputs[event.output] = outputs.get(event.output, "") + event.delta if event.is_stream else event.delta
-    return told(events), outputs
+    return event_lines(events), outputs
 
 
 BRANCHES = f"""
@@ -167,7 +176,7 @@ async def test_once_a_chunk_has_gone_out_nothing_is_repeated_or_replaced(
     text = text.replace("  connection: model\n", "  connection: model\n  retry: {max: 3}\n  on_error: {default: x}\n")
     (flow / "flow.dag.yaml").write_text(text)
     before = len(model_server.calls_of("rubbish"))
-    events = told(await run_flow(flow, {"question": "hi"}))
+    events = event_lines(await run_flow(flow, {"question": "hi"}))
     assert len(model_server.calls_of("rubbish")) == before + 1
     assert events[-2:] == ["reply Failed", "terminated Failed"]
 

@@ -10,7 +10,7 @@ import pytest
 from flowpod.engine.events import NodeUpdated, RunOutput, RunTerminated
 from flowpod.engine.request import RunRequest
 from flowpod.errors import InvalidRequest, TooManyRuns, Unavailable
-from tests.support.flows import SESSION, build, run_flow, service_of, told, write_chat_flow, write_flow
+from tests.support.flows import SESSION, build, event_lines, run_flow, service_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 ONE_NODE = """
@@ -56,7 +56,7 @@ async def node():
 async def test_a_run_that_takes_too_long_fails(tmp_path: Path, code: str) -> None:
     flow = write_flow(tmp_path, ONE_NODE, {"node.py": code})
     events = await run_flow(flow, {}, run_timeout_s=0.1)
-    assert told(events) == ["started", "node Running", "node Canceled", "terminated Failed"]
+    assert event_lines(events) == ["started", "node Running", "node Canceled", "terminated Failed"]
     end = events[-1]
     assert isinstance(end, RunTerminated)
     assert end.error is not None
@@ -72,9 +72,9 @@ async def test_a_cancelled_run_ends_at_once(tmp_path: Path, code: str) -> None:
         events = []
         async for batch in run.events.batches():
             events += batch
-            if told(batch)[-1] == "node Running":
+            if event_lines(batch)[-1] == "node Running":
                 run.cancel("the test says so")
-    assert told(events) == ["started", "node Running", "node Canceled", "terminated Canceled"]
+    assert event_lines(events) == ["started", "node Running", "node Canceled", "terminated Canceled"]
     assert events[-1].error is not None  # type: ignore[union-attr]
     assert events[-1].error.code == "canceled"  # type: ignore[union-attr]
 
@@ -95,7 +95,7 @@ async def test_an_abandoned_thread_is_counted_until_it_returns(tmp_path: Path) -
 async def test_a_node_that_refuses_to_be_cancelled_is_left_behind(tmp_path: Path) -> None:
     flow = write_flow(tmp_path, ONE_NODE, {"node.py": STUBBORN.replace("while True", "for _ in range(2)")})
     events = await run_flow(flow, {}, run_timeout_s=0.1)
-    assert told(events) == ["started", "node Running", "node Canceled", "terminated Failed"]
+    assert event_lines(events) == ["started", "node Running", "node Canceled", "terminated Failed"]
 
 
 async def test_a_node_that_cancels_itself_fails(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ async def test_a_node_that_cancels_itself_fails(tmp_path: Path) -> None:
         await asyncio.sleep(0)
     """
     events = await run_flow(write_flow(tmp_path, ONE_NODE, {"node.py": code}), {})
-    assert told(events) == ["started", "node Running", "node Failed", "terminated Failed"]
+    assert event_lines(events) == ["started", "node Running", "node Failed", "terminated Failed"]
 
 
 async def test_a_reader_that_leaves_cancels_the_run_down_to_the_model(
@@ -172,7 +172,7 @@ async def test_a_closing_service_takes_nothing_and_cancels_after_its_grace(tmp_p
         run = await service.start(RunRequest({}, SESSION))
         await service.finish(grace_s=0.1)
         events = [event async for batch in run.events.batches() for event in batch]
-        assert told(events)[-2:] == ["node Canceled", "terminated Canceled"]
+        assert event_lines(events)[-2:] == ["node Canceled", "terminated Canceled"]
         with pytest.raises(Unavailable, match="shutting down"):
             await service.start(RunRequest({}, SESSION))
 
@@ -246,6 +246,6 @@ async def test_sixteen_nodes_of_a_run_run_at_once(tmp_path: Path) -> None:
     flow = write_flow(
         tmp_path, "outputs:\n  out: {type: int, reference: '${n39.output}'}\nnodes:\n" + nodes, {"node.py": code}
     )
-    events = told(await run_flow(flow, {}))
+    events = event_lines(await run_flow(flow, {}))
     assert "out whole 16 Finished" in events
     assert sum(line.endswith("Completed") for line in events) == 41

@@ -8,7 +8,7 @@ import pytest
 
 from flowpod.engine.events import RunTerminated
 from flowpod.engine.request import RunRequest
-from tests.support.flows import SESSION, events_of, run_flow, service_of, told, write_flow
+from tests.support.flows import SESSION, event_lines, events_of, run_flow, service_of, write_flow
 
 HEAD = """
 import asyncio
@@ -64,7 +64,7 @@ async def test_whatever_is_raised_fails_the_node(
     flow = flow_of(tmp_path, f"@tool\n{kind} node(given, fixed):\n    {before}{statement}\n")
     async with service_of(flow) as service, asyncio.timeout(20):
         events = await events_of(service, {})
-    assert told(events)[-2:] == ["node Failed", "terminated Failed"]
+    assert event_lines(events)[-2:] == ["node Failed", "terminated Failed"]
     end = events[-1]
     assert isinstance(end, RunTerminated)
     assert end.error is not None
@@ -160,7 +160,7 @@ async def test_a_node_that_waits_for_its_reader_is_reported_once(tmp_path: Path)
         run = await service.start(RunRequest({}, SESSION))
         await run.finished()
         events = [event async for batch in run.events.batches() for event in batch]
-    lines = [line for line in told(events) if line.startswith("b ")]
+    lines = [line for line in event_lines(events) if line.startswith("b ")]
     assert lines in (["b Running", "b Canceled"], ["b Running", "b Completed"])
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.flows import events_of, run_flow, service_of, told, write_chat_flow, write_flow
+from tests.support.flows import event_lines, events_of, run_flow, service_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 PASS_ON = """
@@ -34,7 +34,7 @@ def chain(folder: Path) -> Path:
 
 async def test_a_chain_runs_in_the_order_of_its_references(tmp_path: Path) -> None:
     events = await run_flow(chain(tmp_path), {"text": "hi"})
-    assert told(events) == [
+    assert event_lines(events) == [
         "started",
         "first Running",
         "first Completed",
@@ -73,7 +73,7 @@ async def test_the_sides_of_a_diamond_run_at_the_same_time(tmp_path: Path) -> No
         """,
         {"meet.py": meet, "pass_on.py": PASS_ON},
     )
-    events = told(await run_flow(flow, {"key": "k"}))
+    events = event_lines(await run_flow(flow, {"key": "k"}))
     assert events[:5] == ["started", "top Running", "top Completed", "left Running", "right Running"]
     assert sorted(events[5:7]) == ["left Completed", "right Completed"]
     assert events[7:] == ["join Running", "join Completed", "out whole 'LR' Finished", "terminated Completed"]
@@ -110,7 +110,7 @@ async def test_a_failing_node_fails_the_run_and_cancels_what_still_runs(tmp_path
         },
     )
     events = await run_flow(flow, {})
-    assert told(events) == [
+    assert event_lines(events) == [
         "started",
         "slow Running",
         "bad Running",
@@ -149,7 +149,7 @@ async def test_a_streamed_output_opens_and_closes_with_an_empty_delta(tmp_path: 
         },
     )
     events = await run_flow(flow, {})
-    assert told(events) == [
+    assert event_lines(events) == [
         "started",
         "talk Running",
         "out stream '' Streaming",
@@ -186,7 +186,7 @@ async def test_a_bypassed_node_is_told_of_once_and_its_output_is_null(tmp_path: 
         """,
         {"pass_on.py": PASS_ON},
     )
-    events = told(await run_flow(flow, {"kind": "b"}))
+    events = event_lines(await run_flow(flow, {"kind": "b"}))
     # `more` has a default, so it is left out where it refers to a bypassed node.
     assert events == [
         "started",
@@ -223,7 +223,7 @@ async def test_an_output_that_refers_to_what_is_not_there_fails_its_node(
         {"pass_on.py": PASS_ON},
     )
     events = await run_flow(flow, {})
-    assert told(events) == ["started", "first Running", "first Failed", "terminated Failed"]
+    assert event_lines(events) == ["started", "first Running", "first Failed", "terminated Failed"]
     assert events[-1].error.message == message  # type: ignore[union-attr]
 
 
@@ -242,7 +242,7 @@ async def test_outputs_that_no_node_makes_come_first(tmp_path: Path) -> None:
         """,
         {"pass_on.py": PASS_ON},
     )
-    events = told(await run_flow(flow, {"text": "t"}))
+    events = event_lines(await run_flow(flow, {"text": "t"}))
     assert events == [
         "started",
         "same whole 't' Finished",
@@ -269,7 +269,7 @@ async def test_a_model_streams_to_an_output_while_another_node_reads_it_whole(
         "from promptflow.core import tool\n\n@tool\ndef count(text):\n    return len(text)\n"
     )
     async with service_of(flow) as service:
-        events = told(await events_of(service, {"question": "hi"}))
+        events = event_lines(await events_of(service, {"question": "hi"}))
         calls = model_server.calls_of("words:3:0.01")
     assert events == [
         "started",

@@ -18,7 +18,7 @@ from promptflow.core import tool
 @tool
 async def act(how: str, **needed):
     if how == "fail":
-        raise ValueError("as told")
+        raise ValueError("as asked")
     await asyncio.sleep(60 if how == "hang" else 0)
     return how
 """

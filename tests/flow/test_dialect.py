@@ -11,7 +11,7 @@ from flowpod.flow.load.includes import assemble, includes_of
 from flowpod.flow.load.loader import load_flow
 from flowpod.flow.model import Flow
 from flowpod.nodes import KINDS
-from tests.support.flows import run_flow, told, write_flow
+from tests.support.flows import event_lines, run_flow, write_flow
 
 
 def load(
@@ -141,7 +141,13 @@ async def test_aggregation_is_left_out_with_all_that_needs_it(tmp_path: Path) ->
         )
     ]
     events = await run_flow(folder, {})
-    assert told(events) == ["started", "row Running", "row Completed", "one whole 2 Finished", "terminated Completed"]
+    assert event_lines(events) == [
+        "started",
+        "row Running",
+        "row Completed",
+        "one whole 2 Finished",
+        "terminated Completed",
+    ]
 
 
 def test_aggregation_inside_a_batch_or_a_loop_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def load_folder(folder: Path) -> tuple[Flow, list[Problem]]:
     return loaded.flow, [*loaded.source.problems, *loaded.other_problems]
 
 
-def told(problems: list[Problem]) -> list[str]:
+def problem_lines(problems: list[Problem]) -> list[str]:
     """Return problems as lines; those that are not errors begin with what they are."""
     return [
         f"{'' if problem.severity == 'error' else problem.severity + ' '}{problem}".replace("\n", " ")
@@ -154,7 +154,7 @@ def test_folder_without_a_flow_is_refused(tmp_path: Path, make: str, expected: s
         (folder / "flow.dag.yaml").mkdir()
     with pytest.raises(FlowProblems) as caught:
         load_flow(folder, KINDS, {})
-    assert told(list(caught.value.problems)) == [expected.format(folder=folder)]
+    assert problem_lines(list(caught.value.problems)) == [expected.format(folder=folder)]
 
 
 @pytest.mark.parametrize(
@@ -174,4 +174,4 @@ def test_bytes_of_the_file(tmp_path: Path, content: bytes, expected: list[str]) 
         found = load_folder(tmp_path)[1]
     except FlowProblems as error:
         found = list(error.problems)
-    assert told(found) == expected
+    assert problem_lines(found) == expected

@@ -141,7 +141,7 @@ class Environment(dict[str, str]):
             self[name] = value
 
 
-def told(folder: Path, text: str, environ: MutableMapping[str, str]) -> list[str]:
+def problem_lines(folder: Path, text: str, environ: MutableMapping[str, str]) -> list[str]:
     """Return the problems of a flow with this text, as `flowpod check` prints them."""
     (folder / "flow.dag.yaml").write_text(text)
     return [str(problem) for problem in problems_of(folder, Settings(), environ)]
@@ -164,7 +164,7 @@ def test_a_changed_example_has_problems_and_no_crash(folder: Path, seed: int) ->
         content = changed(chance, chance.choice(EXAMPLES))
         text = scribbled(chance, yaml.safe_dump(content, allow_unicode=True))
         try:
-            lines = told(folder, text, Environment())
+            lines = problem_lines(folder, text, Environment())
         except Exception as error:
             error.add_note(text)
             raise
@@ -223,4 +223,4 @@ NODE = "{name: a, type: python, source: {path: a.py}}"
 def test_what_once_was_a_crash(folder: Path, text: str, problem: str) -> None:
     (folder.parent / "a.py").mkdir()  # a folder where the flow has a file
     (folder / "a.py").touch()
-    assert any(line.startswith(problem) for line in told(folder, text, Environment()))
+    assert any(line.startswith(problem) for line in problem_lines(folder, text, Environment()))

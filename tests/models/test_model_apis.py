@@ -83,7 +83,7 @@ async def answer(
         return await parts_of(chat, model, stream)
 
 
-def told(result: Result, api: Api, model: str) -> Result:
+def expected_result(result: Result, api: Api, model: str) -> Result:
     """Return what is expected of an API: DashScope's answers do not name their model, a cut one of Responses neither."""
     if api in ("dashscope", "multimodal"):
         return replace(result, model=model)
@@ -135,7 +135,7 @@ async def test_stream_is_read(
         return  # one request has one answer there
     chunks, found = await answer(model_server.url, model, True, api, timeout_s=1 if "silent" in model else 20)
     assert [chunk.text for chunk in chunks] == texts
-    assert found == told(result, api, model)
+    assert found == expected_result(result, api, model)
 
 
 @each_api
@@ -143,7 +143,7 @@ async def test_stream_is_read(
 async def test_whole_answer_is_read_as_one_chunk(model_server: ModelServer, model: str, api: Api) -> None:
     chunks, result = await answer(model_server.url, model, False, api)
     assert chunks == [Chunk("You said: hi")]
-    assert result == told(Result("You said: hi", USAGE, "stand-in", "stop"), api, model)
+    assert result == expected_result(Result("You said: hi", USAGE, "stand-in", "stop"), api, model)
     assert "stream_options" not in model_server.calls[-1].body
 
 

@@ -42,7 +42,7 @@ They live in {{ city }}.
 """
 
 
-def write_full_chat_flow(folder: Path, base_url: str, model: str = "told") -> Path:
+def write_full_chat_flow(folder: Path, base_url: str, model: str = "first-word") -> Path:
     """Write the flow and return its folder."""
     connections = f"model: {{type: open_ai, base_url: '{base_url}', max_retries: 0}}"
     files = {"reply.jinja2": PROMPT, "connections.yaml": connections}

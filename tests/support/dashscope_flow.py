@@ -18,9 +18,9 @@ inputs:
 outputs:
   answer: {type: string, reference: "${reply.output}", is_chat_output: true}
 nodes:
-- name: facts
+- name: lookup
   type: python
-  source: {path: facts.py}
+  source: {path: lookup.py}
   inputs:
     article_index: ${sys.plugin_params['your_plugin_code'].article_index}
     braces: ${sys.plugin_params['{your_plugin_code}'].article_index}
@@ -41,16 +41,16 @@ nodes:
     model: MODEL
     question: ${inputs.question}
     chat_history: ${inputs.chat_history}
-    facts: ${facts.output}
+    lookup: ${lookup.output}
     instructions: ${sys.instructions}
 """
-FACTS = """
+LOOKUP = """
 from promptflow.core import tool
 from langstudio.types import File
 from promptflow.contracts.multimedia import Image
 
 @tool
-def facts(
+def lookup(
     article_index, braces, token, braces_token, rag, bases, city: str, days: int,
     picture: Image = None, report: File = None,
 ):
@@ -64,7 +64,7 @@ def facts(
 """
 PROMPT = """
 # system:
-{{ instructions }} {{ facts }}
+{{ instructions }} {{ lookup }}
 {% for turn in chat_history %}
 # user:
 {{ turn.inputs.question }}
@@ -79,5 +79,5 @@ PROMPT = """
 def write_dashscope_flow(folder: Path, base_url: str, model: str = "echo") -> Path:
     """Write the flow and return its folder."""
     connections = f"model: {{type: open_ai, base_url: '{base_url}', max_retries: 0}}"
-    files = {"facts.py": FACTS, "reply.jinja2": PROMPT, "connections.yaml": connections}
+    files = {"lookup.py": LOOKUP, "reply.jinja2": PROMPT, "connections.yaml": connections}
     return write_flow(folder, DAG.replace("MODEL", model), files)

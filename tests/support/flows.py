@@ -191,7 +191,7 @@ async def events_of(service: FlowService, inputs: Mapping[str, Any], **request: 
     return [event async for batch in run.events.batches() for event in batch]
 
 
-def told(events: list[Event]) -> list[str]:
+def event_lines(events: list[Event]) -> list[str]:
     """Return events as short lines, for comparing a run's whole course."""
     return [_line(event) for event in events]
 

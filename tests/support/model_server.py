@@ -1,4 +1,4 @@
-"""A stand-in for a model: a server of the APIs that models have, on a real socket, that misbehaves when told to.
+"""A stand-in for a model: a server of the APIs that models have, on a real socket, that misbehaves on request.
 
 The name of the model says how it behaves, so that tests that share a server do not disturb each other:
 
@@ -7,7 +7,7 @@ The name of the model says how it behaves, so that tests that share a server do 
     fail:STATUS             answers STATUS, each time
     fail-once:STATUS:KEY    answers STATUS to the first request with this KEY, then as echo
     steps:N:KEY             answers "w0 w1 ... ", N words, each after a call of `step(KEY)`
-    told                    behaves as the first word of the last user message says
+    first-word              behaves as the first word of the last user message says
     <any name in SCENARIOS> see there
 
 It serves chat completions and plain completions, under OpenAI's paths and under Azure's, OpenAI's Responses, and
@@ -73,7 +73,7 @@ class Call:
 
     @property
     def behaviour(self) -> str:
-        return self.question.split(" ")[0] if self.model == "told" else self.model
+        return self.question.split(" ")[0] if self.model == "first-word" else self.model
 
 
 @dataclass

@@ -72,14 +72,14 @@ async def test_a_call_is_a_span_below_the_node(tmp_path: Path, model_server: Mod
     assert set(spans) == {"invoke_workflow test", "ask", "chat echo"}
     call = spans["chat echo"]
     assert parent(call) == own(spans["ask"])
-    facts = dict(call.attributes or {})
-    assert (facts["output.value"], facts["gen_ai.response.finish_reasons"]) == ("You said: hi", ("stop",))
-    assert json.loads(str(facts["gen_ai.input.messages"]))[0]["parts"][0]["content"] == "hi"
-    assert facts["session.id"] == dict(spans["ask"].attributes or {})["session.id"]
+    attributes = dict(call.attributes or {})
+    assert (attributes["output.value"], attributes["gen_ai.response.finish_reasons"]) == ("You said: hi", ("stop",))
+    assert json.loads(str(attributes["gen_ai.input.messages"]))[0]["parts"][0]["content"] == "hi"
+    assert attributes["session.id"] == dict(spans["ask"].attributes or {})["session.id"]
     if "stream" in way:
-        assert "gen_ai.response.time_to_first_chunk" in facts
+        assert "gen_ai.response.time_to_first_chunk" in attributes
     else:
-        assert facts["gen_ai.usage.input_tokens"] == 11
+        assert attributes["gen_ai.usage.input_tokens"] == 11
     assert call.context is not None
     sent = next(
         c for c in reversed(model_server.calls) if f"{call.context.span_id:016x}" in c.headers.get("traceparent", "")

@@ -43,11 +43,11 @@ nodes:
   type: llm
   source: {path: ask.jinja2}
   connection: model
-  inputs: {model: echo, facts: "${use.output}"}
+  inputs: {model: echo, content: "${use.output}"}
 - name: say
   type: python
   source: {path: say.py}
-  inputs: {facts: "${use.output}", asked: "${ask.output}"}
+  inputs: {content: "${use.output}", asked: "${ask.output}"}
 """
 USE = """
 import logging
@@ -79,8 +79,8 @@ SAY = """
 from promptflow.core import tool
 
 @tool
-def say(facts: dict, asked: str) -> str:
-    params, tokens = facts["all"]
+def say(content: dict, asked: str) -> str:
+    params, tokens = content["all"]
     return " ".join(str(value) for value in (*params.values(), *tokens.values()))
 """
 ANSWER = "7 13800138000 p!n Hangzhou-West t0k.y t0ken-of-a-user 99887766554"
@@ -88,7 +88,7 @@ ANSWER = "7 13800138000 p!n Hangzhou-West t0k.y t0ken-of-a-user 99887766554"
 
 def flow_of(folder: Path, url: str) -> Path:
     connections = f"model: {{type: open_ai, base_url: '{url}', max_retries: 0}}\n"
-    files = {"use.py": USE, "say.py": SAY, "ask.jinja2": "# user:\n{{ facts }}\n", "connections.yaml": connections}
+    files = {"use.py": USE, "say.py": SAY, "ask.jinja2": "# user:\n{{ content }}\n", "connections.yaml": connections}
     return write_flow(folder, DAG, files)
 
 

@@ -96,9 +96,9 @@ async def test_no_span_has_a_secret(tmp_path: Path, model_server: ModelServer) -
         assert secret not in shown
 
 
-@pytest.mark.parametrize(("model", "told"), [("tell-key", "Incorrect key: Bearer ***"), ("echo", "failed with ***")])
+@pytest.mark.parametrize(("model", "message"), [("tell-key", "Incorrect key: Bearer ***"), ("echo", "failed with ***")])
 async def test_no_response_and_no_stored_turn_has_a_secret(
-    tmp_path: Path, model_server: ModelServer, model: str, told: str
+    tmp_path: Path, model_server: ModelServer, model: str, message: str
 ) -> None:
     flow = leaking_flow(tmp_path / "flow", model_server.url, model)
     dag = flow / "flow.dag.yaml"
@@ -112,7 +112,7 @@ async def test_no_response_and_no_stored_turn_has_a_secret(
         )
         turns = await client.get(f"/chat/sessions/{SESSION}/turns")
     for answer in (simple, stream, turns):
-        assert told in answer.text
+        assert message in answer.text
         assert KEY not in answer.text
         assert PIN not in answer.text
     for file in (tmp_path / "data").rglob("*"):

@@ -103,12 +103,12 @@ async def test_every_span_has_its_session_user_and_run(chat_flow: Path) -> None:
     tracing, exporter = recording()
     headers = {"Chat-Session-Id": SESSION, "Chat-User-Id": "ann"}
     await post(chat_flow, "/", {"question": "hi"}, headers=headers, tracing=tracing)
-    facts = [span.attributes or {} for span in exporter.get_finished_spans()]
-    assert len(facts) == 3
-    assert {(fact["session.id"], fact["gen_ai.conversation.id"], fact["user.id"]) for fact in facts} == {
+    attributes = [span.attributes or {} for span in exporter.get_finished_spans()]
+    assert len(attributes) == 3
+    assert {(span["session.id"], span["gen_ai.conversation.id"], span["user.id"]) for span in attributes} == {
         (SESSION, SESSION, "ann")
     }
-    assert len({fact["flowpod.run.id"] for fact in facts}) == 1
+    assert len({span["flowpod.run.id"] for span in attributes}) == 1
 
 
 async def test_spans_of_rounds_share_their_nodes_name(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ def model(**more: Any) -> ChatOpenAI:
     return ChatOpenAI(**{"model": "any", "base_url": URL, "api_key": TOKEN, "stream_usage": True, **more})
 
 
-def told(message: BaseMessage) -> dict[str, Any]:
+def fields_of(message: BaseMessage) -> dict[str, Any]:
     assert isinstance(message, AIMessage)
     usage = message.usage_metadata
     return {
@@ -36,7 +36,7 @@ def streamed(chat: ChatOpenAI, question: str, limit: int = 0) -> dict[str, Any]:
                 break
     except openai.APIError as caught:
         error = caught.message
-    return {**(told(total) if total else {"text": ""}), "several": count > 1, "error": error}
+    return {**(fields_of(total) if total else {"text": ""}), "several": count > 1, "error": error}
 
 
 def refused(chat: ChatOpenAI, messages: Any) -> dict[str, Any]:
@@ -50,23 +50,23 @@ def refused(chat: ChatOpenAI, messages: Any) -> dict[str, Any]:
 def session() -> dict[str, Any]:
     named = model(default_headers={"Chat-Session-Id": SESSION})
     named.invoke(f"before {TAG}")
-    return told(named.invoke(ask("echo", "session")))
+    return fields_of(named.invoke(ask("echo", "session")))
 
 
 def image() -> dict[str, Any]:
     parts = [{"type": "text", "text": ask("echo", "image")}, {"type": "image_url", "image_url": {"url": PICTURE}}]
-    return told(model().invoke([HumanMessage(content=parts)]))
+    return fields_of(model().invoke([HumanMessage(content=parts)]))
 
 
 report(
     {
-        "whole": lambda: told(model(temperature=0.25, max_tokens=50).invoke(ask("echo", "whole"))),
+        "whole": lambda: fields_of(model(temperature=0.25, max_tokens=50).invoke(ask("echo", "whole"))),
         "stream": lambda: streamed(model(), ask("echo", "stream")),
-        "turns": lambda: told(
+        "turns": lambda: fields_of(
             model().invoke([HumanMessage(f"first {TAG}"), AIMessage("fine"), HumanMessage(ask("echo", "turns"))])
         ),
         "image": image,
-        "inputs": lambda: told(model(extra_body={"inputs": {"city": "Rome"}}).invoke(ask("echo", "inputs"))),
+        "inputs": lambda: fields_of(model(extra_body={"inputs": {"city": "Rome"}}).invoke(ask("echo", "inputs"))),
         "session": session,
         "thinking": lambda: streamed(model(), ask("reasoning", "thinking")),
         "token": lambda: refused(model(api_key="wrong"), ask("echo", "token")),

@@ -18,7 +18,7 @@ def user(text: str) -> list[ChatMessage]:
     return [ChatMessage(role="user", content=text)]
 
 
-def told(response: ChatResponse) -> dict[str, Any]:
+def fields_of(response: ChatResponse) -> dict[str, Any]:
     raw: Any = response.raw
     return {
         "text": response.message.content,
@@ -35,13 +35,13 @@ def streamed(llm: OpenAILike, question: str, limit: int = 0) -> dict[str, Any]:
         with closing(llm.stream_chat(user(question), stream_options={"include_usage": True})) as pieces:
             for piece in pieces:
                 last = piece
-                finish = told(piece)["finish"] or finish
+                finish = fields_of(piece)["finish"] or finish
                 count += bool(piece.delta)
                 if count == limit > 0:
                     break
     except openai.APIError as caught:
         error = caught.message
-    return {**(told(last) if last else {"text": ""}), "finish": finish, "several": count > 1, "error": error}
+    return {**(fields_of(last) if last else {"text": ""}), "finish": finish, "several": count > 1, "error": error}
 
 
 def refused(llm: OpenAILike, messages: list[ChatMessage]) -> dict[str, Any]:
@@ -55,26 +55,26 @@ def refused(llm: OpenAILike, messages: list[ChatMessage]) -> dict[str, Any]:
 def session() -> dict[str, Any]:
     named = model(default_headers={"Chat-Session-Id": SESSION})
     named.chat(user(f"before {TAG}"))
-    return told(named.chat(user(ask("echo", "session"))))
+    return fields_of(named.chat(user(ask("echo", "session"))))
 
 
 def image() -> dict[str, Any]:
     blocks = [TextBlock(text=ask("echo", "image")), ImageBlock(url=PICTURE)]
-    return told(model().chat([ChatMessage(role="user", blocks=blocks)]))
+    return fields_of(model().chat([ChatMessage(role="user", blocks=blocks)]))
 
 
 def turns() -> dict[str, Any]:
     fine = ChatMessage(role="assistant", content="fine")
-    return told(model().chat([*user(f"first {TAG}"), fine, *user(ask("echo", "turns"))]))
+    return fields_of(model().chat([*user(f"first {TAG}"), fine, *user(ask("echo", "turns"))]))
 
 
 def inputs() -> dict[str, Any]:
-    return told(model().chat(user(ask("echo", "inputs")), extra_body={"inputs": {"city": "Rome"}}))
+    return fields_of(model().chat(user(ask("echo", "inputs")), extra_body={"inputs": {"city": "Rome"}}))
 
 
 report(
     {
-        "whole": lambda: told(model(temperature=0.25, max_tokens=50).chat(user(ask("echo", "whole")))),
+        "whole": lambda: fields_of(model(temperature=0.25, max_tokens=50).chat(user(ask("echo", "whole")))),
         "stream": lambda: streamed(model(), ask("echo", "stream")),
         "turns": turns,
         "image": image,

@@ -142,7 +142,7 @@ async def test_response_config_chooses_what_is_shown_of_nodes(tmp_path: Path) ->
     assert "metadata" not in events[-1]
 
 
-async def test_without_a_stream_one_body_has_the_same_facts(tmp_path: Path) -> None:
+async def test_without_a_stream_one_body_has_the_same_values(tmp_path: Path) -> None:
     async with client_of(write_flow(tmp_path, TWO_NODES, {"shout.py": SHOUT})) as client:
         body = {"inputs": {"text": "hi"}, "stream": False, "response_config": {"exclude_nodes": ["silent"]}}
         response = await client.post("/run", json=body)

@@ -39,7 +39,7 @@ async def test_a_stream_is_a_list_of_constant_chunks(chat_flow: Path) -> None:
     assert [part["choices"][0]["finish_reason"] for part in parts] == [None, None, None, None, "stop"]
     assert all(part["choices"][0]["index"] == 0 for part in parts)
     constant = [{key: part[key] for key in ("id", "object", "created", "model", "usage")} for part in parts]
-    assert all(facts == constant[0] for facts in constant)
+    assert all(values == constant[0] for values in constant)
     assert constant[0]["id"].startswith("chatcmpl-")
     assert (constant[0]["object"], constant[0]["model"], constant[0]["usage"]) == (
         "chat.completion.chunk",

@@ -62,9 +62,7 @@ async def test_a_run_continues_while_its_database_is_unavailable(tmp_path: Path)
         ]
 
 
-async def test_a_run_whose_events_are_rejected_fails_and_blocks_no_other(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_run_whose_events_are_rejected_fails_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         database = sqlite3.connect(tmp_path / "chat_history.db")
         database.execute(

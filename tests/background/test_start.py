@@ -69,7 +69,7 @@ class CountedInputs(dict[str, Any]):
 
 
 @pytest.mark.parametrize("recording", [None, ATTACHED, BACKGROUND], ids=["not recorded", "attached", "background"])
-async def test_a_run_validates_its_inputs_once(
+async def test_inputs_are_validated_once(
     tmp_path: Path, recording: AttachedRecording | BackgroundRecording | None
 ) -> None:
     inputs, log = CountedInputs(name="a", log=str(tmp_path / "log")), tmp_path / "log"
@@ -81,9 +81,7 @@ async def test_a_run_validates_its_inputs_once(
     assert inputs.passes == 1
 
 
-async def test_a_waiting_run_reads_its_history_when_it_starts(
-    tmp_path: Path, chat_flow: Path, model_server: ModelServer
-) -> None:
+async def test_a_waiting_run_reads_its_history_late(tmp_path: Path, chat_flow: Path, model_server: ModelServer) -> None:
     questions = [f"{n} {tmp_path.name}" for n in "ab"]
     async with client_of(chat_flow, data=tmp_path / "data", max_background_runs=1) as client:
         ids = [await submit(client, {"question": question}, **SESSION_HEADER) for question in questions]

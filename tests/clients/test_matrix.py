@@ -66,7 +66,7 @@ def command(client: str) -> list[str]:
 
 
 @pytest.mark.parametrize("client", MORE)
-def test_a_client_in_every_scenario(
+def test_client_in_a_scenario(
     tmp_path: Path, model_server: ModelServer, client: str, subtests: pytest.Subtests
 ) -> None:
     script, tag = command(client), str(uuid.uuid4())

@@ -143,9 +143,7 @@ async def test_detail_is_sent_to_the_model(tmp_path: Path, model_server: ModelSe
         ([{"data:image/png;url": "http://169.254.169.254/latest"}], "is not a public address"),
     ],
 )
-async def test_image_that_a_request_may_not_name_is_refused(
-    tmp_path: Path, model_server: ModelServer, value: Any, message: str
-) -> None:
+async def test_forbidden_image_is_refused(tmp_path: Path, model_server: ModelServer, value: Any, message: str) -> None:
     response, body = await asked(tmp_path, model_server, value)
     assert (response.status_code, body) == (400, {})
     assert message in response.json()["error"]["message"]
@@ -215,9 +213,7 @@ async def test_image_for_python_code_is_fetched(tmp_path: Path, images: str, pat
 @pytest.mark.parametrize(
     ("path", "message"), [("/gone", "the server answered 404"), ("/around", "it redirects more than 5 times")]
 )
-async def test_image_that_cannot_be_fetched_fails_the_node(
-    tmp_path: Path, images: str, path: str, message: str
-) -> None:
+async def test_image_that_is_not_fetched_fails_the_node(tmp_path: Path, images: str, path: str, message: str) -> None:
     async with client_of(write_flow(tmp_path, PYTHON, {"a.py": CODE}), allow_private_urls="on") as client:
         response = await client.post("/", json={"q": [{"data:image/png;url": images + path}]})
     assert response.status_code == 424

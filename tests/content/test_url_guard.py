@@ -220,9 +220,7 @@ async def test_connection_goes_to_the_address_that_was_checked(monkeypatch: pyte
     )
 
 
-async def test_name_with_one_address_that_is_not_allowed_is_refused(
-    monkeypatch: pytest.MonkeyPatch, server: str
-) -> None:
+async def test_name_with_one_forbidden_address_is_refused(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
     resolve_by(monkeypatch, mixed=[["127.0.0.1", "127.0.0.2"]])
     with pytest.raises(ValueError, match=r"mixed\.test resolves to an address that is not public"):
         await fetch(f"http://mixed.test:{server.rpartition(':')[2]}/host", is_allowed=loopback_1)
@@ -236,18 +234,14 @@ async def test_check_looks_names_up(monkeypatch: pytest.MonkeyPatch) -> None:
     await check_resolved_url("https://mixed.test/a", private_urls=True)
 
 
-async def test_next_address_is_used_when_one_refuses_the_connection(
-    monkeypatch: pytest.MonkeyPatch, server: str
-) -> None:
+async def test_next_address_is_used_when_one_refuses(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
     port = server.rpartition(":")[2]
     resolve_by(monkeypatch, two=[["127.0.0.3", "127.0.0.1"]])
     content = await fetch(f"http://two.test:{port}/host", is_allowed=lambda address: address.is_loopback)
     assert content == f"http two.test:{port}".encode()
 
 
-async def test_tls_is_verified_for_the_name_and_never_left(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: str
-) -> None:
+async def test_tls_is_verified_for_the_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: str) -> None:
     authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("secure.test").configure_cert(tls)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")

@@ -104,7 +104,7 @@ async def test_a_thousand_runs_at_once_end_each_exactly_once(tmp_path: Path, his
         assert [event.id for event in seen] == [1, 2, 3, 4, 5]
 
 
-async def test_a_reader_that_comes_back_sees_every_event_once_and_in_order(
+async def test_a_returning_reader_sees_every_event_once(
     tmp_path: Path, history_url: str, model_server: ModelServer
 ) -> None:
     key = tmp_path.name + str(len(history_url))

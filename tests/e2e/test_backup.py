@@ -25,7 +25,7 @@ def run(command: str, address: str, folder: Path) -> None:
 
 @pytest.mark.needs("mariadbd")
 @pytest.mark.needs("mysqldump")
-def test_a_mysql_history_is_backed_up_while_it_is_used_and_restored(
+def test_a_mysql_history_in_use_can_be_backed_up(
     tmp_path: Path, chat_flow: Path, mariadb: MariaDB, mysql_url: str
 ) -> None:
     dump, restore = [

@@ -104,9 +104,7 @@ def test_a_stream(served: Served) -> None:
         ),
     ],
 )
-def test_what_a_caller_passes_through(
-    served: Served, model: ModelServer, content: dict[str, Any], expected: str
-) -> None:
+def test_what_a_caller_passes_on(served: Served, model: ModelServer, content: dict[str, Any], expected: str) -> None:
     app = APP.replace("YOUR_APP_ID", "{YOUR_APP_ID}")  # some samples have it so, which curl takes for a list of one
     answer = json.loads(curl(served.url + app, content))
     assert answer["output"]["finish_reason"] == "stop"

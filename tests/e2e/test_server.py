@@ -46,9 +46,7 @@ def test_tokens_arrive_one_by_one(tmp_path: Path, model_server: ModelServer) -> 
     assert sum(gap > 0.03 for gap in gaps) >= 7, gaps
 
 
-def test_headers_come_before_the_first_token_and_heartbeats_in_a_pause(
-    tmp_path: Path, model_server: ModelServer
-) -> None:
+def test_headers_precede_the_first_token_and_pauses_have_heartbeats(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url, "words:2:1")
     with serving(flow, tmp_path, FLOWPOD_HEARTBEAT_S="0.2") as served:
         begun = time.monotonic()
@@ -60,9 +58,7 @@ def test_headers_come_before_the_first_token_and_heartbeats_in_a_pause(
 
 
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
-def test_a_client_that_leaves_cancels_its_run_down_to_the_model(
-    tmp_path: Path, model_server: ModelServer, accept: str
-) -> None:
+def test_a_client_that_leaves_cancels_the_model_call(tmp_path: Path, model_server: ModelServer, accept: str) -> None:
     question = f"leave {accept} {tmp_path.name}"
     code = """
     import time

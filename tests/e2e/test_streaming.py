@@ -83,9 +83,7 @@ def read_word_by_word(client: httpx.Client, server: ModelServer, key: str, path:
 
 @pytest.mark.needs("nginx")
 @pytest.mark.parametrize(("path", "body"), PROTOCOLS)
-def test_nginx_in_front_passes_each_token_on(
-    tmp_path: Path, model_server: ModelServer, path: str, body: dict[str, Any]
-) -> None:
+def test_nginx_passes_each_token_on(tmp_path: Path, model_server: ModelServer, path: str, body: dict[str, Any]) -> None:
     key = str(uuid.uuid4())
     flow = write_chat_flow(tmp_path / "flow", model_server.url, f"steps:{WORDS}:{key}")
     with (

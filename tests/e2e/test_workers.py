@@ -51,9 +51,7 @@ def open_files(pid: str) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-async def test_the_clients_of_a_worker_that_dies_get_an_end_and_the_others_go_on(
-    tmp_path: Path, model_server: ModelServer
-) -> None:
+async def test_clients_of_a_dying_worker_get_an_end_and_others_go_on(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url, "words:40:0.1")
     with start_server(flow, tmp_path, "--workers", "2") as served:
         wait_for_workers(served, 2)

@@ -168,9 +168,7 @@ async def test_on_error_takes_a_branch(tmp_path: Path, fail: bool, out: str) -> 
     assert events[-1] == "terminated Completed"
 
 
-async def test_once_a_chunk_has_gone_out_nothing_is_repeated_or_replaced(
-    tmp_path: Path, model_server: ModelServer
-) -> None:
+async def test_after_a_sent_chunk_nothing_is_repeated_or_replaced(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path, model_server.url, "rubbish")
     text = (flow / "flow.dag.yaml").read_text()
     text = text.replace("  connection: model\n", "  connection: model\n  retry: {max: 3}\n  on_error: {default: x}\n")

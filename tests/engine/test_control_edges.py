@@ -42,9 +42,7 @@ async def test_nodes_in_a_batch_may_follow_a_branch_outside(tmp_path: Path, valu
         ('"${session.t.nope}"', ""),
     ],
 )
-async def test_an_output_that_finds_nothing_is_the_flows_mistake_and_no_bug(
-    tmp_path: Path, outputs: str, more: str
-) -> None:
+async def test_an_output_that_finds_nothing_is_an_invalid_reference(tmp_path: Path, outputs: str, more: str) -> None:
     dag = f"""
     variables:
       t: {{type: object, default: {{}}}}

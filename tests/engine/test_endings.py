@@ -112,9 +112,7 @@ async def test_a_node_that_cancels_itself_fails(tmp_path: Path) -> None:
     assert event_lines(events) == ["started", "node Running", "node Failed", "terminated Failed"]
 
 
-async def test_a_reader_that_leaves_cancels_the_run_down_to_the_model(
-    tmp_path: Path, model_server: ModelServer
-) -> None:
+async def test_a_reader_that_leaves_cancels_the_model_call(tmp_path: Path, model_server: ModelServer) -> None:
     model = "words:1000:0.02"
     async with service_of(write_chat_flow(tmp_path, model_server.url, model)) as service:
         run = await service.start(RunRequest({"question": "leave"}, SESSION))
@@ -186,9 +184,7 @@ async def test_a_closing_service_takes_nothing_and_cancels_after_its_grace(tmp_p
         ({"n": 1, "flag": "yes"}, "input 'flag': expected true or false, got 'yes'", "flag"),
     ],
 )
-async def test_inputs_are_checked_before_anything_runs(
-    tmp_path: Path, inputs: dict[str, object], message: str, param: str
-) -> None:
+async def test_inputs_are_checked_at_once(tmp_path: Path, inputs: dict[str, object], message: str, param: str) -> None:
     flow = write_flow(
         tmp_path,
         """

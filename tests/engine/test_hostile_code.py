@@ -58,9 +58,7 @@ def flow_of(folder: Path, code: str) -> Path:
         ("raise ValueError('x' * 100_000)", "ValueError: xxx"),
     ],
 )
-async def test_whatever_is_raised_fails_the_node(
-    tmp_path: Path, kind: str, before: str, statement: str, text: str
-) -> None:
+async def test_any_exception_fails_the_node(tmp_path: Path, kind: str, before: str, statement: str, text: str) -> None:
     flow = flow_of(tmp_path, f"@tool\n{kind} node(given, fixed):\n    {before}{statement}\n")
     async with service_of(flow) as service, asyncio.timeout(20):
         events = await events_of(service, {})
@@ -114,9 +112,7 @@ async def test_a_stream_without_end_is_cut_at_the_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("length", "fails"), [(500, False), (501, True)])
-async def test_text_that_waits_for_an_earlier_node_is_limited_in_characters(
-    tmp_path: Path, length: int, fails: bool
-) -> None:
+async def test_text_that_waits_for_an_earlier_node_is_limited(tmp_path: Path, length: int, fails: bool) -> None:
     flow = write_flow(
         tmp_path,
         f"""

@@ -95,9 +95,7 @@ def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["list", "string", "object", "image", "int", "File"])
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 500, 800])
-def test_a_value_that_is_nested_too_deep_is_refused_by_the_name_of_its_input(
-    tmp_path: Path, kind: str, depth: int
-) -> None:
+def test_a_too_deep_value_is_refused_by_the_name_of_its_input(tmp_path: Path, kind: str, depth: int) -> None:
     flow = build(write_flow(tmp_path, DEEP.replace("KIND", kind), {"p.jinja2": ""})).flow
     value = deep(depth)
     for given in (value, json.dumps(value)) if kind in ("list", "object", "File") else (value,):
@@ -108,9 +106,7 @@ def test_a_value_that_is_nested_too_deep_is_refused_by_the_name_of_its_input(
 
 @pytest.mark.parametrize("path", ["/", "/run", "/score"])
 @pytest.mark.parametrize(("depth", "status"), [(MAX_DEPTH, 200), (MAX_DEPTH + 1, 400), (800, 400)])
-async def test_how_deep_a_value_may_be_is_the_same_everywhere(
-    tmp_path: Path, path: str, depth: int, status: int
-) -> None:
+async def test_the_depth_limit_is_the_same_everywhere(tmp_path: Path, path: str, depth: int, status: int) -> None:
     flow = write_flow(tmp_path, DEEP.replace("KIND", "list"), {"p.jinja2": "{{ deep }}"})
     inputs = {"deep": deep(depth)}
     async with client_of(flow) as client:

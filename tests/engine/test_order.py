@@ -209,9 +209,7 @@ async def test_a_bypassed_node_is_told_of_once_and_its_output_is_null(tmp_path: 
         ("${first.output.a[3]}", "node 'first': outputs.out: ${first.output.a[3]}: str has no 'a'"),
     ],
 )
-async def test_an_output_that_refers_to_what_is_not_there_fails_its_node(
-    tmp_path: Path, reference: str, message: str
-) -> None:
+async def test_an_output_that_refers_to_nothing_fails_its_node(tmp_path: Path, reference: str, message: str) -> None:
     flow = write_flow(
         tmp_path,
         f"""
@@ -254,7 +252,7 @@ async def test_outputs_that_no_node_makes_come_first(tmp_path: Path) -> None:
     ]
 
 
-async def test_a_model_streams_to_an_output_while_another_node_reads_it_whole(
+async def test_a_model_streams_to_an_output_and_a_node_reads_it_whole(
     tmp_path: Path, model_server: ModelServer
 ) -> None:
     flow = write_chat_flow(tmp_path, model_server.url, "words:3:0.01")

@@ -129,7 +129,7 @@ async def test_nodes_inside_a_batch_take_them_too(tmp_path: Path, model_server: 
         ("overrides: [stop]", "", "input should be 'temperature', 'top_p', 'max_tokens'"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_left_to_a_request_is_a_problem(
+def test_a_wrong_override_is_a_problem(
     tmp_path: Path, model_server: ModelServer, keys: str, inputs: str, message: str
 ) -> None:
     keys = keys.strip("{}").replace(", overrides", "\n  overrides")

@@ -100,9 +100,7 @@ def test_variables_are_replaced(tmp_path: Path, text: str, environ: dict[str, st
         ),
     ],
 )
-def test_unset_variable_is_a_problem_of_its_connection(
-    tmp_path: Path, part: str, environ: dict[str, str], problems: list[str]
-) -> None:
+def test_unset_variable_is_a_problem(tmp_path: Path, part: str, environ: dict[str, str], problems: list[str]) -> None:
     assert filled(tmp_path, part, environ).problems == tuple(f"connection 'm': {problem}" for problem in problems)
 
 
@@ -117,9 +115,7 @@ def test_unset_variable_is_a_problem_of_its_connection(
         ({"OTHER": "x"}, True),
     ],
 )
-def test_fallback_is_used_while_none_of_the_variables_is_set(
-    tmp_path: Path, environ: dict[str, str], offline: bool
-) -> None:
+def test_fallback_is_used_while_no_variable_is_set(tmp_path: Path, environ: dict[str, str], offline: bool) -> None:
     part = "api_key: '${env:KEY}', base_url: '${env:URL:-https://d/v1}', model: '${env:MODEL:-m}', fallback: offline"
     connection = filled(tmp_path, part, environ)
     assert connection.name == "m"

@@ -216,9 +216,7 @@ def sketches(draw: st.DrawFn) -> Sketch:
 
 
 @given(sketches(), st.integers(0, 1), st.randoms(use_true_random=False))
-def test_every_node_is_settled_once_and_after_its_dependencies(
-    sketch: Sketch, value: int, chance: random.Random
-) -> None:
+def test_every_node_is_settled_once_after_its_dependencies(sketch: Sketch, value: int, chance: random.Random) -> None:
     graph, scope = Graph.of(flow_of(sketch).nodes), Scope({"x": 1})
     plan = Plan(graph, scope)
     running: list[str] = []
@@ -240,7 +238,7 @@ def test_every_node_is_settled_once_and_after_its_dependencies(
 
 
 @given(sketches(), st.integers(0, 1), st.randoms(use_true_random=False))
-def test_what_is_bypassed_does_not_depend_on_the_order_of_completion(
+def test_bypassing_does_not_depend_on_the_order_of_completion(
     sketch: Sketch, value: int, chance: random.Random
 ) -> None:
     graph, bypassed = Graph.of(flow_of(sketch).nodes), []

@@ -140,9 +140,7 @@ def test_connections_beside_the_flow_come_along(engine: Engine, context: Path) -
     assert engine.once(image, command=["/app/connections/model.yaml"], entrypoint="cat") == connection
 
 
-def test_a_package_that_conflicts_with_the_lock_fails_the_build_and_both_are_named(
-    engine: Engine, context: Path
-) -> None:
+def test_a_package_that_conflicts_with_the_lock_is_named_with_it(engine: Engine, context: Path) -> None:
     lock = (ROOT / "requirements.lock").read_text()
     locked = next(line.split(" ")[0] for line in lock.splitlines() if line.startswith("pydantic=="))
     write_flow(context / "flows" / "conflict", NODE, {"shout.py": CODE, "needs/all.txt": "pydantic<2\n"})
@@ -160,9 +158,7 @@ def test_a_package_that_conflicts_with_the_lock_fails_the_build_and_both_are_nam
         ("nowhere", "", "flow.dag.yaml: cannot be read"),
     ],
 )
-def test_a_broken_flow_does_not_become_an_image(
-    engine: Engine, context: Path, name: str, text: str, message: str
-) -> None:
+def test_a_broken_flow_becomes_no_image(engine: Engine, context: Path, name: str, text: str, message: str) -> None:
     files = {"shout.py": CODE.replace("import six", "class six: __version__ = ''")}
     if name == "broken":
         files["needs/all.txt"] = ""

@@ -41,9 +41,7 @@ def environment(model_server: ModelServer, **settings: str) -> list[str]:
     return [f"--env={name}={value}" for name, value in settings.items()]
 
 
-def test_three_modes_answer_and_a_restart_finds_the_history(
-    engine: Engine, image: str, volume: str, model_server: ModelServer
-) -> None:
+def test_three_modes_and_a_restart_work(engine: Engine, image: str, volume: str, model_server: ModelServer) -> None:
     headers = {**TOKEN, "Chat-Session-Id": SESSION}
     one, two = f"one {uuid.uuid4()}", f"two {uuid.uuid4()}"
     with engine.serving(image, volume, *environment(model_server)) as (container, url):
@@ -125,9 +123,7 @@ def test_any_user_can_serve(engine: Engine, image: str, model_server: ModelServe
         assert "chat_history.db" in engine.call("exec", container, "ls", "/langstudio/flow")
 
 
-def test_workers_share_the_port_and_the_history(
-    engine: Engine, image: str, volume: str, model_server: ModelServer
-) -> None:
+def test_workers_share_port_and_history(engine: Engine, image: str, volume: str, model_server: ModelServer) -> None:
     headers = {**TOKEN, "Chat-Session-Id": SESSION}
     with engine.serving(image, volume, *environment(model_server), more=["--workers", "2"]) as (container, url):
         for number in range(10):

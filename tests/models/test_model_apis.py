@@ -128,9 +128,7 @@ def message_of(text: str, api: Api) -> str:
 
 @each_api
 @pytest.mark.parametrize(("model", "texts", "result"), TOLERATED)
-async def test_stream_is_read(
-    model_server: ModelServer, model: str, texts: list[str], result: Result, api: Api
-) -> None:
+async def test_a_stream(model_server: ModelServer, model: str, texts: list[str], result: Result, api: Api) -> None:
     if api == "responses" and model == "two-answers":
         return  # one request has one answer there
     chunks, found = await answer(model_server.url, model, True, api, timeout_s=1 if "silent" in model else 20)
@@ -178,9 +176,7 @@ async def test_failed_stream_says_where_and_why(
 @pytest.mark.parametrize(
     ("model", "code", "message"), [(model, code, message) for model, _, code, message in BAD if model not in SCENARIOS]
 )
-async def test_failed_whole_answer_says_where_and_why(
-    model_server: ModelServer, model: str, code: str, message: str, api: Api
-) -> None:
+async def test_failed_answer_says_why(model_server: ModelServer, model: str, code: str, message: str, api: Api) -> None:
     with pytest.raises(NodeError) as caught:
         await answer(model_server.url, model, False, api, timeout_s=0.5 if model == "hang" else 20)
     assert caught.value.code == code
@@ -395,7 +391,7 @@ async def test_dashscope_gets_its_own_request(model_server: ModelServer) -> None
 @pytest.mark.parametrize(
     ("api", "messages"), [("auto", TALK), ("multimodal", TALK), ("multimodal", ASK), ("auto", ASK)]
 )
-async def test_dashscope_is_called_for_what_a_prompt_needs(
+async def test_dashscope_api_fits_the_prompt(
     model_server: ModelServer, api: str, messages: list[dict[str, Any]]
 ) -> None:
     call = await sent(model_server, "multimodal", messages, {"model": "echo"}, api=api)

@@ -65,9 +65,7 @@ async def test_handbook_answers_a_plain_question(handbook: FlowService, question
         ("how many turns?", "history: {rounds: N}"),
     ],
 )
-async def test_handbook_answers_a_question_that_leans_on_the_one_before(
-    handbook: FlowService, question: str, phrase: str
-) -> None:
+async def test_handbook_answers_a_follow_up_question(handbook: FlowService, question: str, phrase: str) -> None:
     assert phrase in await ask(handbook, question, [MYSQL])
 
 

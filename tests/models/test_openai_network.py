@@ -67,9 +67,7 @@ def place_of(url: str) -> str:
     return url.removeprefix("http://").removesuffix("/v1")
 
 
-async def test_a_proxy_is_used_where_the_environment_names_one(
-    model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_proxy_of_the_environment_is_used(model_server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with relaying(place_of(model_server.url)) as (port, heads):
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
         _, result = await answer(model_server.url, "echo", True)

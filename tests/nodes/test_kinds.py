@@ -56,7 +56,7 @@ def command(*arguments: str, tmp_path: Path) -> subprocess.CompletedProcess[str]
     ],
 )
 @pytest.mark.usefixtures("with_chorus")
-def test_check_names_what_is_wrong(
+def test_wrong_keys_are_named(
     tmp_path: Path, model_server: ModelServer, old: str, new: str, key: str, message: str
 ) -> None:
     (problem,) = problems_of(write(tmp_path, model_server, old, new))

@@ -253,7 +253,7 @@ async def test_model_chooses_a_tool_by_itself(tmp_path: Path, model_server: Mode
         ({"tools": "none"}, "inputs.tools: expected a list, got 'none'"),
     ],
 )
-def test_literal_of_the_wrong_type_is_found_at_load(
+def test_wrong_literal_is_a_problem(
     tmp_path: Path, model_server: ModelServer, inputs: dict[str, Any], message: str
 ) -> None:
     (problem,) = problems_of(flow(tmp_path, model_server, {**OPEN, "inputs": {"model": "echo", **inputs}}))
@@ -298,9 +298,7 @@ def test_parameters_name_is_refused_as_a_variable(
     )
 
 
-async def test_flowpods_own_parameter_is_a_variable_where_the_prompt_uses_it(
-    tmp_path: Path, model_server: ModelServer
-) -> None:
+async def test_own_parameter_is_a_variable_where_the_prompt_uses_it(tmp_path: Path, model_server: ModelServer) -> None:
     node = {**OPEN, "inputs": {"model": "echo", "reasoning_effort": "low"}}
     call, _ = await sent(tmp_path, model_server, node, prompt="# user:\n{{ q }} {{ reasoning_effort }}")
     assert rest(call) == SAMPLING
@@ -317,7 +315,7 @@ async def test_flowpods_own_parameter_is_a_variable_where_the_prompt_uses_it(
         ),
     ],
 )
-def test_connection_without_a_model_is_refused(
+def test_connection_of_no_model_is_refused(
     tmp_path: Path, model_server: ModelServer, connection: str, message: str
 ) -> None:
     (problem,) = problems_of(flow(tmp_path, model_server, {"connection": connection}))

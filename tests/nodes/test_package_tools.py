@@ -70,16 +70,14 @@ async def value(folder: Path) -> Any:
         ("tools.Counter.count", {"start": "10", "by": 1}, 11),
     ],
 )
-async def test_tool_of_a_package_is_called(
+async def test_package_tool_runs(
     tmp_path: Path, package: str, tool: str, inputs: dict[str, Any], expected: int
 ) -> None:
     assert await value(flow(tmp_path, {"type": "package", "tool": f"{package}.{tool}"}, inputs)) == expected
 
 
 @pytest.mark.parametrize("kind", ["custom_llm", "python"])
-async def test_prompt_file_arrives_as_a_template_with_its_variables_beside(
-    tmp_path: Path, package: str, kind: str
-) -> None:
+async def test_prompt_file_arrives_as_a_template_with_its_variables(tmp_path: Path, package: str, kind: str) -> None:
     source = {"type": "package_with_prompt", "tool": f"{package}.tools.prompted", "path": "p.jinja2"}
     folder = flow(tmp_path, source, {"c": "serp", "times": "2", "word": "hi"}, kind)
     assert await value(folder) == ["PromptTemplate", "Say {{ word }}!", "k", 2, {"word": "hi"}]

@@ -161,9 +161,7 @@ def test_parameters_with_a_default_are_optional(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_problem_is_found_when_the_node_is_built(
-    tmp_path: Path, code: str, inputs: dict[str, Any], key: str, message: str
-) -> None:
+def test_problem_is_found_at_build(tmp_path: Path, code: str, inputs: dict[str, Any], key: str, message: str) -> None:
     found = problem(tmp_path, code.replace("        ", ""), inputs)
     assert found[0] == key
     assert found[1].partition(" (/")[0] == message
@@ -229,7 +227,7 @@ def test_files_of_one_name_in_two_flows_are_two_modules(tmp_path: Path) -> None:
     ("statement", "error", "message"),
     [("raise KeyError('k')", KeyError, "'k'"), ("raise StopIteration", RuntimeError, "StopIteration")],
 )
-async def test_exception_of_a_tool_is_its_own(
+async def test_tools_own_exception(
     tmp_path: Path, kind: str, statement: str, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

@@ -114,7 +114,7 @@ async def test_connection_arrives_as_an_object(tmp_path: Path, annotation: str, 
         ("Any", "azure", "c", "azure"),
     ],
 )
-async def test_object_is_of_the_annotated_class(
+async def test_object_has_annotated_class(
     tmp_path: Path, annotation: str, name: str, value: str, expected: Any
 ) -> None:
     assert await run(tmp_path, f"@tool\ndef f(c: {annotation}): return {value}", {"c": name}) == expected
@@ -185,9 +185,7 @@ def test_unset_variable_of_a_tools_connection_is_a_problem_of_the_environment(tm
         ("**x", "5", {"x": "5"}),
     ],
 )
-async def test_literal_is_read_as_its_parameters_type(
-    tmp_path: Path, parameter: str, literal: Any, expected: Any
-) -> None:
+async def test_literal_has_its_parameters_type(tmp_path: Path, parameter: str, literal: Any, expected: Any) -> None:
     assert await run(tmp_path, f"@tool\ndef f({parameter}): return x", {"x": literal}) == expected
 
 
@@ -262,7 +260,7 @@ async def test_async_method_runs_on_the_loop(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_class_whose_inputs_do_not_fit_is_refused(
+def test_class_whose_inputs_are_wrong_is_refused(
     tmp_path: Path, inputs: dict[str, Any], key: str, message: str
 ) -> None:
     assert problem(tmp_path, CLASS, inputs) == (key, message)

@@ -104,9 +104,7 @@ async def test_closing_waits_for_deferred_turns(tmp_path: Path) -> None:
         assert (await service.read_state("s", None, 9)).last_turn == 1
 
 
-async def test_a_turn_that_cannot_be_stored_before_the_end_is_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_turn_that_is_not_stored_by_the_end_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "chat_history.db"
     async with opened(f"sqlite:///{path}", write_timeout_s=0.3) as service:
         lock = sqlite3.connect(path, isolation_level=None)

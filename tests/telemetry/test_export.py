@@ -169,7 +169,7 @@ print([name for name in sys.modules if name.startswith(("grpc", "opentelemetry.e
         ({"trace_store": "off"}, False, False),
     ],
 )
-def test_traces_are_stored_unless_exported_or_with_a_mysql_history(
+def test_traces_are_stored_unless_exported_or_with_mysql(
     settings: dict[str, Any], exporting: bool, expected: bool
 ) -> None:
     assert stores_traces(Settings(**settings), exporting=exporting) is expected
@@ -182,7 +182,7 @@ def test_traces_are_stored_unless_exported_or_with_a_mysql_history(
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "'soon'"),
     ],
 )
-def test_variables_that_opentelemetry_refuses_are_reported_without_a_stack(
+def test_variables_that_opentelemetry_refuses_are_reported(
     tmp_path: Path, variable: str, value: str, message: str
 ) -> None:
     flow = write_chat_flow(tmp_path / "flow", "http://127.0.0.1:9")

@@ -97,7 +97,7 @@ async def test_no_span_has_a_secret(tmp_path: Path, model_server: ModelServer) -
 
 
 @pytest.mark.parametrize(("model", "message"), [("tell-key", "Incorrect key: Bearer ***"), ("echo", "failed with ***")])
-async def test_no_response_and_no_stored_turn_has_a_secret(
+async def test_no_response_or_turn_has_a_secret(
     tmp_path: Path, model_server: ModelServer, model: str, message: str
 ) -> None:
     flow = leaking_flow(tmp_path / "flow", model_server.url, model)

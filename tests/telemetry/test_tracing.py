@@ -38,9 +38,7 @@ def own(span: ReadableSpan) -> int:
     return int(span.context.span_id)
 
 
-async def test_a_run_is_one_trace_of_root_node_and_model_call(
-    tmp_path: Path, chat_flow: Path, model_server: ModelServer
-) -> None:
+async def test_a_trace_has_run_node_and_model_call(tmp_path: Path, chat_flow: Path, model_server: ModelServer) -> None:
     tracing, exporter = recording()
     headers = {"Chat-Session-Id": SESSION, "Chat-User-Id": "ann", "X-Request-Id": "req-1"}
     response = await post(chat_flow, "/", {"question": "traced"}, headers=headers, tracing=tracing, data=tmp_path)

@@ -84,9 +84,7 @@ async def test_thoughts_have_every_started_node(tmp_path: Path, model_server: Mo
     assert [output["finish_reason"] for output in outputs] == ["null"] * (len(outputs) - 1) + ["stop"]
 
 
-async def test_thoughts_of_an_incremental_stream_are_those_that_changed(
-    tmp_path: Path, model_server: ModelServer
-) -> None:
+async def test_thoughts_of_an_incremental_stream_are_the_changed(tmp_path: Path, model_server: ModelServer) -> None:
     outputs = await stream(write(tmp_path, model_server), has_thoughts=True, incremental_output=True)
     changes = [node for output in outputs for node in nodes(output)]
     assert changes == [

@@ -117,9 +117,7 @@ async def test_an_invalid_session_id_is_rejected(tmp_path: Path, session: str) -
         ("/run", b"\xff\xfe", "the body is not valid JSON", None),
     ],
 )
-async def test_a_bad_body_is_400_and_names_the_field(
-    tmp_path: Path, path: str, body: bytes, message: str, param: str | None
-) -> None:
+async def test_a_bad_body_is_reported(tmp_path: Path, path: str, body: bytes, message: str, param: str | None) -> None:
     response = await post(flow_in(tmp_path), path, content=body)
     assert response.status_code == 400
     error = response.json()["error"]
@@ -150,7 +148,7 @@ async def test_a_body_over_the_limit_is_413(tmp_path: Path) -> None:
         ("DELETE", "/healthz", 405, "method_not_allowed"),
     ],
 )
-async def test_unknown_paths_and_methods_have_the_same_error_shape(
+async def test_unknown_paths_and_methods_are_errors(
     tmp_path: Path, method: str, path: str, status: int, code: str
 ) -> None:
     async with client_of(flow_in(tmp_path)) as client:

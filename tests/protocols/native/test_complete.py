@@ -167,9 +167,7 @@ async def test_without_a_stream_one_body_has_the_same_values(tmp_path: Path) -> 
         (False, "text/event-stream", "application/json"),
     ],
 )
-async def test_the_body_decides_on_streaming_and_then_accept(
-    tmp_path: Path, stream: bool | None, accept: str, media_type: str
-) -> None:
+async def test_the_body_precedes_accept(tmp_path: Path, stream: bool | None, accept: str, media_type: str) -> None:
     response = await post(
         write_flow(tmp_path, TWO_NODES, {"shout.py": SHOUT}),
         "/run",

@@ -39,9 +39,7 @@ def session(name: str) -> dict[str, str]:
     return {"Chat-Session-Id": name}
 
 
-async def test_the_same_session_id_makes_a_conversation(
-    tmp_path: Path, chat_flow: Path, model_server: ModelServer
-) -> None:
+async def test_one_session_id_makes_a_conversation(tmp_path: Path, chat_flow: Path, model_server: ModelServer) -> None:
     one, two, three = new("one"), new("two"), new("three")
     async with client_of(chat_flow, data=tmp_path) as client:
         first = await client.post("/", json={"question": one}, headers=session(SESSION))
@@ -62,7 +60,7 @@ async def test_the_same_session_id_makes_a_conversation(
     assert stored(tmp_path)[0][3:] == (f'{{"question":"{one}"}}', f'{{"answer":"You said: {one}"}}')
 
 
-async def test_a_client_can_go_on_under_the_id_that_it_was_given(
+async def test_a_client_can_continue_its_assigned_session(
     tmp_path: Path, chat_flow: Path, model_server: ModelServer
 ) -> None:
     one, two = new("one"), new("two")
@@ -78,7 +76,7 @@ async def test_an_openai_request_without_a_session_stores_nothing(tmp_path: Path
     assert stored(tmp_path) == []
 
 
-async def test_a_clients_own_history_wins_and_only_the_new_turn_is_stored(
+async def test_a_clients_own_history_takes_precedence(
     tmp_path: Path, chat_flow: Path, model_server: ModelServer
 ) -> None:
     one, two, three = new("one"), new("two"), new("three")
@@ -97,7 +95,7 @@ async def test_a_clients_own_history_wins_and_only_the_new_turn_is_stored(
     assert [row[:3] for row in stored(tmp_path)] == [(SESSION, turn, "Completed") for turn in (1, 2, 3)]
 
 
-async def test_failed_turns_are_stored_and_stay_out_of_the_prompt(
+async def test_failed_turns_are_stored_but_not_prompted(
     tmp_path: Path, chat_flow: Path, model_server: ModelServer
 ) -> None:
     good, bad, last = new("good"), new("bad"), new("last")

@@ -61,9 +61,7 @@ def check_chunks(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("model", FINE)
 @pytest.mark.parametrize("include_usage", [True, False, None])
-async def test_a_whole_stream(
-    tmp_path: Path, model_server: ModelServer, model: str, include_usage: bool | None
-) -> None:
+async def test_whole_stream(tmp_path: Path, model_server: ModelServer, model: str, include_usage: bool | None) -> None:
     options = {} if include_usage is None else {"stream_options": {"include_usage": include_usage}}
     chunks = chunks_of(await stream_of(tmp_path, model_server, model, **options))
     if include_usage:

@@ -52,9 +52,7 @@ async def test_a_stream_is_a_list_of_constant_chunks(chat_flow: Path) -> None:
     ("options", "with_usage"),
     [({"include_usage": True}, True), ({"include_usage": False}, False), ({}, False), (None, False)],
 )
-async def test_usage_is_sent_only_on_request(
-    chat_flow: Path, options: dict[str, bool] | None, with_usage: bool
-) -> None:
+async def test_usage_is_sent_on_request(chat_flow: Path, options: dict[str, bool] | None, with_usage: bool) -> None:
     response = await post(chat_flow, PATH, ask("hi", stream=True, stream_options=options))
     *parts, done = chunks(response)
     assert done == "[DONE]"

@@ -52,7 +52,7 @@ def turn(prompt: str, answer: str) -> dict[str, dict[str, str]]:
         ([user("one"), assistant("1"), system("sum it up")], "sum it up", [turn("one", "1")], 2),
     ],
 )
-def test_messages_become_a_prompt_and_history(
+def test_messages_become_prompt_history(
     messages: list[Message], prompt: str, history: list[Any], user_turns: int
 ) -> None:
     conversation = read_conversation(messages)

@@ -209,7 +209,7 @@ async def test_a_continuation_stays_in_its_session(tmp_path: Path, model_server:
     assert call_of(model_server, names[2]).body["messages"][0]["content"] == f"Be brief. I {names[2]}"
 
 
-async def test_continuing_an_older_response_branches_the_session(
+async def test_continuing_an_older_response_branches(
     tmp_path: Path, model_server: ModelServer, history_url: str
 ) -> None:
     async with instances(tmp_path, model_server, history_url) as (one, two):
@@ -353,9 +353,7 @@ async def test_images_and_more_inputs_reach_the_flow(tmp_path: Path, model_serve
 
 
 @pytest.mark.parametrize("model", ["echo", "reasoning"])
-async def test_a_stream_is_the_same_when_it_is_read_again(
-    tmp_path: Path, model_server: ModelServer, model: str
-) -> None:
+async def test_a_stream_is_the_same_when_read_again(tmp_path: Path, model_server: ModelServer, model: str) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url, model)
     async with client_of(flow, data=tmp_path / "data") as client:
         live = events(await client.post(PATH, json={"input": "hi", "stream": True}))
@@ -391,9 +389,7 @@ async def test_in_the_background(tmp_path: Path, model_server: ModelServer, hist
 @pytest.mark.parametrize(
     ("path", "asked"), [("/run", {"inputs": {"question": "hi"}}), (PATH, {"input": "hi"})], ids=["run", "response"]
 )
-async def test_a_key_of_another_request_is_refused(
-    tmp_path: Path, chat_flow: Path, path: str, asked: dict[str, Any]
-) -> None:
+async def test_a_reused_key_is_refused(tmp_path: Path, chat_flow: Path, path: str, asked: dict[str, Any]) -> None:
     body = asked | {"background": True}
     headers = {"Idempotency-Key": "k", "Chat-Session-Id": SESSION}
     async with client_of(chat_flow, data=tmp_path / "data") as client:
@@ -493,9 +489,7 @@ async def test_a_session_may_be_named(tmp_path: Path, chat_flow: Path, model_ser
         ({"input": "x", "inputs": {"nome": "y"}}, 400, "nome"),
     ],
 )
-async def test_a_wrong_request_is_refused(
-    tmp_path: Path, chat_flow: Path, body: dict[str, Any], status: int, param: str
-) -> None:
+async def test_a_wrong_request(tmp_path: Path, chat_flow: Path, body: dict[str, Any], status: int, param: str) -> None:
     response = await post(chat_flow, PATH, body, data=tmp_path / "data")
     assert (response.status_code, response.json()["error"]["param"]) == (status, param), response.text
 

@@ -97,9 +97,7 @@ async def test_a_side_request_is_not_part_of_the_history(
         ({"Chat-User-Id": "cid", "X-OpenWebUI-User-Id": "bob"}, {"user": "ann"}, "cid"),
     ],
 )
-async def test_the_user_id_comes_from_the_client(
-    tmp_path: Path, headers: dict[str, str], body: dict[str, Any], user: str
-) -> None:
+async def test_a_client_sets_its_user(tmp_path: Path, headers: dict[str, str], body: dict[str, Any], user: str) -> None:
     flow = write_flow(
         tmp_path,
         """

@@ -24,7 +24,7 @@ async def test_a_failing_node_is_400_with_its_exception(tmp_path: Path, headers:
 
 
 @pytest.mark.parametrize("headers", [{}, STREAM])
-async def test_a_failing_model_has_a_status_even_for_a_stream(
+async def test_a_failing_model_sets_the_status(
     tmp_path: Path, model_server: ModelServer, headers: dict[str, str]
 ) -> None:
     async with client_of(write_chat_flow(tmp_path, model_server.url, "fail:503")) as client:
@@ -60,7 +60,7 @@ async def test_a_run_that_times_out_is_a_user_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("headers", [{}, STREAM])
-async def test_a_run_that_the_service_cancels_is_424(
+async def test_a_run_canceled_at_exit_is_424(
     tmp_path: Path, model_server: ModelServer, headers: dict[str, str]
 ) -> None:
     """promptflow responds with 500, but clients retry a 500 and the flow has run."""
@@ -76,7 +76,7 @@ async def test_a_run_that_the_service_cancels_is_424(
     assert error_of(response) == {"code": "SystemError", "message": expected}
 
 
-async def test_a_client_that_disconnects_before_the_first_byte_cancels_the_run(
+async def test_a_client_that_disconnects_before_the_first_byte_cancels(
     tmp_path: Path, model_server: ModelServer
 ) -> None:
     question = new("left")
@@ -103,7 +103,7 @@ async def test_a_client_that_disconnects_before_the_first_byte_cancels_the_run(
 
 
 @pytest.mark.parametrize("headers", [{}, STREAM])
-async def test_a_request_that_the_server_drops_cancels_its_run(
+async def test_a_dropped_request_cancels_its_run(
     tmp_path: Path, model_server: ModelServer, headers: dict[str, str]
 ) -> None:
     flow, question = write_chat_flow(tmp_path, model_server.url, "hang"), new("dropped")

@@ -102,9 +102,7 @@ async def test_an_assigned_session_can_be_continued(tmp_path: Path, model_server
         ({"x-request-id": "\u00e9", "x-ms-client-request-id": "c"}, "c", "c"),
     ],
 )
-async def test_both_request_ids_are_returned(
-    tmp_path: Path, given: dict[str, str], own: str, client: str | None
-) -> None:
+async def test_request_ids_are_returned(tmp_path: Path, given: dict[str, str], own: str, client: str | None) -> None:
     async with client_of(echo_flow(tmp_path)) as caller:
         headers = [(name.encode(), value.encode()) for name, value in given.items()]
         response = await caller.post("/score", json={"text": "hi"}, headers=headers)

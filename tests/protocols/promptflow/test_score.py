@@ -108,9 +108,7 @@ def test_several_accept_headers_are_one_list() -> None:
 
 
 @pytest.mark.parametrize(("headers", "status"), [(STREAM, 406), (EITHER, 200), ({}, 200)])
-async def test_a_flow_without_a_streaming_output_has_only_json(
-    tmp_path: Path, headers: dict[str, str], status: int
-) -> None:
+async def test_a_flow_without_a_stream_has_only_json(tmp_path: Path, headers: dict[str, str], status: int) -> None:
     ran = tmp_path / "ran"
     code = f"def echo(text: str) -> str:\n    open({str(ran)!r}, 'w').close()\n    return text\n"
     response = await post(echo_flow(tmp_path / "flow", code), "/score", {"text": "hi"}, headers=headers)
@@ -170,9 +168,7 @@ async def test_two_streaming_outputs_are_400_for_a_stream_and_joined_in_json(
     assert joined.json() == {"quiet": "hm", "loud": "HM"}
 
 
-async def test_a_condition_can_leave_one_of_two_streaming_outputs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_condition_can_leave_one_of_two_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flow = two_streams(tmp_path / "flow", 'activate: {when: "${inputs.loud}", is: %s}')
     monkeypatch.chdir(flow)
     async with client_of(flow) as client:
@@ -219,8 +215,6 @@ async def test_a_function_streams_if_it_returns_a_generator(
         ("def f(text) -> None: return None", {}),
     ],
 )
-async def test_streaming_outputs_are_known_when_the_flow_is_loaded(
-    tmp_path: Path, code: str, expected: dict[str, bool]
-) -> None:
+async def test_streaming_outputs_are_known_at_load(tmp_path: Path, code: str, expected: dict[str, bool]) -> None:
     async with service_of(echo_flow(tmp_path, code)) as service:
         assert service.streams == expected

@@ -42,19 +42,16 @@ async def later(name: str) -> str:
 
 
 def printing_flow(folder: Path) -> Path:
-    return write_flow(
-        folder,
-        """
-        inputs:
-          name: {type: string}
-        outputs:
-          out: {type: string, reference: "${talk.output}"}
-        nodes:
-        - {name: talk, type: python, source: {path: talk.py}, inputs: {name: "${inputs.name}"}}
-        - {name: later, type: python, source: {path: later.py}, inputs: {name: "${inputs.name}"}}
-        """,
-        {"talk.py": PRINTING, "later.py": ON_LOOP},
-    )
+    dag = """
+    inputs:
+      name: {type: string}
+    outputs:
+      out: {type: string, reference: "${talk.output}"}
+    nodes:
+    - {name: talk, type: python, source: {path: talk.py}, inputs: {name: "${inputs.name}"}}
+    - {name: later, type: python, source: {path: later.py}, inputs: {name: "${inputs.name}"}}
+    """
+    return write_flow(folder, dag, {"talk.py": PRINTING, "later.py": ON_LOOP})
 
 
 def lines_of(served: Served) -> list[dict[str, Any]]:
@@ -135,18 +132,15 @@ def test_a_client_that_disconnects_is_logged(tmp_path: Path, model_server: Model
 
 
 def one_node(folder: Path, code: str) -> Path:
-    return write_flow(
-        folder,
-        """
-        inputs:
-          name: {type: string}
-        outputs:
-          out: {type: string, reference: "${talk.output}"}
-        nodes:
-        - {name: talk, type: python, source: {path: talk.py}, inputs: {name: "${inputs.name}"}}
-        """,
-        {"talk.py": "from promptflow.core import tool\n\n@tool\n" + code},
-    )
+    dag = """
+    inputs:
+      name: {type: string}
+    outputs:
+      out: {type: string, reference: "${talk.output}"}
+    nodes:
+    - {name: talk, type: python, source: {path: talk.py}, inputs: {name: "${inputs.name}"}}
+    """
+    return write_flow(folder, dag, {"talk.py": "from promptflow.core import tool\n\n@tool\n" + code})
 
 
 ADDING_A_HANDLER = """

@@ -35,26 +35,23 @@ def env_of(folder: Path, **settings: str) -> dict[str, str]:
 
 
 def test_check_reports_every_problem_with_file_line_and_key(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path / "flow",
-        """
-        inputs:
-          question: {type: string}
-        outputs:
-          answer: {type: string, reference: "${replly.output}"}
-        nodes:
-        - name: reply
-          type: python
-          source: {path: nothing.py}
-          inputs: {q: "${inputs.quest}"}
-          surprise: 1
-        - name: talk
-          type: llm
-          source: {path: talk.jinja2}
-          connection: nowhere
-        """,
-        {"talk.jinja2": "# user:\n{{ q }}"},
-    )
+    dag = """
+    inputs:
+      question: {type: string}
+    outputs:
+      answer: {type: string, reference: "${replly.output}"}
+    nodes:
+    - name: reply
+      type: python
+      source: {path: nothing.py}
+      inputs: {q: "${inputs.quest}"}
+      surprise: 1
+    - name: talk
+      type: llm
+      source: {path: talk.jinja2}
+      connection: nowhere
+    """
+    flow = write_flow(tmp_path / "flow", dag, {"talk.jinja2": "# user:\n{{q}}"})
     done = run_command("check", str(flow), env=env_of(tmp_path))
     assert done.returncode == 1
     assert done.stderr == ""
@@ -276,18 +273,16 @@ def test_missing_includes_and_connections_are_reported(tmp_path: Path) -> None:
 
 def test_a_flow_with_includes_is_copied_into_a_relative_data_folder(tmp_path: Path) -> None:
     (tmp_path / "shared.jinja2").write_text("Hello {{ name }}")
-    flow = write_flow(
-        tmp_path / "flow",
-        """
-        additional_includes: [../shared.jinja2]
-        inputs:
-          name: {type: string}
-        outputs:
-          out: {type: string, reference: "${greet.output}"}
-        nodes:
-        - {name: greet, type: prompt, source: {path: shared.jinja2}, inputs: {name: "${inputs.name}"}}
-        """,
-    )
+    dag = """
+    additional_includes: [../shared.jinja2]
+    inputs:
+      name: {type: string}
+    outputs:
+      out: {type: string, reference: "${greet.output}"}
+    nodes:
+    - {name: greet, type: prompt, source: {path: shared.jinja2}, inputs: {name: "${inputs.name}"}}
+    """
+    flow = write_flow(tmp_path / "flow", dag)
     env = env_of(tmp_path, PYTHONPATH=str(ROOT)) | {"FLOWPOD_DATA_DIR": "data"}
     done = run_command("run", str(flow), "name=Ann", cwd=tmp_path, env=env)
     assert (done.returncode, done.stdout) == (0, "Hello Ann\n"), done.stderr

@@ -101,26 +101,22 @@ def test_a_client_that_leaves_while_it_sends_is_no_error(tmp_path: Path, chat_fl
 
 
 def test_the_end_does_not_wait_for_a_flows_own_threads(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path / "flow",
-        """
-        outputs:
-          out: {type: string, reference: "${stuck.output}"}
-        nodes:
-        - {name: stuck, type: python, source: {path: stuck.py}}
-        """,
-        {
-            "stuck.py": """
-            import asyncio
-            import time
-            from promptflow.core import tool
+    dag = """
+    outputs:
+      out: {type: string, reference: "${stuck.output}"}
+    nodes:
+    - {name: stuck, type: python, source: {path: stuck.py}}
+    """
+    code = """
+    import asyncio
+    import time
+    from promptflow.core import tool
 
-            @tool
-            async def stuck():
-                await asyncio.to_thread(time.sleep, 600)
-            """
-        },
-    )
+    @tool
+    async def stuck():
+        await asyncio.to_thread(time.sleep, 600)
+    """
+    flow = write_flow(tmp_path / "flow", dag, {"stuck.py": code})
     with serving(flow, tmp_path, FLOWPOD_RUN_TIMEOUT_S="0.3") as served:
         assert httpx.post(served.url, json={}).status_code == 424
         assert served.stop(timeout=10) == 0

@@ -71,18 +71,15 @@ def test_a_client_that_leaves_cancels_the_model_call(tmp_path: Path, model_serve
     """
     flow = write_chat_flow(tmp_path / "flow", model_server.url, "endless")
     if accept == "application/json":
-        write_flow(
-            flow,
-            """
-            inputs:
-              question: {type: string, is_chat_input: true}
-            outputs:
-              answer: {type: string, reference: "${wait.output}", is_chat_output: true}
-            nodes:
-            - {name: wait, type: python, source: {path: wait.py}, inputs: {question: "${inputs.question}"}}
-            """,
-            {"wait.py": code},
-        )
+        dag = """
+        inputs:
+          question: {type: string, is_chat_input: true}
+        outputs:
+          answer: {type: string, reference: "${wait.output}", is_chat_output: true}
+        nodes:
+        - {name: wait, type: python, source: {path: wait.py}, inputs: {question: "${inputs.question}"}}
+        """
+        write_flow(flow, dag, {"wait.py": code})
     with serving(flow, tmp_path) as served:
         try:
             with httpx.stream(
@@ -162,25 +159,21 @@ def test_a_second_signal_hurries(tmp_path: Path, model_server: ModelServer) -> N
 
 
 def test_exit_does_not_wait_for_a_stuck_thread(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path / "flow",
-        """
-        outputs:
-          out: {type: string, reference: "${stuck.output}"}
-        nodes:
-        - {name: stuck, type: python, source: {path: stuck.py}}
-        """,
-        {
-            "stuck.py": """
-            import time
-            from promptflow.core import tool
+    dag = """
+    outputs:
+      out: {type: string, reference: "${stuck.output}"}
+    nodes:
+    - {name: stuck, type: python, source: {path: stuck.py}}
+    """
+    code = """
+    import time
+    from promptflow.core import tool
 
-            @tool
-            def stuck():
-                time.sleep(600)
-            """
-        },
-    )
+    @tool
+    def stuck():
+        time.sleep(600)
+    """
+    flow = write_flow(tmp_path / "flow", dag, {"stuck.py": code})
     with serving(flow, tmp_path, FLOWPOD_RUN_TIMEOUT_S="0.3") as served:
         response = httpx.post(served.url, json={})
         assert (response.status_code, response.json()["error"]["code"]) == (424, "run_timeout")

@@ -245,20 +245,19 @@ def test_a_pattern_that_is_one_is_no_problem(tmp_path: Path) -> None:
 
 
 async def test_a_node_of_a_loop_that_is_tried_again_is_told_of_anew(tmp_path: Path) -> None:
+    dag = """
+    nodes:
+    - name: again
+      type: loop
+      max_rounds: 1
+      retry: {max: 1}
+      nodes:
+      - {name: first, type: python, source: {path: first.py}}
+      - {name: slow, type: template, template: x, activate: {when: "${first.output}", is: true}}
+      - {name: broken, type: template, template: "{{ 1 / 0 }}", activate: {when: "${first.output}", is: true}, after: [slow]}
+    """
     flow = write_flow(
-        tmp_path,
-        """
-        nodes:
-        - name: again
-          type: loop
-          max_rounds: 1
-          retry: {max: 1}
-          nodes:
-          - {name: first, type: python, source: {path: first.py}}
-          - {name: slow, type: template, template: x, activate: {when: "${first.output}", is: true}}
-          - {name: broken, type: template, template: "{{ 1 / 0 }}", activate: {when: "${first.output}", is: true}, after: [slow]}
-        """,
-        {"first.py": "calls = []\n\ndef invoke():\n    calls.append(1)\n    return len(calls) == 1\n"},
+        tmp_path, dag, {"first.py": "calls = []\n\ndef invoke():\n    calls.append(1)\n    return len(calls) == 1\n"}
     )
     events = await run_flow(flow, {})
     slow = [event for event in events if isinstance(event, NodeUpdated) and event.node == "again[0].slow"]

@@ -185,19 +185,16 @@ async def test_a_closing_service_takes_nothing_and_cancels_after_its_grace(tmp_p
     ],
 )
 async def test_inputs_are_checked_at_once(tmp_path: Path, inputs: dict[str, object], message: str, param: str) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        inputs:
-          n: {type: int}
-          flag: {type: bool, default: false}
-        outputs:
-          out: {type: int, reference: "${inputs.n}"}
-        nodes:
-        - {name: node, type: python, source: {path: node.py}}
-        """,
-        {"node.py": ASYNC_SLEEP},
-    )
+    dag = """
+    inputs:
+      n: {type: int}
+      flag: {type: bool, default: false}
+    outputs:
+      out: {type: int, reference: "${inputs.n}"}
+    nodes:
+    - {name: node, type: python, source: {path: node.py}}
+    """
+    flow = write_flow(tmp_path, dag, {"node.py": ASYNC_SLEEP})
     async with service_of(flow) as service:
         with pytest.raises(InvalidRequest) as caught:
             await service.start(RunRequest(inputs, SESSION))

@@ -29,18 +29,15 @@ class Rude:
 
 
 def flow_of(folder: Path, code: str) -> Path:
-    return write_flow(
-        folder,
-        """
-        inputs:
-          given: {type: list, default: []}
-        outputs:
-          out: {type: string, reference: "${node.output}"}
-        nodes:
-        - {name: node, type: python, source: {path: node.py}, inputs: {given: "${inputs.given}", fixed: [1]}}
-        """,
-        {"node.py": HEAD + code},
-    )
+    dag = """
+    inputs:
+      given: {type: list, default: []}
+    outputs:
+      out: {type: string, reference: "${node.output}"}
+    nodes:
+    - {name: node, type: python, source: {path: node.py}, inputs: {given: "${inputs.given}", fixed: [1]}}
+    """
+    return write_flow(folder, dag, {"node.py": HEAD + code})
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
@@ -113,20 +110,19 @@ async def test_a_stream_without_end_is_cut_at_the_limit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("length", "fails"), [(500, False), (501, True)])
 async def test_text_that_waits_for_an_earlier_node_is_limited(tmp_path: Path, length: int, fails: bool) -> None:
+    dag = f"""
+    inputs:
+      text: {{type: string, default: "{"字" * length}"}}
+    outputs:
+      out: {{type: string}}
+    nodes:
+    - {{name: first, type: output, to: out, text: "{{{{ value }}}}", inputs: {{value: "${{wait.output}}"}}}}
+    - {{name: second, type: output, to: out, text: "{{{{ value }}}}", inputs: {{value: "${{inputs.text}}"}}}}
+    - {{name: third, type: output, to: out, text: "{{{{ value }}}}", inputs: {{value: "${{inputs.text}}"}}}}
+    - {{name: wait, type: python, source: {{path: wait.py}}}}
+    """
     flow = write_flow(
-        tmp_path,
-        f"""
-        inputs:
-          text: {{type: string, default: "{"字" * length}"}}
-        outputs:
-          out: {{type: string}}
-        nodes:
-        - {{name: first, type: output, to: out, text: "{{{{ value }}}}", inputs: {{value: "${{wait.output}}"}}}}
-        - {{name: second, type: output, to: out, text: "{{{{ value }}}}", inputs: {{value: "${{inputs.text}}"}}}}
-        - {{name: third, type: output, to: out, text: "{{{{ value }}}}", inputs: {{value: "${{inputs.text}}"}}}}
-        - {{name: wait, type: python, source: {{path: wait.py}}}}
-        """,
-        {"wait.py": "import asyncio\nasync def invoke():\n    await asyncio.sleep(0.2)\n    return ''\n"},
+        tmp_path, dag, {"wait.py": "import asyncio\nasync def invoke():\n    await asyncio.sleep(0.2)\n    return ''\n"}
     )
     events = await run_flow(flow, {}, max_output_chars=1000)
     message = (
@@ -138,15 +134,16 @@ async def test_text_that_waits_for_an_earlier_node_is_limited(tmp_path: Path, le
 
 
 async def test_a_node_that_waits_for_its_reader_is_reported_once(tmp_path: Path) -> None:
+    dag = """
+    outputs:
+      out: {type: string, reference: "${a.output}"}
+    nodes:
+    - {name: a, type: python, source: {path: a.py}}
+    - {name: b, type: python, source: {path: b.py}}
+    """
     flow = write_flow(
         tmp_path,
-        """
-        outputs:
-          out: {type: string, reference: "${a.output}"}
-        nodes:
-        - {name: a, type: python, source: {path: a.py}}
-        - {name: b, type: python, source: {path: b.py}}
-        """,
+        dag,
         {
             "a.py": HEAD + "@tool\nasync def a():\n    while True:\n        yield 'x'\n",
             "b.py": HEAD + "@tool\nasync def b():\n    await asyncio.sleep(0.2)\n    return 1\n",

@@ -43,20 +43,15 @@ def node(key, question):
 
 
 def test_null_counts_as_not_given(tmp_path: Path) -> None:
-    flow = build(
-        write_flow(
-            tmp_path,
-            """
-            inputs:
-              text: {type: string}
-              count: {type: int, default: 3}
-              chat_history: {type: list}
-            nodes:
-            - {name: p, type: prompt, source: {path: p.jinja2}}
-            """,
-            {"p.jinja2": ""},
-        )
-    ).flow
+    dag = """
+    inputs:
+      text: {type: string}
+      count: {type: int, default: 3}
+      chat_history: {type: list}
+    nodes:
+    - {name: p, type: prompt, source: {path: p.jinja2}}
+    """
+    flow = build(write_flow(tmp_path, dag, {"p.jinja2": ""})).flow
     given = flow_inputs(flow, {"text": "x", "count": None, "chat_history": None})
     assert given == {"text": "x", "count": 3, "chat_history": []}
     with pytest.raises(InvalidRequest, match="input 'text' is missing"):
@@ -81,14 +76,11 @@ def stored_in(folder: Path) -> bytes:
 
 
 def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        nodes:
-        - {name: p, type: prompt, source: {path: p.jinja2}}
-        """,
-        {"p.jinja2": "", "connections.yaml": "c: {type: open_ai, api_key: topsecret}\n"},
-    )
+    dag = """
+    nodes:
+    - {name: p, type: prompt, source: {path: p.jinja2}}
+    """
+    flow = write_flow(tmp_path, dag, {"p.jinja2": "", "connections.yaml": "c: {type: open_ai, api_key: topsecret}\n"})
     assert "topsecret" not in repr(build(flow).flow)
     assert "topsecret" not in repr(Settings(tokens=("topsecret",)))
 

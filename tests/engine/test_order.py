@@ -17,19 +17,16 @@ async def pass_on(text: str, more: str = "") -> str:
 
 
 def chain(folder: Path) -> Path:
-    return write_flow(
-        folder,
-        """
-        inputs:
-          text: {type: string}
-        outputs:
-          out: {type: string, reference: "${second.output}"}
-        nodes:
-        - {name: second, type: python, source: {path: pass_on.py}, inputs: {text: "${first.output}", more: "!"}}
-        - {name: first, type: python, source: {path: pass_on.py}, inputs: {text: "${inputs.text}"}}
-        """,
-        {"pass_on.py": PASS_ON},
-    )
+    dag = """
+    inputs:
+      text: {type: string}
+    outputs:
+      out: {type: string, reference: "${second.output}"}
+    nodes:
+    - {name: second, type: python, source: {path: pass_on.py}, inputs: {text: "${first.output}", more: "!"}}
+    - {name: first, type: python, source: {path: pass_on.py}, inputs: {text: "${inputs.text}"}}
+    """
+    return write_flow(folder, dag, {"pass_on.py": PASS_ON})
 
 
 async def test_a_chain_runs_in_the_order_of_its_references(tmp_path: Path) -> None:
@@ -58,21 +55,18 @@ async def test_the_sides_of_a_diamond_run_at_the_same_time(tmp_path: Path) -> No
         await asyncio.wait_for(barriers.setdefault(key, asyncio.Barrier(2)).wait(), 10)
         return value
     """
-    flow = write_flow(
-        tmp_path,
-        """
-        inputs:
-          key: {type: string}
-        outputs:
-          out: {type: string, reference: "${join.output}"}
-        nodes:
-        - {name: top, type: python, source: {path: pass_on.py}, inputs: {text: "${inputs.key}"}}
-        - {name: left, type: python, source: {path: meet.py}, inputs: {key: "${top.output}", value: L}}
-        - {name: right, type: python, source: {path: meet.py}, inputs: {key: "${top.output}", value: R}}
-        - {name: join, type: python, source: {path: pass_on.py}, inputs: {text: "${left.output}", more: "${right.output}"}}
-        """,
-        {"meet.py": meet, "pass_on.py": PASS_ON},
-    )
+    dag = """
+    inputs:
+      key: {type: string}
+    outputs:
+      out: {type: string, reference: "${join.output}"}
+    nodes:
+    - {name: top, type: python, source: {path: pass_on.py}, inputs: {text: "${inputs.key}"}}
+    - {name: left, type: python, source: {path: meet.py}, inputs: {key: "${top.output}", value: L}}
+    - {name: right, type: python, source: {path: meet.py}, inputs: {key: "${top.output}", value: R}}
+    - {name: join, type: python, source: {path: pass_on.py}, inputs: {text: "${left.output}", more: "${right.output}"}}
+    """
+    flow = write_flow(tmp_path, dag, {"meet.py": meet, "pass_on.py": PASS_ON})
     events = event_lines(await run_flow(flow, {"key": "k"}))
     assert events[:5] == ["started", "top Running", "top Completed", "left Running", "right Running"]
     assert sorted(events[5:7]) == ["left Completed", "right Completed"]
@@ -80,35 +74,30 @@ async def test_the_sides_of_a_diamond_run_at_the_same_time(tmp_path: Path) -> No
 
 
 async def test_a_failing_node_fails_the_run_and_cancels_what_still_runs(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        outputs:
-          out: {type: string, reference: "${after.output}"}
-        nodes:
-        - {name: slow, type: python, source: {path: slow.py}}
-        - {name: bad, type: python, source: {path: bad.py}}
-        - {name: after, type: python, source: {path: pass_on.py}, inputs: {text: "${bad.output}"}}
-        """,
-        {
-            "pass_on.py": PASS_ON,
-            "slow.py": """
-            import asyncio
-            from promptflow.core import tool
+    dag = """
+    outputs:
+      out: {type: string, reference: "${after.output}"}
+    nodes:
+    - {name: slow, type: python, source: {path: slow.py}}
+    - {name: bad, type: python, source: {path: bad.py}}
+    - {name: after, type: python, source: {path: pass_on.py}, inputs: {text: "${bad.output}"}}
+    """
+    slow_code = """
+    import asyncio
+    from promptflow.core import tool
 
-            @tool
-            async def slow():
-                await asyncio.sleep(60)
-            """,
-            "bad.py": """
-            from promptflow.core import tool
+    @tool
+    async def slow():
+        await asyncio.sleep(60)
+    """
+    bad_code = """
+    from promptflow.core import tool
 
-            @tool
-            def bad():
-                return {}["missing"]
-            """,
-        },
-    )
+    @tool
+    def bad():
+        return {}["missing"]
+    """
+    flow = write_flow(tmp_path, dag, {"pass_on.py": PASS_ON, "slow.py": slow_code, "bad.py": bad_code})
     events = await run_flow(flow, {})
     assert event_lines(events) == [
         "started",
@@ -126,28 +115,23 @@ async def test_a_failing_node_fails_the_run_and_cancels_what_still_runs(tmp_path
 
 
 async def test_a_streamed_output_opens_and_closes_with_an_empty_delta(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        outputs:
-          out: {type: string, reference: "${talk.output}"}
-          copy: {type: string, reference: "${after.output}"}
-        nodes:
-        - {name: talk, type: python, source: {path: talk.py}}
-        - {name: after, type: python, source: {path: pass_on.py}, inputs: {text: "${talk.output}", more: "!"}}
-        """,
-        {
-            "pass_on.py": PASS_ON,
-            "talk.py": """
-            from promptflow.core import tool
+    dag = """
+    outputs:
+      out: {type: string, reference: "${talk.output}"}
+      copy: {type: string, reference: "${after.output}"}
+    nodes:
+    - {name: talk, type: python, source: {path: talk.py}}
+    - {name: after, type: python, source: {path: pass_on.py}, inputs: {text: "${talk.output}", more: "!"}}
+    """
+    code = """
+    from promptflow.core import tool
 
-            @tool
-            def talk():
-                yield "a"
-                yield "b"
-            """,
-        },
-    )
+    @tool
+    def talk():
+        yield "a"
+        yield "b"
+    """
+    flow = write_flow(tmp_path, dag, {"pass_on.py": PASS_ON, "talk.py": code})
     events = await run_flow(flow, {})
     assert event_lines(events) == [
         "started",
@@ -166,26 +150,23 @@ async def test_a_streamed_output_opens_and_closes_with_an_empty_delta(tmp_path: 
 
 
 async def test_a_bypassed_node_is_told_of_once_and_its_output_is_null(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        inputs:
-          kind: {type: string}
-        outputs:
-          out: {type: string, reference: "${maybe.output}"}
-          both: {type: string, reference: "${join.output}"}
-        nodes:
-        - name: maybe
-          type: python
-          source: {path: pass_on.py}
-          inputs: {text: yes it runs}
-          activate: {when: "${inputs.kind}", is: a}
-        - {name: only_maybe, type: python, source: {path: pass_on.py}, inputs: {text: "${maybe.output}"}}
-        - {name: always, type: python, source: {path: pass_on.py}, inputs: {text: always}}
-        - {name: join, type: python, source: {path: pass_on.py}, inputs: {text: "${always.output}", more: "${maybe.output}"}}
-        """,
-        {"pass_on.py": PASS_ON},
-    )
+    dag = """
+    inputs:
+      kind: {type: string}
+    outputs:
+      out: {type: string, reference: "${maybe.output}"}
+      both: {type: string, reference: "${join.output}"}
+    nodes:
+    - name: maybe
+      type: python
+      source: {path: pass_on.py}
+      inputs: {text: yes it runs}
+      activate: {when: "${inputs.kind}", is: a}
+    - {name: only_maybe, type: python, source: {path: pass_on.py}, inputs: {text: "${maybe.output}"}}
+    - {name: always, type: python, source: {path: pass_on.py}, inputs: {text: always}}
+    - {name: join, type: python, source: {path: pass_on.py}, inputs: {text: "${always.output}", more: "${maybe.output}"}}
+    """
+    flow = write_flow(tmp_path, dag, {"pass_on.py": PASS_ON})
     events = event_lines(await run_flow(flow, {"kind": "b"}))
     # `more` has a default, so it is left out where it refers to a bypassed node.
     assert events == [
@@ -210,36 +191,30 @@ async def test_a_bypassed_node_is_told_of_once_and_its_output_is_null(tmp_path: 
     ],
 )
 async def test_an_output_that_refers_to_nothing_fails_its_node(tmp_path: Path, reference: str, message: str) -> None:
-    flow = write_flow(
-        tmp_path,
-        f"""
-        outputs:
-          out: {{type: string, reference: "{reference}"}}
-        nodes:
-        - {{name: first, type: python, source: {{path: pass_on.py}}, inputs: {{text: hi}}}}
-        """,
-        {"pass_on.py": PASS_ON},
-    )
+    dag = f"""
+    outputs:
+      out: {{type: string, reference: "{reference}"}}
+    nodes:
+    - {{name: first, type: python, source: {{path: pass_on.py}}, inputs: {{text: hi}}}}
+    """
+    flow = write_flow(tmp_path, dag, {"pass_on.py": PASS_ON})
     events = await run_flow(flow, {})
     assert event_lines(events) == ["started", "first Running", "first Failed", "terminated Failed"]
     assert events[-1].error.message == message  # type: ignore[union-attr]
 
 
 async def test_outputs_that_no_node_makes_come_first(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        inputs:
-          text: {type: string}
-        outputs:
-          same: {type: string, reference: "${inputs.text}"}
-          fixed: {type: string, reference: a constant}
-          run: {type: string, reference: "${sys.session_id}"}
-        nodes:
-        - {name: first, type: python, source: {path: pass_on.py}, inputs: {text: hi}}
-        """,
-        {"pass_on.py": PASS_ON},
-    )
+    dag = """
+    inputs:
+      text: {type: string}
+    outputs:
+      same: {type: string, reference: "${inputs.text}"}
+      fixed: {type: string, reference: a constant}
+      run: {type: string, reference: "${sys.session_id}"}
+    nodes:
+    - {name: first, type: python, source: {path: pass_on.py}, inputs: {text: hi}}
+    """
+    flow = write_flow(tmp_path, dag, {"pass_on.py": PASS_ON})
     events = event_lines(await run_flow(flow, {"text": "t"}))
     assert events == [
         "started",

@@ -89,28 +89,29 @@ async def test_tools_and_unknown_parameters_are_passed_over(tmp_path: Path, mode
 
 async def test_nodes_inside_a_batch_take_them_too(tmp_path: Path, model_server: ModelServer) -> None:
     model = f"echo:{uuid.uuid4()}"
+    dag = f"""
+    inputs:
+      question: {{type: string, is_chat_input: true}}
+    outputs:
+      answer: {{type: list, reference: "${{each.output}}", is_chat_output: true}}
+    nodes:
+    - name: each
+      type: batch
+      inputs: {{words: [a, b]}}
+      result: ${{reply.output}}
+      nodes:
+      - name: reply
+        type: llm
+        source: {{path: reply.jinja2}}
+        connection: model
+        overrides: [seed]
+        inputs: {{model: "{model}", word: "${{item}}"}}
+    """
     flow = write_flow(
         tmp_path,
-        f"""
-        inputs:
-          question: {{type: string, is_chat_input: true}}
-        outputs:
-          answer: {{type: list, reference: "${{each.output}}", is_chat_output: true}}
-        nodes:
-        - name: each
-          type: batch
-          inputs: {{words: [a, b]}}
-          result: ${{reply.output}}
-          nodes:
-          - name: reply
-            type: llm
-            source: {{path: reply.jinja2}}
-            connection: model
-            overrides: [seed]
-            inputs: {{model: "{model}", word: "${{item}}"}}
-        """,
+        dag,
         {
-            "reply.jinja2": "{{ word }}",
+            "reply.jinja2": "{{word}}",
             "connections.yaml": f"model: {{type: open_ai, base_url: '{model_server.url}', max_retries: 0}}",
         },
     )
@@ -139,29 +140,23 @@ def test_a_wrong_override_is_a_problem(
 
 
 def test_only_an_llm_node_has_overrides(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        outputs: {a: {type: string, reference: "${n.output}"}}
-        nodes:
-        - {name: n, type: prompt, source: {path: p.jinja2}, overrides: [seed]}
-        """,
-        {"p.jinja2": "hi"},
-    )
+    dag = """
+    outputs: {a: {type: string, reference: "${n.output}"}}
+    nodes:
+    - {name: n, type: prompt, source: {path: p.jinja2}, overrides: [seed]}
+    """
+    flow = write_flow(tmp_path, dag, {"p.jinja2": "hi"})
     (problem,) = problems_of(flow)
     assert (problem.key, problem.line) == ("nodes[0].overrides", 3)
 
 
 def test_the_list_for_images_is_a_list(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        inputs:
-          picture: {type: image, is_chat_images: true}
-        nodes:
-        - {name: n, type: prompt, source: {path: p.jinja2}}
-        """,
-        {"p.jinja2": "hi"},
-    )
+    dag = """
+    inputs:
+      picture: {type: image, is_chat_images: true}
+    nodes:
+    - {name: n, type: prompt, source: {path: p.jinja2}}
+    """
+    flow = write_flow(tmp_path, dag, {"p.jinja2": "hi"})
     (problem,) = problems_of(flow)
     assert "one of type image needs no such key" in problem.message

@@ -104,16 +104,13 @@ def test_helm_test_without_a_history(tmp_path: Path, chat_flow: Path) -> None:
 
 
 def test_helm_test_of_a_flow_that_is_no_chat(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path / "flow",
-        """
-        outputs:
-          out: {type: string, reference: "${greet.output}"}
-        nodes:
-        - {name: greet, type: prompt, source: {path: greet.jinja2}}
-        """,
-        {"greet.jinja2": "Hello"},
-    )
+    dag = """
+    outputs:
+      out: {type: string, reference: "${greet.output}"}
+    nodes:
+    - {name: greet, type: prompt, source: {path: greet.jinja2}}
+    """
+    flow = write_flow(tmp_path / "flow", dag, {"greet.jinja2": "Hello"})
     with serving(flow, tmp_path) as served:
         done = chat(served.url)
         assert (done.returncode, done.stdout) == (0, "ready; not a chat flow, so nothing is asked\n")

@@ -15,38 +15,34 @@ PATIENCE_S = 30
 
 def write_sleepy_flow(folder: Path) -> Path:
     """Write a flow without a chat that sleeps for `seconds`, and counts each of its runs by a line in `log`."""
-    return write_flow(
-        folder,
-        """
-        inputs:
-          name: {type: string}
-          seconds: {type: double, default: 0}
-          log: {type: string, default: ""}
-        outputs:
-          out: {type: string, reference: "${sleep.output}"}
-        nodes:
-        - name: sleep
-          type: python
-          source: {path: sleep.py}
-          inputs: {name: "${inputs.name}", seconds: "${inputs.seconds}", log: "${inputs.log}"}
-        """,
-        {
-            "sleep.py": """
-            import asyncio
-            from promptflow.core import tool
+    dag = """
+    inputs:
+      name: {type: string}
+      seconds: {type: double, default: 0}
+      log: {type: string, default: ""}
+    outputs:
+      out: {type: string, reference: "${sleep.output}"}
+    nodes:
+    - name: sleep
+      type: python
+      source: {path: sleep.py}
+      inputs: {name: "${inputs.name}", seconds: "${inputs.seconds}", log: "${inputs.log}"}
+    """
+    code = """
+    import asyncio
+    from promptflow.core import tool
 
-            @tool
-            async def sleep(name: str, seconds: float, log: str):
-                if log:
-                    with open(log, "a") as file:
-                        file.write(name + "\\n")
-                await asyncio.sleep(seconds)
-                if name == "bad":
-                    raise ValueError("no")
-                return name
-            """
-        },
-    )
+    @tool
+    async def sleep(name: str, seconds: float, log: str):
+        if log:
+            with open(log, "a") as file:
+                file.write(name + "\\n")
+        await asyncio.sleep(seconds)
+        if name == "bad":
+            raise ValueError("no")
+        return name
+    """
+    return write_flow(folder, dag, {"sleep.py": code})
 
 
 async def submit(client: httpx.AsyncClient, inputs: dict[str, Any], **headers: str) -> str:

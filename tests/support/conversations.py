@@ -20,33 +20,29 @@ _PATIENCE_S = 60
 
 def write_talking_flow(folder: Path) -> Path:
     """Write a chat flow that streams its answer in a tenth of a second, and needs no model."""
-    return write_flow(
-        folder,
-        """
-        inputs:
-          question: {type: string, is_chat_input: true}
-          chat_history: {type: list, is_chat_history: true}
-        outputs:
-          answer: {type: string, reference: "${reply.output}", is_chat_output: true}
-        nodes:
-        - name: reply
-          type: python
-          source: {type: code, path: reply.py}
-          inputs: {question: "${inputs.question}", history: "${inputs.chat_history}"}
-        """,
-        {
-            "reply.py": """
-            import asyncio
-            from promptflow.core import tool
+    dag = """
+    inputs:
+      question: {type: string, is_chat_input: true}
+      chat_history: {type: list, is_chat_history: true}
+    outputs:
+      answer: {type: string, reference: "${reply.output}", is_chat_output: true}
+    nodes:
+    - name: reply
+      type: python
+      source: {type: code, path: reply.py}
+      inputs: {question: "${inputs.question}", history: "${inputs.chat_history}"}
+    """
+    code = """
+    import asyncio
+    from promptflow.core import tool
 
-            @tool
-            async def reply(question: str, history: list):
-                for word in ["after", str(len(history)), "turns:", question]:
-                    yield word + " "
-                    await asyncio.sleep(0.025)
-            """
-        },
-    )
+    @tool
+    async def reply(question: str, history: list):
+        for word in ["after", str(len(history)), "turns:", question]:
+            yield word + " "
+            await asyncio.sleep(0.025)
+    """
+    return write_flow(folder, dag, {"reply.py": code})
 
 
 @dataclass(slots=True)

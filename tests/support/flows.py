@@ -35,39 +35,41 @@ def write_flow(folder: Path, dag: str, files: Mapping[str, str] | None = None) -
 
 def write_chat_flow(folder: Path, base_url: str, model: str = "echo", connection: str = "", more: str = "") -> Path:
     """Write a chat flow of one LLM node; `connection` is more keys of its connection, `more` a line of its file."""
+    dag = f"""
+    {more}
+    inputs:
+      question: {{type: string, is_chat_input: true}}
+      chat_history: {{type: list, default: [], is_chat_history: true}}
+    outputs:
+      answer: {{type: string, reference: "${{reply.output}}", is_chat_output: true}}
+    nodes:
+    - name: reply
+      type: llm
+      source: {{type: code, path: reply.jinja2}}
+      connection: model
+      inputs:
+        model: "{model}"
+        question: ${{inputs.question}}
+        chat_history: ${{inputs.chat_history}}
+        instructions: ${{sys.instructions}}
+    """
+    prompt = """
+    # system:
+    Be brief. {{ instructions }}
+    {% for turn in chat_history %}
+    # user:
+    {{ turn.inputs.question }}
+    # assistant:
+    {{ turn.outputs.answer }}
+    {% endfor %}
+    # user:
+    {{ question }}
+    """
     return write_flow(
         folder,
-        f"""
-        {more}
-        inputs:
-          question: {{type: string, is_chat_input: true}}
-          chat_history: {{type: list, default: [], is_chat_history: true}}
-        outputs:
-          answer: {{type: string, reference: "${{reply.output}}", is_chat_output: true}}
-        nodes:
-        - name: reply
-          type: llm
-          source: {{type: code, path: reply.jinja2}}
-          connection: model
-          inputs:
-            model: "{model}"
-            question: ${{inputs.question}}
-            chat_history: ${{inputs.chat_history}}
-            instructions: ${{sys.instructions}}
-        """,
+        dag,
         {
-            "reply.jinja2": """
-            # system:
-            Be brief. {{ instructions }}
-            {% for turn in chat_history %}
-            # user:
-            {{ turn.inputs.question }}
-            # assistant:
-            {{ turn.outputs.answer }}
-            {% endfor %}
-            # user:
-            {{ question }}
-            """,
+            "reply.jinja2": prompt,
             "connections.yaml": f"model: {{type: open_ai, base_url: '{base_url}', max_retries: 0{connection}}}\n",
         },
     )
@@ -75,39 +77,35 @@ def write_chat_flow(folder: Path, base_url: str, model: str = "echo", connection
 
 def stubborn_flow(folder: Path) -> Path:
     """Write a flow that begins a task which refuses to be cancelled; with `wait` its node waits for it."""
-    return write_flow(
-        folder,
-        """
-        inputs:
-          wait: {type: bool}
-        outputs:
-          out: {type: string, reference: "${stubborn.output}"}
-        nodes:
-        - {name: stubborn, type: python, source: {path: stubborn.py}, inputs: {wait: "${inputs.wait}"}}
-        """,
-        {
-            "stubborn.py": """
-            import asyncio
-            from promptflow.core import tool
+    dag = """
+    inputs:
+      wait: {type: bool}
+    outputs:
+      out: {type: string, reference: "${stubborn.output}"}
+    nodes:
+    - {name: stubborn, type: python, source: {path: stubborn.py}, inputs: {wait: "${inputs.wait}"}}
+    """
+    code = """
+    import asyncio
+    from promptflow.core import tool
 
-            tasks = []
+    tasks = []
 
-            async def stay():
-                while True:
-                    try:
-                        await asyncio.sleep(60)
-                    except asyncio.CancelledError:
-                        pass
+    async def stay():
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                pass
 
-            @tool
-            async def stubborn(wait: bool):
-                if wait:
-                    await stay()
-                tasks.append(asyncio.create_task(stay()))
-                return "done"
-            """
-        },
-    )
+    @tool
+    async def stubborn(wait: bool):
+        if wait:
+            await stay()
+        tasks.append(asyncio.create_task(stay()))
+        return "done"
+    """
+    return write_flow(folder, dag, {"stubborn.py": code})
 
 
 def build(

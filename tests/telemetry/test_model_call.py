@@ -63,20 +63,21 @@ async def test_a_response_without_streaming_has_no_first_chunk(chat_flow: Path) 
 
 
 async def test_parameters_have_the_conventions_names(tmp_path: Path, model_server: ModelServer) -> None:
+    dag = """
+    inputs:
+      question: {type: string}
+    outputs:
+      answer: {type: string, reference: "${reply.output}"}
+    nodes:
+    - name: reply
+      type: llm
+      source: {type: code, path: reply.jinja2}
+      connection: model
+      inputs: {model: echo, question: "${inputs.question}", temperature: 0.3, max_tokens: 50, stop: [END]}
+    """
     flow = write_flow(
         tmp_path,
-        """
-        inputs:
-          question: {type: string}
-        outputs:
-          answer: {type: string, reference: "${reply.output}"}
-        nodes:
-        - name: reply
-          type: llm
-          source: {type: code, path: reply.jinja2}
-          connection: model
-          inputs: {model: echo, question: "${inputs.question}", temperature: 0.3, max_tokens: 50, stop: [END]}
-        """,
+        dag,
         {
             "reply.jinja2": "# user:\n{{question}}\n",
             "connections.yaml": f"model: {{type: open_ai, base_url: '{model_server.url}'}}\n",

@@ -111,19 +111,20 @@ async def test_every_span_has_its_session_user_and_run(chat_flow: Path) -> None:
 
 async def test_spans_of_rounds_share_their_nodes_name(tmp_path: Path) -> None:
     tracing, exporter = recording()
+    dag = """
+    outputs:
+      all: {type: list, reference: "${each.output}"}
+    nodes:
+    - name: each
+      type: batch
+      inputs: {n: [1, 2]}
+      result: ${echo.output}
+      nodes:
+      - {name: echo, type: python, source: {path: echo.py}, inputs: {n: "${item}"}}
+    """
     flow = write_flow(
         tmp_path,
-        """
-        outputs:
-          all: {type: list, reference: "${each.output}"}
-        nodes:
-        - name: each
-          type: batch
-          inputs: {n: [1, 2]}
-          result: ${echo.output}
-          nodes:
-          - {name: echo, type: python, source: {path: echo.py}, inputs: {n: "${item}"}}
-        """,
+        dag,
         {"echo.py": "from promptflow.core import tool\n\n@tool\ndef echo(n: int) -> int:\n    return n\n"},
     )
     response = await post(flow, "/", {}, tracing=tracing)
@@ -153,29 +154,25 @@ async def test_half_an_emoji_can_be_exported(tmp_path: Path, model_server: Model
 
 async def test_a_nodes_retries_are_events(tmp_path: Path) -> None:
     tracing, exporter = recording()
-    flow = write_flow(
-        tmp_path,
-        """
-        outputs:
-          out: {type: string, reference: "${once.output}"}
-        nodes:
-        - {name: once, type: python, source: {path: once.py}, retry: {max: 2, interval_ms: 1}}
-        """,
-        {
-            "once.py": """
-            from promptflow.core import tool
+    dag = """
+    outputs:
+      out: {type: string, reference: "${once.output}"}
+    nodes:
+    - {name: once, type: python, source: {path: once.py}, retry: {max: 2, interval_ms: 1}}
+    """
+    code = """
+    from promptflow.core import tool
 
-            calls = []
+    calls = []
 
-            @tool
-            def once() -> str:
-                calls.append(1)
-                if len(calls) == 1:
-                    raise RuntimeError("not yet")
-                return "ok"
-            """
-        },
-    )
+    @tool
+    def once() -> str:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("not yet")
+        return "ok"
+    """
+    flow = write_flow(tmp_path, dag, {"once.py": code})
     assert (await post(flow, "/", {}, tracing=tracing)).json() == {"out": "ok"}
     (event,) = by_name(exporter)["once"].events
     assert event.name == "retry"
@@ -192,17 +189,16 @@ async def test_spans_of_a_nodes_own_code_nest_under_the_node(tmp_path: Path) -> 
     {kind} node():
         return trace.get_current_span().name
     """
+    dag = """
+    outputs:
+      a: {type: string, reference: "${in_thread.output}"}
+      b: {type: string, reference: "${on_loop.output}"}
+    nodes:
+    - {name: in_thread, type: python, source: {path: thread.py}}
+    - {name: on_loop, type: python, source: {path: loop.py}}
+    """
     flow = write_flow(
-        tmp_path,
-        """
-        outputs:
-          a: {type: string, reference: "${in_thread.output}"}
-          b: {type: string, reference: "${on_loop.output}"}
-        nodes:
-        - {name: in_thread, type: python, source: {path: thread.py}}
-        - {name: on_loop, type: python, source: {path: loop.py}}
-        """,
-        {"thread.py": code.replace("{kind}", "def"), "loop.py": code.replace("{kind}", "async def")},
+        tmp_path, dag, {"thread.py": code.replace("{kind}", "def"), "loop.py": code.replace("{kind}", "async def")}
     )
     response = await post(flow, "/", {}, tracing=tracing)
     assert response.json() == {"a": "in_thread", "b": "on_loop"}

@@ -92,17 +92,15 @@ async def test_an_incremental_stream_has_only_new_text(tmp_path: Path, model_ser
 
 
 async def test_an_output_that_does_not_stream_is_one_frame(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        inputs:
-          question: {type: string, is_chat_input: true}
-        outputs:
-          answer: {type: object, reference: {said: "${inputs.question}", as: "${n.output}"}, is_chat_output: true}
-        nodes:
-        - {name: n, type: template, template: "text"}
-        """,
-    )
+    dag = """
+    inputs:
+      question: {type: string, is_chat_input: true}
+    outputs:
+      answer: {type: object, reference: {said: "${inputs.question}", as: "${n.output}"}, is_chat_output: true}
+    nodes:
+    - {name: n, type: template, template: "text"}
+    """
+    flow = write_flow(tmp_path, dag)
     async with client_of(flow) as client:
         found = frames(await client.post(PATH, json=body(), headers=SSE))
         unstreamed = (await client.post(PATH, json=body())).json()
@@ -298,20 +296,21 @@ async def test_a_failing_stream_ends_with_an_error_frame(tmp_path: Path, model_s
 
 
 async def test_usage_is_reported_per_model(tmp_path: Path, model_server: ModelServer) -> None:
+    dag = """
+    inputs:
+      question: {type: string, is_chat_input: true}
+    outputs:
+      answer: {type: string, reference: "${second.output}", is_chat_output: true}
+    nodes:
+    - {name: first, type: llm, source: {path: p.jinja2}, connection: model, inputs: {model: echo, q: "${inputs.question}"}}
+    - {name: second, type: llm, source: {path: p.jinja2}, connection: model, inputs: {model: two-answers, q: "${first.output}"}}
+    - {name: third, type: llm, source: {path: p.jinja2}, connection: model, inputs: {model: length, q: "${inputs.question}"}}
+    """
     flow = write_flow(
         tmp_path,
-        """
-        inputs:
-          question: {type: string, is_chat_input: true}
-        outputs:
-          answer: {type: string, reference: "${second.output}", is_chat_output: true}
-        nodes:
-        - {name: first, type: llm, source: {path: p.jinja2}, connection: model, inputs: {model: echo, q: "${inputs.question}"}}
-        - {name: second, type: llm, source: {path: p.jinja2}, connection: model, inputs: {model: two-answers, q: "${first.output}"}}
-        - {name: third, type: llm, source: {path: p.jinja2}, connection: model, inputs: {model: length, q: "${inputs.question}"}}
-        """,
+        dag,
         {
-            "p.jinja2": "{{ q }}",
+            "p.jinja2": "{{q}}",
             "connections.yaml": f"model: {{type: open_ai, base_url: '{model_server.url}', max_retries: 0}}\n",
         },
     )

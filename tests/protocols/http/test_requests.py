@@ -183,28 +183,24 @@ async def test_too_many_runs_are_429_and_a_closing_service_is_503(tmp_path: Path
 
 
 async def test_an_output_that_is_not_json_becomes_its_repr(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        outputs:
-          odd: {type: object, reference: "${odd.output}"}
-        nodes:
-        - {name: odd, type: python, source: {path: odd.py}}
-        """,
-        {
-            "odd.py": """
-            from promptflow.core import tool
+    dag = """
+    outputs:
+      odd: {type: object, reference: "${odd.output}"}
+    nodes:
+    - {name: odd, type: python, source: {path: odd.py}}
+    """
+    code = """
+    from promptflow.core import tool
 
-            class Odd:
-                def __repr__(self):
-                    return "<odd>"
+    class Odd:
+        def __repr__(self):
+            return "<odd>"
 
-            @tool
-            def odd():
-                return {"a": Odd(), "b": {1, }, "c": b"x", "d": 2**70, 3: "e"}
-            """
-        },
-    )
+    @tool
+    def odd():
+        return {"a": Odd(), "b": {1, }, "c": b"x", "d": 2**70, 3: "e"}
+    """
+    flow = write_flow(tmp_path, dag, {"odd.py": code})
     response = await post(flow, "/", {})
     assert response.json() == {"odd": {"a": "<odd>", "b": [1], "c": "b'x'", "d": "1180591620717411303424", "3": "e"}}
 

@@ -203,16 +203,13 @@ async def test_a_failed_run_answers_424_when_not_streaming(tmp_path: Path, model
 
 
 async def test_a_flow_without_inputs_ignores_them(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        outputs:
-          out: {type: object, reference: "${shout.output.text}"}
-        nodes:
-        - {name: shout, type: python, source: {path: shout.py}, inputs: {text: hi}}
-        """,
-        {"shout.py": SHOUT},
-    )
+    dag = """
+    outputs:
+      out: {type: object, reference: "${shout.output.text}"}
+    nodes:
+    - {name: shout, type: python, source: {path: shout.py}, inputs: {text: hi}}
+    """
+    flow = write_flow(tmp_path, dag, {"shout.py": SHOUT})
     async with client_of(flow) as client:
         response = await client.post("/run", json={"inputs": {"x": 1}, "stream": False})
         empty = await client.post("/run", json={"stream": False})

@@ -13,44 +13,40 @@ KEYS = ["source_uri", "download_url", "file_id", "file_name", "file_type"]
 
 
 def file_flow(folder: Path, kind: str = "File", more: str = "") -> Path:
-    return write_flow(
-        folder,
-        f"""
-        inputs:
-          question: {{type: string, default: read, is_chat_input: true}}
-          history: {{type: list, default: [], is_chat_history: true}}
-          doc: {{type: {kind}{more}}}
-        outputs:
-          answer: {{type: string, reference: "${{read.output.text}}", is_chat_output: true}}
-          same: {{type: {kind}, reference: "${{read.output.file}}"}}
-          name: {{type: string, reference: "${{read.output.file.file_name}}"}}
-        nodes:
-        - name: read
-          type: python
-          source: {{path: read.py}}
-          inputs: {{doc: "${{inputs.doc}}", history: "${{inputs.history}}"}}
-        """,
-        {
-            "read.py": """
-            from dataclasses import dataclass
-            from langstudio.core import tool
-            from langstudio.types import File
+    dag = f"""
+    inputs:
+      question: {{type: string, default: read, is_chat_input: true}}
+      history: {{type: list, default: [], is_chat_history: true}}
+      doc: {{type: {kind}{more}}}
+    outputs:
+      answer: {{type: string, reference: "${{read.output.text}}", is_chat_output: true}}
+      same: {{type: {kind}, reference: "${{read.output.file}}"}}
+      name: {{type: string, reference: "${{read.output.file.file_name}}"}}
+    nodes:
+    - name: read
+      type: python
+      source: {{path: read.py}}
+      inputs: {{doc: "${{inputs.doc}}", history: "${{inputs.history}}"}}
+    """
+    code = """
+    from dataclasses import dataclass
+    from langstudio.core import tool
+    from langstudio.types import File
 
-            @dataclass
-            class Read:
-                text: str
-                file: File
+    @dataclass
+    class Read:
+        text: str
+        file: File
 
-            @tool
-            def invoke(doc: File, history: any) -> Read:
-                assert isinstance(doc, File)
-                before = [turn["inputs"]["doc"]["source_uri"] for turn in history]
-                again = [File(**turn["outputs"]["same"]) for turn in history]
-                assert [file.source_uri for file in again] == before
-                return Read(" ".join([*before, doc.get_download_url()]), doc)
-            """
-        },
-    )
+    @tool
+    def invoke(doc: File, history: any) -> Read:
+        assert isinstance(doc, File)
+        before = [turn["inputs"]["doc"]["source_uri"] for turn in history]
+        again = [File(**turn["outputs"]["same"]) for turn in history]
+        assert [file.source_uri for file in again] == before
+        return Read(" ".join([*before, doc.get_download_url()]), doc)
+    """
+    return write_flow(folder, dag, {"read.py": code})
 
 
 async def ask(client: httpx.AsyncClient, path: str, doc: Any) -> httpx.Response:
@@ -140,28 +136,24 @@ def test_invalid_default_file_is_a_problem_of_the_flow(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["string", "list", "object", "int", "File"])
 async def test_python_node_gets_none_for_a_missing_value(tmp_path: Path, kind: str) -> None:
-    flow = write_flow(
-        tmp_path,
-        f"""
-        inputs:
-          value: {{type: {kind}, default: null}}
-        outputs:
-          seen: {{type: string, reference: "${{look.output}}"}}
-        nodes:
-        - {{name: never, type: python, source: {{path: look.py}}, inputs: {{value: 1, other: 1}},
-            activate: {{when: "${{inputs.value}}", is: never}}}}
-        - {{name: look, type: python, source: {{path: look.py}},
-            inputs: {{value: "${{inputs.value}}", other: "${{never.output}}"}},
-            activate: {{when: 1, is: 1}}}}
-        """,
-        {
-            "look.py": """
-            from langstudio.core import tool
+    dag = f"""
+    inputs:
+      value: {{type: {kind}, default: null}}
+    outputs:
+      seen: {{type: string, reference: "${{look.output}}"}}
+    nodes:
+    - {{name: never, type: python, source: {{path: look.py}}, inputs: {{value: 1, other: 1}},
+        activate: {{when: "${{inputs.value}}", is: never}}}}
+    - {{name: look, type: python, source: {{path: look.py}},
+        inputs: {{value: "${{inputs.value}}", other: "${{never.output}}"}},
+        activate: {{when: 1, is: 1}}}}
+    """
+    code = """
+    from langstudio.core import tool
 
-            @tool
-            def invoke(value: any, other: any) -> str:
-                return f"{value!r} {other!r}"
-            """
-        },
-    )
+    @tool
+    def invoke(value: any, other: any) -> str:
+        return f"{value!r} {other!r}"
+    """
+    flow = write_flow(tmp_path, dag, {"look.py": code})
     assert (await post(flow, "/", {})).json() == {"seen": "None None"}

@@ -23,33 +23,29 @@ async def test_stream_has_an_empty_first_and_last_frame(chat_flow: Path) -> None
 
 
 async def test_an_output_that_does_not_stream_is_one_frame(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        outputs:
-          text: {type: string, reference: "${talk.output}"}
-          number: {type: int, reference: "${count.output}"}
-        nodes:
-        - {name: talk, type: python, source: {path: talk.py}}
-        - {name: count, type: python, source: {path: count.py}, inputs: {text: "${talk.output}"}}
-        """,
-        {
-            "talk.py": """
-            from promptflow.core import tool
+    dag = """
+    outputs:
+      text: {type: string, reference: "${talk.output}"}
+      number: {type: int, reference: "${count.output}"}
+    nodes:
+    - {name: talk, type: python, source: {path: talk.py}}
+    - {name: count, type: python, source: {path: count.py}, inputs: {text: "${talk.output}"}}
+    """
+    talk_code = """
+    from promptflow.core import tool
 
-            @tool
-            async def talk():
-                yield "ab"
-            """,
-            "count.py": """
-            from promptflow.core import tool
+    @tool
+    async def talk():
+        yield "ab"
+    """
+    count_code = """
+    from promptflow.core import tool
 
-            @tool
-            def count(text):
-                return len(text)
-            """,
-        },
-    )
+    @tool
+    def count(text):
+        return len(text)
+    """
+    flow = write_flow(tmp_path, dag, {"talk.py": talk_code, "count.py": count_code})
     async with client_of(flow) as client:
         response = await client.post("/", json={}, headers={"Accept": "text/event-stream"})
         single = await client.post("/", json={})

@@ -164,18 +164,15 @@ async def test_models_are_the_service_and_default(chat_flow: Path) -> None:
 
 
 async def test_a_flow_without_a_chat_input_has_no_openai_api(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        inputs:
-          text: {type: string}
-        outputs:
-          out: {type: string, reference: "${inputs.text}"}
-        nodes:
-        - {name: prompt, type: prompt, source: {path: p.jinja2}}
-        """,
-        {"p.jinja2": "hi"},
-    )
+    dag = """
+    inputs:
+      text: {type: string}
+    outputs:
+      out: {type: string, reference: "${inputs.text}"}
+    nodes:
+    - {name: prompt, type: prompt, source: {path: p.jinja2}}
+    """
+    flow = write_flow(tmp_path, dag, {"p.jinja2": "hi"})
     async with client_of(flow) as client:
         answers = [await client.post(PATH, json=ask("hi")), await client.get("/v1/models")]
     for response in answers:
@@ -185,26 +182,22 @@ async def test_a_flow_without_a_chat_input_has_no_openai_api(tmp_path: Path) -> 
 
 
 async def test_the_model_name_defaults_to_the_service_name(tmp_path: Path) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        inputs:
-          question: {type: string, is_chat_input: true}
-        outputs:
-          answer: {type: object, reference: "${count.output}", is_chat_output: true}
-        nodes:
-        - {name: count, type: python, source: {path: count.py}, inputs: {question: "${inputs.question}"}}
-        """,
-        {
-            "count.py": """
-            from promptflow.core import tool
+    dag = """
+    inputs:
+      question: {type: string, is_chat_input: true}
+    outputs:
+      answer: {type: object, reference: "${count.output}", is_chat_output: true}
+    nodes:
+    - {name: count, type: python, source: {path: count.py}, inputs: {question: "${inputs.question}"}}
+    """
+    code = """
+    from promptflow.core import tool
 
-            @tool
-            def count(question):
-                return {"length": len(question)}
-            """
-        },
-    )
+    @tool
+    def count(question):
+        return {"length": len(question)}
+    """
+    flow = write_flow(tmp_path, dag, {"count.py": code})
     content = (await post(flow, PATH, ask("hi"))).json()
     assert content["model"] == "test"
     assert content["choices"][0]["message"]["content"] == '{"length":2}'

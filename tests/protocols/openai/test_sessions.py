@@ -98,18 +98,16 @@ async def test_a_side_request_is_not_part_of_the_history(
     ],
 )
 async def test_a_client_sets_its_user(tmp_path: Path, headers: dict[str, str], body: dict[str, Any], user: str) -> None:
-    flow = write_flow(
-        tmp_path,
-        """
-        inputs: {q: {type: string, is_chat_input: true}}
-        outputs: {a: {type: string, reference: "${n.output}", is_chat_output: true}}
-        nodes:
-        - name: n
-          type: template
-          inputs: {user: "${sys.user_id}", session: "${sys.session_id}"}
-          template: "{{ user }} {{ session }}"
-        """,
-    )
+    dag = """
+    inputs: {q: {type: string, is_chat_input: true}}
+    outputs: {a: {type: string, reference: "${n.output}", is_chat_output: true}}
+    nodes:
+    - name: n
+      type: template
+      inputs: {user: "${sys.user_id}", session: "${sys.session_id}"}
+      template: "{{ user }} {{ session }}"
+    """
+    flow = write_flow(tmp_path, dag)
     async with client_of(flow) as client:
         response = await ask(client, "hi", {**headers, "X-OpenWebUI-Chat-Id": CHAT}, **body)
     assert response.json()["choices"][0]["message"]["content"] == f"{user} {CHAT}"

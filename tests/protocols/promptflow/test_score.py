@@ -26,20 +26,21 @@ async def test_stream_is_data_only_with_an_empty_first_and_last_delta(chat_flow:
 
 async def test_outputs_that_do_not_stream_come_first_in_one_event(tmp_path: Path) -> None:
     """Even if one of them depends on the whole stream, and the stream is longer than the event queue."""
+    dag = """
+    inputs:
+      text: {type: string}
+    outputs:
+      late: {type: string, reference: "${wait.output}"}
+      talk: {type: string, reference: "${talk.output}"}
+      given: {type: string, reference: "${inputs.text}"}
+      score: {type: int, reference: "${wait.output}", evaluation_only: true}
+    nodes:
+    - {name: talk, type: python, source: {path: talk.py}}
+    - {name: wait, type: python, source: {path: wait.py}, inputs: {text: "${talk.output}"}}
+    """
     flow = write_flow(
         tmp_path,
-        """
-        inputs:
-          text: {type: string}
-        outputs:
-          late: {type: string, reference: "${wait.output}"}
-          talk: {type: string, reference: "${talk.output}"}
-          given: {type: string, reference: "${inputs.text}"}
-          score: {type: int, reference: "${wait.output}", evaluation_only: true}
-        nodes:
-        - {name: talk, type: python, source: {path: talk.py}}
-        - {name: wait, type: python, source: {path: wait.py}, inputs: {text: "${talk.output}"}}
-        """,
+        dag,
         {
             "talk.py": TOOL + "async def talk():\n    for _ in range(600):\n        yield 'a'\n",
             "wait.py": TOOL + "async def wait(text: str) -> str:\n    return text.upper()\n",
@@ -53,16 +54,17 @@ async def test_outputs_that_do_not_stream_come_first_in_one_event(tmp_path: Path
 
 
 async def test_the_events_held_before_a_stream_are_bounded(tmp_path: Path) -> None:
+    dag = """
+    outputs:
+      late: {type: string, reference: "${wait.output}"}
+      talk: {type: string, reference: "${talk.output}"}
+    nodes:
+    - {name: talk, type: python, source: {path: talk.py}}
+    - {name: wait, type: python, source: {path: wait.py}}
+    """
     flow = write_flow(
         tmp_path,
-        """
-        outputs:
-          late: {type: string, reference: "${wait.output}"}
-          talk: {type: string, reference: "${talk.output}"}
-        nodes:
-        - {name: talk, type: python, source: {path: talk.py}}
-        - {name: wait, type: python, source: {path: wait.py}}
-        """,
+        dag,
         {
             "talk.py": TOOL + "async def talk():\n    while True:\n        yield 'a' * 2**16\n",
             "wait.py": TOOL + "async def wait() -> str:\n    import asyncio\n    await asyncio.sleep(60)\n",
@@ -133,18 +135,19 @@ async def test_a_model_that_another_node_reads_does_not_stream(chat_flow: Path) 
 
 
 def two_streams(folder: Path, condition: str = "") -> Path:
+    dag = f"""
+    inputs:
+      loud: {{type: bool, default: false}}
+    outputs:
+      quiet: {{type: string, reference: "${{quiet.output}}"}}
+      loud: {{type: string, reference: "${{loud.output}}"}}
+    nodes:
+    - {{name: quiet, type: python, source: {{path: quiet.py}}{condition and ", " + condition % "false"}}}
+    - {{name: loud, type: python, source: {{path: loud.py}}{condition and ", " + condition % "true"}}}
+    """
     return write_flow(
         folder,
-        f"""
-        inputs:
-          loud: {{type: bool, default: false}}
-        outputs:
-          quiet: {{type: string, reference: "${{quiet.output}}"}}
-          loud: {{type: string, reference: "${{loud.output}}"}}
-        nodes:
-        - {{name: quiet, type: python, source: {{path: quiet.py}}{condition and ", " + condition % "false"}}}
-        - {{name: loud, type: python, source: {{path: loud.py}}{condition and ", " + condition % "true"}}}
-        """,
+        dag,
         {
             "quiet.py": TOOL + "def quiet():\n    open('../ran', 'w').close()\n    yield 'hm'\n",
             "loud.py": TOOL + "def loud():\n    yield 'HM'\n",

@@ -15,12 +15,10 @@ from tests.support.serving import Served, serving
 PRINTING = """
 import asyncio
 import sys
-from promptflow.core import tool
 
 print("imported")
 
-@tool
-def talk(name: str) -> str:
+def invoke(name: str) -> str:
     print("hello", name)
     print("two\\nlines")
     print()
@@ -30,10 +28,8 @@ def talk(name: str) -> str:
 """
 ON_LOOP = """
 import asyncio
-from promptflow.core import tool
 
-@tool
-async def later(name: str) -> str:
+async def invoke(name: str) -> str:
     print("before", name)
     await asyncio.sleep(0.01)
     print("after", name)

@@ -227,11 +227,9 @@ CODE = """
 import os
 from pathlib import Path
 from promptflow.connections import OpenAIConnection
-from promptflow.core import tool
 START = os.environ["GREETING"]
 
-@tool
-def f(c: OpenAIConnection):
+def invoke(c: OpenAIConnection):
     return f"{START} {os.environ['KEY']} {c.api_key} {Path('shared/word.txt').read_text()}"
 """
 

@@ -166,10 +166,8 @@ nodes:
 """
 CODE = """
 from promptflow.contracts.multimedia import Image
-from promptflow.core import tool
 
-@tool
-def f(q: list):
+def invoke(q: list):
     image = q[0]
     assert isinstance(image, Image)
     return {"bytes": image.decode("latin-1"), "type": image._mime_type, "url": image.source_url, "back": image}
@@ -231,10 +229,7 @@ nodes:
 - {name: n, type: python, source: {path: a.py}, inputs: {more: "${inputs.more}"}}
 """
 OWN = """
-from promptflow.core import tool
-
-@tool
-def f(more: list):
+def invoke(more: list):
     return [*more, {"data:image/png;url": "https://example.com/own.png"}]
 """
 
@@ -268,10 +263,8 @@ nodes:
 """
 LITERAL_CODE = """
 from promptflow.contracts.multimedia import Image
-from promptflow.core import tool
 
-@tool
-def f(image: Image):
+def invoke(image: Image):
     return image
 """
 

@@ -110,10 +110,8 @@ def test_the_end_does_not_wait_for_a_flows_own_threads(tmp_path: Path) -> None:
     code = """
     import asyncio
     import time
-    from promptflow.core import tool
 
-    @tool
-    async def stuck():
+    async def invoke():
         await asyncio.to_thread(time.sleep, 600)
     """
     flow = write_flow(tmp_path / "flow", dag, {"stuck.py": code})

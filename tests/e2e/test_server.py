@@ -62,10 +62,8 @@ def test_a_client_that_leaves_cancels_the_model_call(tmp_path: Path, model_serve
     question = f"leave {accept} {tmp_path.name}"
     code = """
     import time
-    from promptflow.core import tool
 
-    @tool
-    async def wait(question: str):
+    async def invoke(question: str):
         import asyncio
         await asyncio.sleep(60)
     """
@@ -167,10 +165,8 @@ def test_exit_does_not_wait_for_a_stuck_thread(tmp_path: Path) -> None:
     """
     code = """
     import time
-    from promptflow.core import tool
 
-    @tool
-    def stuck():
+    def invoke():
         time.sleep(600)
     """
     flow = write_flow(tmp_path / "flow", dag, {"stuck.py": code})

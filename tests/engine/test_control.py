@@ -20,12 +20,10 @@ from tests.support.model_server import ModelServer
 
 CODE = """
 import asyncio
-from promptflow.core import tool
 
 calls = []
 
-@tool
-async def node(value=None, fail=False, times=0, wait=0.0):
+async def invoke(value=None, fail=False, times=0, wait=0.0):
     calls.append(value)
     await asyncio.sleep(wait)
     if fail or len(calls) <= times:
@@ -34,10 +32,8 @@ async def node(value=None, fail=False, times=0, wait=0.0):
 """
 STREAM = """
 import asyncio
-from promptflow.core import tool
 
-@tool
-async def talk(text: str, wait: float = 0.0):
+async def invoke(text: str, wait: float = 0.0):
     for letter in text:
         await asyncio.sleep(wait)
         yield letter

@@ -22,28 +22,22 @@ nodes:
 
 ASYNC_SLEEP = """
 import asyncio
-from promptflow.core import tool
 
-@tool
-async def node():
+async def invoke():
     await asyncio.sleep(60)
 """
 
 THREAD_SLEEP = """
 import time
-from promptflow.core import tool
 
-@tool
-def node():
+def invoke():
     time.sleep(3)
 """
 
 STUBBORN = """
 import asyncio
-from promptflow.core import tool
 
-@tool
-async def node():
+async def invoke():
     while True:
         try:
             await asyncio.sleep(60)
@@ -101,10 +95,8 @@ async def test_a_node_that_refuses_to_be_cancelled_is_left_behind(tmp_path: Path
 async def test_a_node_that_cancels_itself_fails(tmp_path: Path) -> None:
     code = """
     import asyncio
-    from promptflow.core import tool
 
-    @tool
-    async def node():
+    async def invoke():
         asyncio.current_task().cancel()
         await asyncio.sleep(0)
     """
@@ -128,12 +120,9 @@ async def test_a_reader_that_leaves_cancels_the_model_call(tmp_path: Path, model
 
 async def test_a_slow_reader_slows_the_run(tmp_path: Path) -> None:
     code = """
-    from promptflow.core import tool
-
     made = []
 
-    @tool
-    async def node():
+    async def invoke():
         for number in range(5000):
             made.append(number)
             yield "x"
@@ -222,13 +211,11 @@ async def test_sync_nodes_do_not_block_the_event_loop(tmp_path: Path) -> None:
 async def test_sixteen_nodes_of_a_run_run_at_once(tmp_path: Path) -> None:
     code = """
     import asyncio
-    from promptflow.core import tool
 
     running = []
     most = []
 
-    @tool
-    async def node():
+    async def invoke():
         running.append(1)
         most.append(len(running))
         await asyncio.sleep(0.02)

@@ -34,10 +34,7 @@ nodes:
 - {name: p, type: prompt, source: {path: p.jinja2}, inputs: {deep: "${inputs.deep}"}}
 """
 CODE = """
-from promptflow.core import tool
-
-@tool
-def node(key, question):
+def invoke(key, question):
     return str(len(key))
 """
 

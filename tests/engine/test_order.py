@@ -8,10 +8,7 @@ from tests.support.flows import event_lines, events_of, run_flow, service_of, wr
 from tests.support.model_server import ModelServer
 
 PASS_ON = """
-from promptflow.core import tool
-
-@tool
-async def pass_on(text: str, more: str = "") -> str:
+async def invoke(text: str, more: str = "") -> str:
     return text + more
 """
 
@@ -84,17 +81,12 @@ async def test_a_failing_node_fails_the_run_and_cancels_what_still_runs(tmp_path
     """
     slow_code = """
     import asyncio
-    from promptflow.core import tool
 
-    @tool
-    async def slow():
+    async def invoke():
         await asyncio.sleep(60)
     """
     bad_code = """
-    from promptflow.core import tool
-
-    @tool
-    def bad():
+    def invoke():
         return {}["missing"]
     """
     flow = write_flow(tmp_path, dag, {"pass_on.py": PASS_ON, "slow.py": slow_code, "bad.py": bad_code})
@@ -109,7 +101,7 @@ async def test_a_failing_node_fails_the_run_and_cancels_what_still_runs(tmp_path
     ]
     error = events[-1].error  # type: ignore[union-attr]
     assert error is not None
-    assert error.message == "node 'bad' failed: KeyError: 'missing' (bad.py, line 5)"
+    assert error.message == "node 'bad' failed: KeyError: 'missing' (bad.py, line 2)"
     assert (error.type, error.param, error.code) == ("node_error", "bad", "node_failed")
     assert events[3].error == error  # type: ignore[union-attr]
 
@@ -124,10 +116,7 @@ async def test_a_streamed_output_opens_and_closes_with_an_empty_delta(tmp_path: 
     - {name: after, type: python, source: {path: pass_on.py}, inputs: {text: "${talk.output}", more: "!"}}
     """
     code = """
-    from promptflow.core import tool
-
-    @tool
-    def talk():
+    def invoke():
         yield "a"
         yield "b"
     """

@@ -34,10 +34,8 @@ def write_talking_flow(folder: Path) -> Path:
     """
     code = """
     import asyncio
-    from promptflow.core import tool
 
-    @tool
-    async def reply(question: str, history: list):
+    async def invoke(question: str, history: list):
         for word in ["after", str(len(history)), "turns:", question]:
             yield word + " "
             await asyncio.sleep(0.025)

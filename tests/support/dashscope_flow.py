@@ -45,12 +45,10 @@ nodes:
     instructions: ${sys.instructions}
 """
 LOOKUP = """
-from promptflow.core import tool
 from langstudio.types import File
 from promptflow.contracts.multimedia import Image
 
-@tool
-def lookup(
+def invoke(
     article_index, braces, token, braces_token, rag, bases, city: str, days: int,
     picture: Image = None, report: File = None,
 ):

@@ -87,7 +87,6 @@ def stubborn_flow(folder: Path) -> Path:
     """
     code = """
     import asyncio
-    from promptflow.core import tool
 
     tasks = []
 
@@ -98,8 +97,7 @@ def stubborn_flow(folder: Path) -> Path:
             except asyncio.CancelledError:
                 pass
 
-    @tool
-    async def stubborn(wait: bool):
+    async def invoke(wait: bool):
         if wait:
             await stay()
         tasks.append(asyncio.create_task(stay()))

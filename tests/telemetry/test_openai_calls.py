@@ -16,15 +16,15 @@ from tests.telemetry.test_tracing import by_name, own, parent, recording
 CALL = 'model="echo", messages=[{"role": "user", "content": "hi"}]'
 SYNC = """
 from openai import OpenAI
-from promptflow.core import tool
 
-@tool
-def ask(url: str) -> str:
+def invoke(url: str) -> str:
     with OpenAI(base_url=url, api_key="none", max_retries=0) as client:
         BODY
 """
 ASYNC = (
-    SYNC.replace("OpenAI", "AsyncOpenAI").replace("def ask", "async def ask").replace("with Async", "async with Async")
+    SYNC.replace("OpenAI", "AsyncOpenAI")
+    .replace("def invoke", "async def invoke")
+    .replace("with Async", "async with Async")
 )
 FLOW = """
 inputs:

@@ -52,15 +52,13 @@ nodes:
 USE = """
 import logging
 from opentelemetry import trace as otel
-from promptflow.core import tool
 from promptflow.tracing import trace
 
 @trace
 def helper(params, tokens):
     raise KeyError(f"article {params['article']} with {tokens['user_token']} of {params['phone']}")
 
-@tool
-def use(question: str, params: dict, tokens: dict):
+def invoke(question: str, params: dict, tokens: dict):
     print("all", params, tokens)
     for value in (*params.values(), *tokens.values()):
         print(value)
@@ -76,10 +74,7 @@ def use(question: str, params: dict, tokens: dict):
     return {"all": [params, tokens], "text": f"{params['pin']} and {tokens['user_token']}"}
 """
 SAY = """
-from promptflow.core import tool
-
-@tool
-def say(content: dict, asked: str) -> str:
+def invoke(content: dict, asked: str) -> str:
     params, tokens = content["all"]
     return " ".join(str(value) for value in (*params.values(), *tokens.values()))
 """

@@ -47,10 +47,8 @@ LEAK = """
 import threading
 from opentelemetry import trace
 from promptflow.connections import CustomConnection
-from promptflow.core import tool
 
-@tool
-def leak(own: CustomConnection, asked: str, password: str) -> str:
+def invoke(own: CustomConnection, asked: str, password: str) -> str:
     print("printed", own.secrets["pin"], password)
     print("y" * 16378 + own.secrets["pin"])
     thread = threading.Thread(target=lambda: print("threaded " + own.secrets["pin"]))

@@ -161,12 +161,9 @@ async def test_a_nodes_retries_are_events(tmp_path: Path) -> None:
     - {name: once, type: python, source: {path: once.py}, retry: {max: 2, interval_ms: 1}}
     """
     code = """
-    from promptflow.core import tool
-
     calls = []
 
-    @tool
-    def once() -> str:
+    def invoke() -> str:
         calls.append(1)
         if len(calls) == 1:
             raise RuntimeError("not yet")
@@ -183,10 +180,8 @@ async def test_spans_of_a_nodes_own_code_nest_under_the_node(tmp_path: Path) -> 
     tracing, exporter = recording()
     code = """
     from opentelemetry import trace
-    from promptflow.core import tool
 
-    @tool
-    {kind} node():
+    {kind} invoke():
         return trace.get_current_span().name
     """
     dag = """

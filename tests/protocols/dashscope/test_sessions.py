@@ -180,10 +180,7 @@ nodes:
     token: ${sys.plugin_tokens.your_plugin_code.user_token}
 """
 ASK = """
-from promptflow.core import tool
-
-@tool
-def ask(question: str, params: dict, token: str):
+def invoke(question: str, params: dict, token: str):
     assert (params["your_plugin_code"]["article_index"], token) == ("S3CRET-PARAM", "S3CRET-TOKEN")
     if question == "fail":
         raise ValueError("no luck")

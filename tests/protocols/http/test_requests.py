@@ -190,14 +190,11 @@ async def test_an_output_that_is_not_json_becomes_its_repr(tmp_path: Path) -> No
     - {name: odd, type: python, source: {path: odd.py}}
     """
     code = """
-    from promptflow.core import tool
-
     class Odd:
         def __repr__(self):
             return "<odd>"
 
-    @tool
-    def odd():
+    def invoke():
         return {"a": Odd(), "b": {1, }, "c": b"x", "d": 2**70, 3: "e"}
     """
     flow = write_flow(tmp_path, dag, {"odd.py": code})

@@ -32,17 +32,11 @@ async def test_an_output_that_does_not_stream_is_one_frame(tmp_path: Path) -> No
     - {name: count, type: python, source: {path: count.py}, inputs: {text: "${talk.output}"}}
     """
     talk_code = """
-    from promptflow.core import tool
-
-    @tool
-    async def talk():
+    async def invoke():
         yield "ab"
     """
     count_code = """
-    from promptflow.core import tool
-
-    @tool
-    def count(text):
+    def invoke(text):
         return len(text)
     """
     flow = write_flow(tmp_path, dag, {"talk.py": talk_code, "count.py": count_code})

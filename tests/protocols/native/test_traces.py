@@ -29,15 +29,13 @@ nodes:
 """
 SHOUT = """
 from opentelemetry import trace
-from promptflow.core import tool
 from promptflow.tracing import trace as traced
 
 @traced
 def louder(text: str) -> str:
     return text.upper()
 
-@tool
-def shout(text: str) -> str:
+def invoke(text: str) -> str:
     if text == "fail":
         raise ValueError("cannot shout that")
     with trace.get_tracer("mine").start_as_current_span("own work"):

@@ -191,10 +191,7 @@ async def test_the_model_name_defaults_to_the_service_name(tmp_path: Path) -> No
     - {name: count, type: python, source: {path: count.py}, inputs: {question: "${inputs.question}"}}
     """
     code = """
-    from promptflow.core import tool
-
-    @tool
-    def count(question):
+    def invoke(question):
         return {"length": len(question)}
     """
     flow = write_flow(tmp_path, dag, {"count.py": code})

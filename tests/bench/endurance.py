@@ -5,19 +5,16 @@
 Prints the resident set as it goes, and how much it grew for 1,000 runs in the second half.
 """
 
-import argparse
 import statistics
-import tempfile
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from tests.bench.process import Cores, raise_file_limit
+from tests.bench.process import raise_file_limit
 from tests.bench.question import Question
-from tests.bench.results import write_json
+from tests.bench.results import keep, options
 from tests.bench.server import Mode
 from tests.bench.servers import Flowpod
-from tests.bench.visit import Started, model, started
+from tests.bench.visit import Started, visiting
 
 _LEVEL = 16
 _PART_S = 5.0
@@ -35,12 +32,7 @@ class Point:
 def measure(runs: int) -> list[Point]:
     """Run that often; raises AssertionError where an answer is wrong or missing."""
     raise_file_limit()
-    cores, server = Cores.of_this_machine(), Flowpod("flowpod")
-    with (
-        tempfile.TemporaryDirectory() as name,
-        model(cores, Path(name)) as mock,
-        started(server, mock, cores, Path(name) / server.name) as visited,
-    ):
+    with visiting(Flowpod("flowpod")) as visited:
         begun = time.monotonic()
         points = [Point(0, 0.0, visited.tree.rss_bytes())]
         while points[-1].runs < runs:
@@ -68,17 +60,12 @@ def growth(points: list[Point]) -> float:
 
 
 def main() -> None:
-    """Measure what the command line says."""
-    parser = argparse.ArgumentParser(description="Measure a worker's memory over many runs.")
-    parser.add_argument("--runs", type=int, default=100_000, help="how many (default %(default)s)")
-    parser.add_argument("--results", type=Path, help="a folder for endurance.json")
-    options = parser.parse_args()
-    points = measure(options.runs)
+    chosen = options("Measure a worker's memory over many runs.", runs=(100_000, "how many"))
+    points = measure(chosen.runs)
     grown = growth(points)
     print(f"{points[-1].runs} runs; in the second half 1,000 runs added {grown / 1000:.1f} kB")
-    if options.results:
-        content = {"bytes_per_1000_runs": grown, "points": [asdict(point) for point in points]}
-        write_json(options.results / "endurance.json", content)
+    content = {"bytes_per_1000_runs": grown, "points": [asdict(point) for point in points]}
+    keep(chosen.results, "endurance.json", content)
 
 
 if __name__ == "__main__":

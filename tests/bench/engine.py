@@ -6,7 +6,6 @@ prints milliseconds a run, the median of several: the functions alone, the flow 
 that are recorded. The difference, divided by the nodes, is the engine's own cost.
 """
 
-import argparse
 import asyncio
 import statistics
 import tempfile
@@ -24,7 +23,7 @@ from flowpod.service import FlowService
 from flowpod.serving.server import collect_rarely
 from flowpod.telemetry.setup import tracing_of
 from flowpod.telemetry.tracing import Tracing
-from tests.bench.results import write_json
+from tests.bench.results import keep, options
 from tests.support.flows import SESSION, service_of, write_flow
 
 ROUNDS, RUNS = 7, 50
@@ -106,13 +105,9 @@ async def measure() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure what the engine costs."""
-    parser = argparse.ArgumentParser(description="Measure what the engine itself costs.")
-    parser.add_argument("--results", type=Path, help="a folder for engine.json")
-    options = parser.parse_args()
+    chosen = options("Measure what the engine itself costs.")
     rows = uvloop.run(measure())  # the loop of the served process
-    if options.results:
-        write_json(options.results / "engine.json", rows)
+    keep(chosen.results, "engine.json", rows)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,12 @@
 The memory is the growth of the resident set since the worker was warm, connections to the model included.
 """
 
-import argparse
-import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from tests.bench.process import Cores, raise_file_limit
-from tests.bench.results import write_json
+from tests.bench.process import raise_file_limit
+from tests.bench.results import keep, options
 from tests.bench.servers import Flowpod
-from tests.bench.visit import model, started
+from tests.bench.visit import visiting
 
 
 @dataclass(frozen=True)
@@ -28,29 +25,19 @@ class Idle:
 def measure(streams: int, seconds: float) -> Idle:
     """Hold the streams open; raises AssertionError where one does not end well."""
     raise_file_limit()
-    cores, server = Cores.of_this_machine(), Flowpod("flowpod", settings={"FLOWPOD_MAX_RUNS": str(streams)})
-    with (
-        tempfile.TemporaryDirectory() as name,
-        model(cores, Path(name)) as mock,
-        started(server, mock, cores, Path(name) / server.name) as visited,
-    ):
-        visited.warm_up([(server.endpoints[0], "stream")])
+    with visiting(Flowpod("flowpod", settings={"FLOWPOD_MAX_RUNS": str(streams)})) as visited:
+        visited.warm_up([(visited.server.endpoints[0], "stream")])
         return Idle(streams, *visited.bytes_per_stream(streams, seconds))
 
 
 def main() -> None:
-    """Measure what the command line says."""
-    parser = argparse.ArgumentParser(description="Measure streams that are open and silent.")
-    parser.add_argument("--streams", type=int, default=2000, help="how many (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=60, help="how long each is silent (default %(default)s)")
-    parser.add_argument("--results", type=Path, help="a folder for idle.json")
-    options = parser.parse_args()
-    idle = measure(options.streams, options.seconds)
+    numbers = {"streams": (2000, "how many"), "seconds": (60.0, "how long each is silent")}
+    chosen = options("Measure streams that are open and silent.", **numbers)
+    idle = measure(chosen.streams, chosen.seconds)
     print(
         f"{idle.open} of {idle.streams} streams open at once, {idle.bytes_per_stream / 1000:.0f} kB each; all ended well"
     )
-    if options.results:
-        write_json(options.results / "idle.json", asdict(idle))
+    keep(chosen.results, "idle.json", asdict(idle))
 
 
 if __name__ == "__main__":

@@ -7,22 +7,19 @@ own modules, without what they import. The memory is the growth of the resident 
 the same packages, then the same modules, one after the other in the order in which they were complete there.
 """
 
-import argparse
 import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from tests.bench.process import Cores, pinned
-from tests.bench.results import write_json
+from tests.bench.results import keep, options
 from tests.bench.server import Place
 from tests.bench.servers import Flowpod
-from tests.bench.visit import model, started
+from tests.bench.visit import visiting
 from tests.support.serving import ROOT
 
 _LINE = re.compile(r"import time: +(\d+) \| +\d+ \| +(\S+)")
@@ -63,12 +60,7 @@ class _Watched(Flowpod):
 
 def measure() -> tuple[list[Share], int]:
     """Return each package's share, the largest first, and the memory of an interpreter with all of them."""
-    cores = Cores.of_this_machine()
-    with (
-        tempfile.TemporaryDirectory() as name,
-        model(cores, Path(name)) as mock,
-        started(_Watched("flowpod"), mock, cores, Path(name) / "flowpod") as visited,
-    ):
+    with visiting(_Watched("flowpod")) as visited:
         lines = _LINE.findall(visited.tree.log.read_text())
     seconds: defaultdict[str, float] = defaultdict(float)
     modules: defaultdict[str, int] = defaultdict(int)
@@ -77,7 +69,7 @@ def measure() -> tuple[list[Share], int]:
         seconds[package] += int(microseconds) / 1e6
         modules[package] += 1
     names = [module for _, module in lines if not module.endswith("__main__")]
-    memory, whole = _memory([name for name in names if "." not in name] + names, cores)
+    memory, whole = _memory([name for name in names if "." not in name] + names, visited.cores)
     shares = [Share(name, modules[name], taken, memory.get(name, 0)) for name, taken in seconds.items()]
     return sorted(shares, key=lambda share: -share.seconds), whole
 
@@ -100,18 +92,14 @@ def _memory(modules: list[str], cores: Cores) -> tuple[Mapping[str, int], int]:
 
 
 def main() -> None:
-    """Print the shares."""
-    parser = argparse.ArgumentParser(description="Measure the imports of a cold start.")
-    parser.add_argument("--results", type=Path, help="a folder for imports.json")
-    options = parser.parse_args()
+    chosen = options("Measure the imports of a cold start.")
     shares, whole = measure()
     print(f"{'package':28}{'modules':>8}{'seconds':>9}{'MB':>7}")
     for share in shares[:25]:
         print(f"{share.package:28}{share.modules:8}{share.seconds:9.3f}{share.memory_bytes / 1e6:7.1f}")
     print(f"{'all':28}{sum(s.modules for s in shares):8}{sum(s.seconds for s in shares):9.3f}{whole / 1e6:7.1f}")
-    if options.results:
-        content = {"memory_bytes": whole, "packages": [asdict(share) for share in shares]}
-        write_json(options.results / "imports.json", content)
+    content = {"memory_bytes": whole, "packages": [asdict(share) for share in shares]}
+    keep(chosen.results, "imports.json", content)
 
 
 if __name__ == "__main__":

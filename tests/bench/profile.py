@@ -7,7 +7,6 @@ to a part; frames of the standard library and of the event loop count for whoeve
 the processor time that the kernel says the server used.
 """
 
-import argparse
 import subprocess
 import tempfile
 from collections import Counter
@@ -16,11 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.bench.peers.servers import program
-from tests.bench.process import Cores
 from tests.bench.question import Question
-from tests.bench.results import write_json
+from tests.bench.results import keep, options
 from tests.bench.servers import SERVERS
-from tests.bench.visit import Started, model, started
+from tests.bench.visit import Started, visiting
 
 CONCURRENCY = 16
 RATE = 400
@@ -69,12 +67,7 @@ def shares(lines: Iterable[str]) -> tuple[dict[str, float], int]:
 
 def measure(seconds: float) -> Profile:
     """Sample the server for so many seconds."""
-    cores = Cores.of_this_machine()
-    with (
-        tempfile.TemporaryDirectory() as name,
-        model(cores, Path(name)) as mock,
-        started(SERVERS["flowpod"], mock, cores, Path(name) / "flowpod") as visited,
-    ):
+    with tempfile.TemporaryDirectory() as name, visiting(SERVERS["flowpod"]) as visited:
         visited.warm_up([("/", "stream")])
         cpu_ms = visited.sample("/", "stream", CONCURRENCY, seconds).cpu_ms  # without the sampler, which slows it
         found, samples = shares(_sampled(visited, seconds, Path(name) / "stacks"))
@@ -93,17 +86,13 @@ def _sampled(visited: Started, seconds: float, stacks: Path) -> list[str]:
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="Measure where the processor time of a streamed run goes.")
-    parser.add_argument("--seconds", type=float, default=10, help="how long it is sampled (default %(default)s)")
-    parser.add_argument("--results", type=Path, help="a folder for profile.json")
-    options = parser.parse_args()
-    profile = measure(options.seconds)
+    about = "Measure where the processor time of a streamed run goes."
+    chosen = options(about, seconds=(10.0, "how long it is sampled"))
+    profile = measure(chosen.seconds)
     print(f"{profile.cpu_us:.0f} us of processor time a request, by {profile.samples} samples:")
     for part, microseconds in profile.parts.items():
         print(f"{microseconds:7.0f}  {part}")
-    if options.results:
-        write_json(options.results / "profile.json", asdict(profile))
+    keep(chosen.results, "profile.json", asdict(profile))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The numbers of a benchmark as files."""
 
+import argparse
 import platform
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,21 @@ def write_json(path: Path, content: Any) -> None:
     """Write what was measured, its folder made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def options(description: str, **numbers: tuple[float, str]) -> argparse.Namespace:
+    """Read the command line: a number for each name in `numbers`, which have defaults and helps, and `--results`."""
+    parser = argparse.ArgumentParser(description=description)
+    for name, (default, text) in numbers.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default %(default)s)")
+    parser.add_argument("--results", type=Path, help="a folder for the numbers as JSON")
+    return parser.parse_args()
+
+
+def keep(folder: Path | None, name: str, content: Any) -> None:
+    """Write what was measured into the folder, if there is one."""
+    if folder:
+        write_json(folder / name, content)
 
 
 def machine() -> dict[str, Any]:

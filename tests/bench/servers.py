@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from tests.bench.load import UNIQUE, Ask
 from tests.bench.peers.servers import PEERS
 from tests.bench.server import Mode, Place, Server, openai_ask, simple_ask
-from tests.support.flows import write_flow
+from tests.support.flows import write_chat_flow, write_flow
 
 _SESSION = {"chat-session-id": UNIQUE}
 
@@ -22,21 +22,7 @@ nodes:
   connection: model
   inputs: {model: mock, question: "${inputs.question}"}
 """
-CHAT_FLOW = FLOW.replace(
-    "outputs:", "  chat_history: {type: list, default: [], is_chat_history: true}\noutputs:"
-).replace('"${inputs.question}"}', '"${inputs.question}", chat_history: "${inputs.chat_history}"}')
 PROMPT = "# user:\n{{ question }}\n"
-CHAT_PROMPT = """# system:
-Be brief.
-{% for turn in chat_history %}
-# user:
-{{ turn.inputs.question }}
-# assistant:
-{{ turn.outputs.answer }}
-{% endfor %}
-# user:
-{{ question }}
-"""
 
 
 @dataclass(frozen=True)
@@ -79,10 +65,12 @@ class Flowpod(Server):
     chat: bool = False
 
     def command(self, place: Place) -> list[str]:
+        flow = place.folder / "flow"
         connections = f"model: {{type: open_ai, base_url: '{place.model}', api_key: none}}\n"
-        prompt = CHAT_PROMPT if self.chat else PROMPT
-        files = {"reply.jinja2": prompt, "connections.yaml": connections}
-        flow = write_flow(place.folder / "flow", CHAT_FLOW if self.chat else FLOW, files)
+        if self.chat:
+            write_chat_flow(flow, place.model, "mock")
+        else:
+            write_flow(flow, FLOW, {"reply.jinja2": PROMPT, "connections.yaml": connections})
         return [sys.executable, "-m", "flowpod", "serve", str(flow), "--port", str(place.port)]
 
     def environment(self, place: Place) -> dict[str, str]:

@@ -4,6 +4,7 @@ import http.client
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -169,6 +170,18 @@ def started(server: Server, mock: Mock, cores: Cores, folder: Path) -> Iterator[
         _first_answer(place.port, "POST", ask, tree)
         start = Start(time.monotonic() - begun, tree.rss_bytes())
         yield Started(server, f"http://127.0.0.1:{place.port}", tree, mock, cores, start)
+
+
+@contextmanager
+def visiting(server: Server) -> Iterator[Started]:
+    """Start the model and one server in a temporary folder, until the block ends."""
+    cores = Cores.of_this_machine()
+    with (
+        tempfile.TemporaryDirectory() as name,
+        model(cores, Path(name)) as mock,
+        started(server, mock, cores, Path(name) / server.name) as visited,
+    ):
+        yield visited
 
 
 def _first_answer(port: int, method: str, ask: Ask, tree: Tree) -> None:

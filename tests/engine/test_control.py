@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from flowpod.engine.events import RunOutput, RunTerminated
+from flowpod.engine.events import RunOutput
 from tests.support.flows import (
     SESSION,
     event_lines,
     events_of,
     problems_of,
+    run_error,
     run_flow,
     service_of,
     write_chat_flow,
@@ -126,10 +127,8 @@ async def test_a_node_that_takes_too_long_fails(tmp_path: Path) -> None:
     nodes:
     - {node("a", value="x", wait=60)}, timeout_s: 0.05}}
     """
-    end = (await run_flow(flow_in(tmp_path, dag), {}))[-1]
-    assert isinstance(end, RunTerminated)
-    assert end.error is not None
-    assert (end.error.code, end.error.message) == ("node_timeout", "node 'a': took longer than 0.05 s (its timeout_s)")
+    error = run_error(await run_flow(flow_in(tmp_path, dag), {}))
+    assert (error.code, error.message) == ("node_timeout", "node 'a': took longer than 0.05 s (its timeout_s)")
 
 
 async def test_on_error_gives_a_default(tmp_path: Path) -> None:
@@ -409,10 +408,8 @@ async def test_an_integer_that_grows_beyond_64_bits_fails_its_node(tmp_path: Pat
       after: [keep]
       assignments: [{{variable: session.n, operation: increase, value: 1}}]
     """
-    end = (await run_flow(flow_in(tmp_path, dag), {}))[-1]
-    assert isinstance(end, RunTerminated)
-    assert end.error is not None
-    assert end.error.message.endswith(
+    error = run_error(await run_flow(flow_in(tmp_path, dag), {}))
+    assert error.message.endswith(
         "session.n: cannot increase 1: expected an integer of 64 bits, got 18446744073709551616"
     )
 

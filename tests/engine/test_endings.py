@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from flowpod.engine.events import NodeUpdated, RunOutput, RunTerminated
+from flowpod.engine.events import NodeUpdated, RunOutput
 from flowpod.engine.request import RunRequest
 from flowpod.errors import InvalidRequest, TooManyRuns, Unavailable
-from tests.support.flows import SESSION, build, event_lines, run_flow, service_of, write_chat_flow, write_flow
+from tests.support.flows import (
+    SESSION,
+    build,
+    event_lines,
+    run_error,
+    run_flow,
+    service_of,
+    write_chat_flow,
+    write_flow,
+)
 from tests.support.model_server import ModelServer
 
 ONE_NODE = """
@@ -51,11 +60,9 @@ async def test_a_run_that_takes_too_long_fails(tmp_path: Path, code: str) -> Non
     flow = write_flow(tmp_path, ONE_NODE, {"node.py": code})
     events = await run_flow(flow, {}, run_timeout_s=0.1)
     assert event_lines(events) == ["started", "node Running", "node Canceled", "terminated Failed"]
-    end = events[-1]
-    assert isinstance(end, RunTerminated)
-    assert end.error is not None
-    assert (end.error.type, end.error.code) == ("run_error", "run_timeout")
-    assert "0.1 s (FLOWPOD_RUN_TIMEOUT_S)" in end.error.message
+    error = run_error(events)
+    assert (error.type, error.code) == ("run_error", "run_timeout")
+    assert "0.1 s (FLOWPOD_RUN_TIMEOUT_S)" in error.message
 
 
 @pytest.mark.parametrize("code", [ASYNC_SLEEP, THREAD_SLEEP])

@@ -8,7 +8,7 @@ import pytest
 
 from flowpod.engine.events import RunTerminated
 from flowpod.engine.request import RunRequest
-from tests.support.flows import SESSION, event_lines, events_of, run_flow, service_of, write_flow
+from tests.support.flows import SESSION, event_lines, events_of, run_error, run_flow, service_of, write_flow
 
 HEAD = """
 import asyncio
@@ -60,12 +60,10 @@ async def test_any_exception_fails_the_node(tmp_path: Path, kind: str, before: s
     async with service_of(flow) as service, asyncio.timeout(20):
         events = await events_of(service, {})
     assert event_lines(events)[-2:] == ["node Failed", "terminated Failed"]
-    end = events[-1]
-    assert isinstance(end, RunTerminated)
-    assert end.error is not None
-    assert end.error.message.startswith("node 'node' failed: ")
-    assert text in end.error.message
-    assert len(end.error.message) < 3000
+    error = run_error(events)
+    assert error.message.startswith("node 'node' failed: ")
+    assert text in error.message
+    assert len(error.message) < 3000
 
 
 async def test_a_value_whose_repr_raises_is_still_shown(tmp_path: Path) -> None:
@@ -161,10 +159,10 @@ async def test_threads_that_never_return_are_told_of(tmp_path: Path) -> None:
     code = "import time\n\n@tool\ndef node(given, fixed):\n    time.sleep(2)\n"
     async with service_of(flow_of(tmp_path, code), run_timeout_s=0.1) as service:
         for _ in range(8):  # as many as the threads of `build`
-            assert (await events_of(service, {}))[-1].error.code == "run_timeout"  # type: ignore[union-attr]
-        end = (await events_of(service, {}))[-1]
-    assert end.error.code == "no_thread"  # type: ignore[union-attr]
-    assert "FLOWPOD_THREADS" in end.error.message  # type: ignore[union-attr]
+            assert run_error(await events_of(service, {})).code == "run_timeout"
+        error = run_error(await events_of(service, {}))
+    assert error.code == "no_thread"
+    assert "FLOWPOD_THREADS" in error.message
 
 
 LONG = "{% for a in range(3000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}done"
@@ -182,5 +180,5 @@ RENDER = "promptflow.tools.template_rendering.render_template_jinja2"
 )
 async def test_a_template_that_takes_long_holds_nobody_up(tmp_path: Path, node: str) -> None:
     flow = write_flow(tmp_path, f"nodes:\n- {node}, timeout_s: 0.05}}\n", {"n.jinja2": LONG})
-    end = (await run_flow(flow, {}))[-1]
-    assert end.error.code == "node_timeout"  # type: ignore[union-attr]
+    error = run_error(await run_flow(flow, {}))
+    assert error.code == "node_timeout"

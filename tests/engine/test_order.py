@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.flows import event_lines, events_of, run_flow, service_of, write_chat_flow, write_flow
+from tests.support.flows import event_lines, events_of, run_error, run_flow, service_of, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
 
 PASS_ON = """
@@ -99,8 +99,7 @@ async def test_a_failing_node_fails_the_run_and_cancels_what_still_runs(tmp_path
         "slow Canceled",
         "terminated Failed",
     ]
-    error = events[-1].error  # type: ignore[union-attr]
-    assert error is not None
+    error = run_error(events)
     assert error.message == "node 'bad' failed: KeyError: 'missing' (bad.py, line 2)"
     assert (error.type, error.param, error.code) == ("node_error", "bad", "node_failed")
     assert events[3].error == error  # type: ignore[union-attr]

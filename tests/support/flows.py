@@ -1,6 +1,6 @@
 """Small flows for tests, and ways to run them without a socket."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
 from flowpod.engine.package import Package, build_package
 from flowpod.engine.request import RunRequest
-from flowpod.errors import Problem
+from flowpod.errors import ErrorInfo, Problem
 from flowpod.service import FlowService
 from flowpod.serving.app import create_app, create_service
 from flowpod.settings import Settings
@@ -185,6 +185,14 @@ async def events_of(service: FlowService, inputs: Mapping[str, Any], **request: 
     """Run the flow once and return all its events."""
     run = await service.start(RunRequest(inputs=inputs, **{"session_id": SESSION, **request}))
     return [event async for batch in run.events.batches() for event in batch]
+
+
+def run_error(events: Sequence[Event]) -> ErrorInfo:
+    """Return the error that the run ended with."""
+    end = events[-1]
+    assert isinstance(end, RunTerminated)
+    assert end.error is not None
+    return end.error
 
 
 def event_lines(events: list[Event]) -> list[str]:

@@ -52,8 +52,7 @@ def read(monkeypatch: pytest.MonkeyPatch, environ: Mapping[str, str]) -> Setting
     ],
 )
 def test_variable_is_read(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, value: Any) -> None:
-    field = variable.lower().removeprefix("flowpod_")
-    assert getattr(read(monkeypatch, {variable: text}), field) == value
+    assert getattr(read(monkeypatch, {variable: text}), variable.lower().removeprefix("flowpod_")) == value
 
 
 @pytest.mark.parametrize(

@@ -154,8 +154,7 @@ def test_run_refuses_bad_inputs(tmp_path: Path, chat_flow: Path, inputs: list[st
 
 
 def test_schema_is_the_flows_json_schema() -> None:
-    done = run_command("schema")
-    assert json.loads(done.stdout) == flow_json_schema(KINDS)
+    assert json.loads(run_command("schema").stdout) == flow_json_schema(KINDS)
 
 
 def test_help_names_the_commands_and_every_setting() -> None:

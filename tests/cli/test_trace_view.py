@@ -49,8 +49,7 @@ def test_deeply_nested_spans_are_all_printed() -> None:
     run = stored("run", *spans)
     shown = TraceView(100).trace([run])
     assert all(f" s{number}  " in shown for number in range(1, 1500))
-    read = orjson.loads(dumps(trace_as_json([run])))
-    waiting, names = list(read["runs"][0]["spans"]), {}
+    waiting, names = list(orjson.loads(dumps(trace_as_json([run])))["runs"][0]["spans"]), {}
     while waiting:
         found = waiting.pop()
         names[found["span_id"]] = found["parent_id"]

@@ -123,8 +123,7 @@ async def test_message_without_images_is_text(tmp_path: Path, model_server: Mode
 
 
 async def test_detail_is_sent_to_the_model(tmp_path: Path, model_server: ModelServer) -> None:
-    value = [{"data:image/png;url": REMOTE}]
-    _, body = await asked(tmp_path, model_server, value, extra="detail: low,")
+    _, body = await asked(tmp_path, model_server, [{"data:image/png;url": REMOTE}], extra="detail: low,")
     assert body["messages"][0]["content"][0]["image_url"]["detail"] == "low"
 
 
@@ -274,8 +273,7 @@ async def test_image_file_of_the_flow_is_read(tmp_path: Path, literal: str) -> N
     folder = write_flow(tmp_path, LITERAL % literal, {"a.py": LITERAL_CODE})
     (folder / "sub").mkdir()
     (folder / "sub/a.png").write_bytes(PNG)
-    response = await post(folder, "/", {})
-    assert response.json() == {"a": {"data:image/png;base64": ENCODED}}
+    assert (await post(folder, "/", {})).json() == {"a": {"data:image/png;base64": ENCODED}}
 
 
 @pytest.mark.parametrize(

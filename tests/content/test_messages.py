@@ -81,5 +81,4 @@ def test_answer_without_its_heading_is_refused(text: str, key: str) -> None:
 
 @pytest.mark.parametrize("heading", ["name:", "## name:", "## tool_calls:", "##content:"])
 def test_heading_in_a_value_is_marked(heading: str) -> None:
-    template = parse_template("{{ x }}", "t")
-    assert template.render({"x": f"{heading}\nann"}).startswith(MARK)
+    assert parse_template("{{ x }}", "t").render({"x": f"{heading}\nann"}).startswith(MARK)

@@ -61,8 +61,7 @@ def test_every_curl_prints_what_is_shown(example: Example, url: str) -> None:
 
 
 def test_chatbox_comes_first_and_nothing_is_missing() -> None:
-    headings = list(sections())
-    assert headings[: len(APPLICATIONS)] == list(APPLICATIONS)
+    assert list(sections())[: len(APPLICATIONS)] == list(APPLICATIONS)
     assert {heading for heading, _, _ in programs()} == {*PYTHON, *NODE_CLIENTS}
     for application in APPLICATIONS:
         text = sections()[application]
@@ -72,5 +71,4 @@ def test_chatbox_comes_first_and_nothing_is_missing() -> None:
 
 
 def test_every_setting_on_the_page_exists() -> None:
-    named = set(re.findall(r"FLOWPOD_[A-Z_]+", PAGE.read_text()))
-    assert named <= {name for name, _, _ in setting_rows()}
+    assert set(re.findall(r"FLOWPOD_[A-Z_]+", PAGE.read_text())) <= {name for name, _, _ in setting_rows()}

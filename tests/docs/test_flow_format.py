@@ -40,8 +40,7 @@ def examples() -> list[tuple[dict[str, str], str, str]]:
 def test_example_prints_what_the_page_shows(tmp_path: Path, flow: dict[str, str], command: str, printed: str) -> None:
     for name, text in flow.items():
         (tmp_path / name).write_text(text)
-    arguments = shlex.split(command.replace("example", str(tmp_path), 1))
-    done = run_command(*arguments, env=environment(tmp_path))
+    done = run_command(*shlex.split(command.replace("example", str(tmp_path), 1)), env=environment(tmp_path))
     assert (done.returncode, done.stdout) == (0, printed), done.stderr
 
 

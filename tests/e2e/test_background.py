@@ -161,8 +161,7 @@ async def test_workers_that_share_a_file_tell_of_each_others_runs(tmp_path: Path
             await wait_for(client, endless, "Running")
             assert (await client.post(f"/runs/{endless}/cancel")).status_code == 202
             assert (await wait_for(client, endless))["status"] == "Canceled"
-            last = await submit(client, {"name": "last", "seconds": 1})
-            await wait_for(client, last, "Running")
+            await wait_for(client, await submit(client, {"name": "last", "seconds": 1}), "Running")
         assert served.stop() == 0
     database = sqlite3.connect(tmp_path / "runs.db")
     rows = database.execute(

@@ -32,8 +32,7 @@ def model() -> Iterator[ModelServer]:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, model: ModelServer) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("dashscope")
-    flow = write_dashscope_flow(folder / "flow", model.url)
-    with serving(flow, folder, FLOWPOD_TOKENS=KEY) as running:
+    with serving(write_dashscope_flow(folder / "flow", model.url), folder, FLOWPOD_TOKENS=KEY) as running:
         yield running
 
 
@@ -106,8 +105,7 @@ def test_a_stream(served: Served) -> None:
 )
 def test_what_a_caller_passes_on(served: Served, model: ModelServer, content: dict[str, Any], expected: str) -> None:
     app = APP.replace("YOUR_APP_ID", "{YOUR_APP_ID}")  # some samples have it so, which curl takes for a list of one
-    answer = json.loads(curl(served.url + app, content))
-    assert answer["output"]["finish_reason"] == "stop"
+    assert json.loads(curl(served.url + app, content))["output"]["finish_reason"] == "stop"
     assert expected in system_message(model)
     # The pages' other languages leave `parameters` and `debug` out.
     assert json.loads(curl(served.url + APP, {"input": content["input"]}))["output"]["finish_reason"] == "stop"

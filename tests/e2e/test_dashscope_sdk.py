@@ -251,8 +251,7 @@ def test_text_generation(base_url: str) -> None:
         )
         assert responses[-1].output.choices[0].message.content == last
         assert responses[-1].output.choices[0].finish_reason == "stop"
-    plain = Generation.call(model="qwen-plus", prompt="hi")
-    assert plain.output.text == "You said: hi"
+    assert Generation.call(model="qwen-plus", prompt="hi").output.text == "You said: hi"
 
 
 async def test_text_generation_of_many_at_once(base_url: str) -> None:

@@ -14,8 +14,7 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 
 
 def test_no_request_meets_a_bug_or_an_undocumented_status(tmp_path: Path) -> None:
-    flow = write_flow(tmp_path / "flow", DAG)
-    with serving(flow, tmp_path, FLOWPOD_TOKENS="t") as served:
+    with serving(write_flow(tmp_path / "flow", DAG), tmp_path, FLOWPOD_TOKENS="t") as served:
         paths = httpx.get(f"{served.url}/openapi.json").json()["paths"].values()
         count = sum(method != "parameters" for item in paths for method in item)
         command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{served.url}/openapi.json"]

@@ -48,8 +48,7 @@ def test_a_signal_while_workers_start_ends_them_all(tmp_path: Path, chat_flow: P
 def test_workers_end_with_their_parent_and_one_that_dies_is_replaced(tmp_path: Path, chat_flow: Path) -> None:
     with start_server(chat_flow, tmp_path, "--workers", "2") as served:
         wait_for_workers(served, 2)
-        first = int(re.findall(r"worker (\d+) started", served.log)[0])
-        os.kill(first, signal.SIGKILL)
+        os.kill(int(re.findall(r"worker (\d+) started", served.log)[0]), signal.SIGKILL)
         wait_for_workers(served, 3)
         httpx.post(served.url, json={"question": "hi"}).raise_for_status()
         served.process.kill()
@@ -84,8 +83,7 @@ def test_health_needs_no_token_under_a_root_path(tmp_path: Path, chat_flow: Path
 
 
 def test_log_lines_carry_the_request_id(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = write_chat_flow(tmp_path / "flow", model_server.url, "fail:500")
-    with serving(flow, tmp_path) as served:
+    with serving(write_chat_flow(tmp_path / "flow", model_server.url, "fail:500"), tmp_path) as served:
         httpx.post(served.url, json={"question": "hi"}, headers={"X-Request-Id": "find-me"})
         assert re.search(r"\[find-me\] run \S+ Failed", served.log)
 

@@ -118,8 +118,7 @@ def test_sigterm_drains_then_lets_streams_end(tmp_path: Path, model_server: Mode
             # Still serving: a load balancer has not turned away yet.
             late = httpx.get(f"{served.url}/healthz")
             assert (late.status_code, late.headers["connection"]) == (200, "close")
-            bad = httpx.post(served.url, json={})
-            assert bad.status_code == 400
+            assert httpx.post(served.url, json={}).status_code == 400
             wait_until_refused(served)
             received += frames
         assert "".join(received) == "".join(f"w{number} " for number in range(30))

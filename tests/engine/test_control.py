@@ -95,8 +95,7 @@ async def test_a_condition_takes_the_first_branch_that_holds(tmp_path: Path, n: 
 
 
 async def test_a_comparison_of_types_that_do_not_compare_fails_the_node(tmp_path: Path) -> None:
-    dag = BRANCHES.replace("{type: int}", "{type: string}")
-    events, _ = await outcome(tmp_path, dag, {"n": "11"})
+    events, _ = await outcome(tmp_path, BRANCHES.replace("{type: int}", "{type: string}"), {"n": "11"})
     assert events == ["started", "route Running", "route Failed", "terminated Failed"]
 
 

@@ -57,8 +57,7 @@ async def invoke():
 
 @pytest.mark.parametrize("code", [ASYNC_SLEEP, THREAD_SLEEP])
 async def test_a_run_that_takes_too_long_fails(tmp_path: Path, code: str) -> None:
-    flow = write_flow(tmp_path, ONE_NODE, {"node.py": code})
-    events = await run_flow(flow, {}, run_timeout_s=0.1)
+    events = await run_flow(write_flow(tmp_path, ONE_NODE, {"node.py": code}), {}, run_timeout_s=0.1)
     assert event_lines(events) == ["started", "node Running", "node Canceled", "terminated Failed"]
     error = run_error(events)
     assert (error.type, error.code) == ("run_error", "run_timeout")
@@ -67,8 +66,7 @@ async def test_a_run_that_takes_too_long_fails(tmp_path: Path, code: str) -> Non
 
 @pytest.mark.parametrize("code", [ASYNC_SLEEP, THREAD_SLEEP])
 async def test_a_cancelled_run_ends_at_once(tmp_path: Path, code: str) -> None:
-    flow = write_flow(tmp_path, ONE_NODE, {"node.py": code})
-    async with service_of(flow) as service:
+    async with service_of(write_flow(tmp_path, ONE_NODE, {"node.py": code})) as service:
         run = await service.start(RunRequest({}, SESSION))
         events = []
         async for batch in run.events.batches():
@@ -134,8 +132,7 @@ async def test_a_slow_reader_slows_the_run(tmp_path: Path) -> None:
             made.append(number)
             yield "x"
     """
-    flow = write_flow(tmp_path, ONE_NODE, {"node.py": code})
-    async with service_of(flow) as service:
+    async with service_of(write_flow(tmp_path, ONE_NODE, {"node.py": code})) as service:
         run = await service.start(RunRequest({}, SESSION))
         await asyncio.sleep(0.3)
         batches = run.events.batches()
@@ -148,8 +145,7 @@ async def test_a_slow_reader_slows_the_run(tmp_path: Path) -> None:
 
 
 async def test_beyond_the_limit_nothing_runs(tmp_path: Path) -> None:
-    flow = write_flow(tmp_path, ONE_NODE, {"node.py": ASYNC_SLEEP})
-    async with service_of(flow, max_runs=1) as service:
+    async with service_of(write_flow(tmp_path, ONE_NODE, {"node.py": ASYNC_SLEEP}), max_runs=1) as service:
         run = await service.start(RunRequest({}, SESSION))
         with pytest.raises(TooManyRuns, match="1 runs are in progress"):
             await service.start(RunRequest({}, SESSION))
@@ -161,8 +157,7 @@ async def test_beyond_the_limit_nothing_runs(tmp_path: Path) -> None:
 
 
 async def test_a_closing_service_takes_nothing_and_cancels_after_its_grace(tmp_path: Path) -> None:
-    flow = write_flow(tmp_path, ONE_NODE, {"node.py": ASYNC_SLEEP})
-    async with service_of(flow) as service:
+    async with service_of(write_flow(tmp_path, ONE_NODE, {"node.py": ASYNC_SLEEP})) as service:
         run = await service.start(RunRequest({}, SESSION))
         await service.finish(grace_s=0.1)
         events = [event async for batch in run.events.batches() for event in batch]
@@ -190,8 +185,7 @@ async def test_inputs_are_checked_at_once(tmp_path: Path, inputs: dict[str, obje
     nodes:
     - {name: node, type: python, source: {path: node.py}}
     """
-    flow = write_flow(tmp_path, dag, {"node.py": ASYNC_SLEEP})
-    async with service_of(flow) as service:
+    async with service_of(write_flow(tmp_path, dag, {"node.py": ASYNC_SLEEP})) as service:
         with pytest.raises(InvalidRequest) as caught:
             await service.start(RunRequest(inputs, SESSION))
     assert (caught.value.message, caught.value.param) == (message, param)

@@ -67,8 +67,7 @@ async def test_any_exception_fails_the_node(tmp_path: Path, kind: str, before: s
 
 
 async def test_a_value_whose_repr_raises_is_still_shown(tmp_path: Path) -> None:
-    flow = flow_of(tmp_path, "@tool\ndef node(given, fixed):\n    return Rude()\n")
-    events = await run_flow(flow, {})
+    events = await run_flow(flow_of(tmp_path, "@tool\ndef node(given, fixed):\n    return Rude()\n"), {})
     assert told_status(events) == "Completed"
 
 
@@ -180,5 +179,4 @@ RENDER = "promptflow.tools.template_rendering.render_template_jinja2"
 )
 async def test_a_template_that_takes_long_holds_nobody_up(tmp_path: Path, node: str) -> None:
     flow = write_flow(tmp_path, f"nodes:\n- {node}, timeout_s: 0.05}}\n", {"n.jinja2": LONG})
-    error = run_error(await run_flow(flow, {}))
-    assert error.code == "node_timeout"
+    assert run_error(await run_flow(flow, {})).code == "node_timeout"

@@ -119,8 +119,7 @@ async def test_a_streamed_output_opens_and_closes_with_an_empty_delta(tmp_path: 
         yield "a"
         yield "b"
     """
-    flow = write_flow(tmp_path, dag, {"pass_on.py": PASS_ON, "talk.py": code})
-    events = await run_flow(flow, {})
+    events = await run_flow(write_flow(tmp_path, dag, {"pass_on.py": PASS_ON, "talk.py": code}), {})
     assert event_lines(events) == [
         "started",
         "talk Running",
@@ -154,8 +153,7 @@ async def test_a_bypassed_node_is_told_of_once_and_its_output_is_null(tmp_path: 
     - {name: always, type: python, source: {path: pass_on.py}, inputs: {text: always}}
     - {name: join, type: python, source: {path: pass_on.py}, inputs: {text: "${always.output}", more: "${maybe.output}"}}
     """
-    flow = write_flow(tmp_path, dag, {"pass_on.py": PASS_ON})
-    events = event_lines(await run_flow(flow, {"kind": "b"}))
+    events = event_lines(await run_flow(write_flow(tmp_path, dag, {"pass_on.py": PASS_ON}), {"kind": "b"}))
     # `more` has a default, so it is left out where it refers to a bypassed node.
     assert events == [
         "started",
@@ -185,8 +183,7 @@ async def test_an_output_that_refers_to_nothing_fails_its_node(tmp_path: Path, r
     nodes:
     - {{name: first, type: python, source: {{path: pass_on.py}}, inputs: {{text: hi}}}}
     """
-    flow = write_flow(tmp_path, dag, {"pass_on.py": PASS_ON})
-    events = await run_flow(flow, {})
+    events = await run_flow(write_flow(tmp_path, dag, {"pass_on.py": PASS_ON}), {})
     assert event_lines(events) == ["started", "first Running", "first Failed", "terminated Failed"]
     assert events[-1].error.message == message  # type: ignore[union-attr]
 
@@ -202,8 +199,7 @@ async def test_outputs_that_no_node_makes_come_first(tmp_path: Path) -> None:
     nodes:
     - {name: first, type: python, source: {path: pass_on.py}, inputs: {text: hi}}
     """
-    flow = write_flow(tmp_path, dag, {"pass_on.py": PASS_ON})
-    events = event_lines(await run_flow(flow, {"text": "t"}))
+    events = event_lines(await run_flow(write_flow(tmp_path, dag, {"pass_on.py": PASS_ON}), {"text": "t"}))
     assert events == [
         "started",
         "same whole 't' Finished",

@@ -145,8 +145,7 @@ def test_only_an_llm_node_has_overrides(tmp_path: Path) -> None:
     nodes:
     - {name: n, type: prompt, source: {path: p.jinja2}, overrides: [seed]}
     """
-    flow = write_flow(tmp_path, dag, {"p.jinja2": "hi"})
-    (problem,) = problems_of(flow)
+    (problem,) = problems_of(write_flow(tmp_path, dag, {"p.jinja2": "hi"}))
     assert (problem.key, problem.line) == ("nodes[0].overrides", 3)
 
 
@@ -157,6 +156,5 @@ def test_the_list_for_images_is_a_list(tmp_path: Path) -> None:
     nodes:
     - {name: n, type: prompt, source: {path: p.jinja2}}
     """
-    flow = write_flow(tmp_path, dag, {"p.jinja2": "hi"})
-    (problem,) = problems_of(flow)
+    (problem,) = problems_of(write_flow(tmp_path, dag, {"p.jinja2": "hi"}))
     assert "one of type image needs no such key" in problem.message

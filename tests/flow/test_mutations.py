@@ -161,8 +161,7 @@ def test_a_changed_example_has_problems_and_no_crash(folder: Path, seed: int) ->
     chance = random.Random(seed)
     assert len(EXAMPLES) > 50
     for _ in range(75):
-        content = changed(chance, chance.choice(EXAMPLES))
-        text = scribbled(chance, yaml.safe_dump(content, allow_unicode=True))
+        text = scribbled(chance, yaml.safe_dump(changed(chance, chance.choice(EXAMPLES)), allow_unicode=True))
         try:
             lines = problem_lines(folder, text, Environment())
         except Exception as error:

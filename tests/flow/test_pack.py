@@ -25,8 +25,7 @@ ENVIRONMENT = "environment: {python_requirements_txt: needs/all.txt}\n"
 
 
 def requirements(folder: Path, files: dict[str, str], head: str = ENVIRONMENT) -> tuple[str, list[str]]:
-    flow = write_flow(folder / "flow", head + "nodes: []\n", files)
-    left_out = pack(flow, folder / "packed")
+    left_out = pack(write_flow(folder / "flow", head + "nodes: []\n", files), folder / "packed")
     return (folder / "packed" / "requirements.txt").read_text(), left_out
 
 

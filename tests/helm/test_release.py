@@ -25,8 +25,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def secret_of(cluster: Cluster, *options: str) -> dict[str, str]:
     """Return the token Secret's data as an upgrade would write it, rendered with what the cluster holds."""
     given = ["--dry-run=server", "--is-upgrade", "--kubeconfig", str(cluster.kubeconfig), *options]
-    text = rendered("--show-only", "templates/secret.yaml", *given)
-    secret = objects(text)[0]
+    secret = objects(rendered("--show-only", "templates/secret.yaml", *given))[0]
     cluster.objects["secrets", "chat", secret["metadata"]["name"]] = secret
     return dict(secret["data"])
 
@@ -110,7 +109,6 @@ def test_helm_test_of_a_flow_that_is_no_chat(tmp_path: Path) -> None:
     nodes:
     - {name: greet, type: prompt, source: {path: greet.jinja2}}
     """
-    flow = write_flow(tmp_path / "flow", dag, {"greet.jinja2": "Hello"})
-    with serving(flow, tmp_path) as served:
+    with serving(write_flow(tmp_path / "flow", dag, {"greet.jinja2": "Hello"}), tmp_path) as served:
         done = chat(served.url)
         assert (done.returncode, done.stdout) == (0, "ready; not a chat flow, so nothing is asked\n")

@@ -126,8 +126,7 @@ def test_the_packages_a_flow_names_are_installed_by_the_lock(engine: Engine, con
     assert {name for name in listed if name.endswith(".dist-info")} == {"six-1.16.0.dist-info"}
     # The same requirements, an edited flow: nothing is installed again.
     (context / "flows" / "packages" / "shout.py").write_text(CODE + "\n# edited\n")
-    again = engine.build(context, "localhost/flowpod-test:packages", FLOW="flows/packages")
-    assert again.returncode == 0
+    assert engine.build(context, "localhost/flowpod-test:packages", FLOW="flows/packages").returncode == 0
     assert layers(engine, image)[:-2] == layers(engine, "localhost/flowpod-test:packages")[:-2]
 
 

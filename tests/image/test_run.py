@@ -63,8 +63,7 @@ def test_three_modes_and_a_restart_work(engine: Engine, image: str, volume: str,
 def test_an_upgrade_serves_the_changed_flow_with_the_old_history(
     engine: Engine, context: Path, image: str, volume: str, model_server: ModelServer
 ) -> None:
-    flow = write_chat_flow(context / "flows" / "upgrade", "${env:MODEL_URL}")
-    prompt = flow / "reply.jinja2"
+    prompt = write_chat_flow(context / "flows" / "upgrade", "${env:MODEL_URL}") / "reply.jinja2"
     prompt.write_text(prompt.read_text().replace("Be brief.", "Be long."))
     headers = {**TOKEN, "Chat-Session-Id": SESSION}
     one, two = f"one {uuid.uuid4()}", f"two {uuid.uuid4()}"
@@ -80,8 +79,7 @@ def test_sigterm_lets_a_stream_end(engine: Engine, context: Path, volume: str, m
     write_chat_flow(context / "flows" / "slow", "${env:MODEL_URL}", "words:20:0.1")
     settings = environment(model_server, FLOWPOD_DRAIN_DELAY_S="0.5")
     with engine.serving(built(engine, context, "slow"), volume, *settings) as (container, url):
-        body = {"inputs": {"question": "hi"}}
-        with httpx.stream("POST", f"{url}/run", json=body, headers=TOKEN) as response:
+        with httpx.stream("POST", f"{url}/run", json={"inputs": {"question": "hi"}}, headers=TOKEN) as response:
             lines = response.iter_lines()
             next(lines)
             engine.call("kill", "--signal", signal.SIGTERM.name, container)
@@ -118,8 +116,7 @@ def test_only_the_data_folder_is_writable(engine: Engine, image: str, user: str 
 
 def test_any_user_can_serve(engine: Engine, image: str, model_server: ModelServer) -> None:
     with engine.serving(image, "--user", "1000660000", *environment(model_server)) as (container, url):
-        answer = httpx.post(url, json={"question": "hi"}, headers=TOKEN)
-        assert answer.json() == {"answer": "You said: hi"}
+        assert httpx.post(url, json={"question": "hi"}, headers=TOKEN).json() == {"answer": "You said: hi"}
         assert "chat_history.db" in engine.call("exec", container, "ls", "/langstudio/flow")
 
 

@@ -95,6 +95,5 @@ async def test_a_certificate_is_verified_and_the_environment_names_its_authority
 
 
 async def test_credentials_in_an_address_are_sent_as_a_header(model_server: ModelServer) -> None:
-    url = model_server.url.replace("http://", "http://some%40one:pass-word@")
-    await answer(url, "echo", True)
+    await answer(model_server.url.replace("http://", "http://some%40one:pass-word@"), "echo", True)
     assert model_server.calls[-1].headers["authorization"] == f"Basic {b64encode(b'some@one:pass-word').decode()}"

@@ -67,5 +67,4 @@ def test_events_do_not_depend_on_where_the_stream_is_cut(lines: list[tuple[bytes
 
 @given(st.lists(st.binary().map(lambda data: data.replace(b"\n", b"").replace(b"\r", b""))), ENDS)
 def test_data_comes_through_whole(contents: list[bytes], end: bytes) -> None:
-    stream = b"".join(b"data: " + content + end + end for content in contents)
-    assert events(stream) == contents
+    assert events(b"".join(b"data: " + content + end + end for content in contents)) == contents

@@ -23,8 +23,7 @@ async def test_unused_sessions_are_deleted_a_hundred_at_a_time(history_url: str)
         for number in range(130):
             await store.add_turn(turn(f"old{number}", f"o{number}", started_at=now - old, finished_at=now - old))
         await store.add_turn(turn("new", "n", finished_at=now))
-        unlimited = Retention(database, timedelta(days=1), None)
-        assert await unlimited.delete_expired() > 60
+        assert await Retention(database, timedelta(days=1), None).delete_expired() > 60
         assert len(await stored_sessions(database)) == 131
         retention = Retention(database, timedelta(days=1), timedelta(days=30))
         assert await retention.delete_expired() < 1

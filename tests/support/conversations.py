@@ -68,8 +68,7 @@ class Talkers:
 
     async def run(self) -> Talk:
         """Talk until `stop`."""
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(timeout=_PATIENCE_S, limits=limits) as client:
+        async with httpx.AsyncClient(timeout=_PATIENCE_S, limits=httpx.Limits(max_connections=None)) as client:
             await asyncio.gather(*(self._converse(client, place) for place in range(len(self._sessions))))
         return self.talk
 

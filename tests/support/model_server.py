@@ -320,7 +320,6 @@ def running_model_server() -> Iterator[ModelServer]:
     paths = [f"{base}/{api}" for base in bases for api in ("chat/completions", "completions")]
     paths += ["/v1/responses"]
     paths += [f"/v1/services/aigc/{kind}-generation/generation" for kind in ("text", "multimodal")]
-    app = Starlette(routes=[Route(path, model.answer, methods=["POST"]) for path in paths])
-    with in_thread(app) as url:
+    with in_thread(Starlette(routes=[Route(path, model.answer, methods=["POST"]) for path in paths])) as url:
         server.url = f"{url}/v1"
         yield server

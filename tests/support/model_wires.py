@@ -39,8 +39,7 @@ class ChatWire:
 
     def end(self, reason: str = "stop", *, usage: Any = None) -> bytes:
         if self._plain:
-            choice = {"index": 0, "text": "", "finish_reason": reason}
-            return data({"choices": [choice], "usage": usage})
+            return data({"choices": [{"index": 0, "text": "", "finish_reason": reason}], "usage": usage})
         return self._chunk({}, reason, 0, **({"usage": usage} if usage else {}))
 
     def done(self) -> bytes:

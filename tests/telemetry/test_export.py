@@ -139,8 +139,7 @@ def test_headers_passwords_and_paths_of_collectors_are_secrets() -> None:
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "https://host/v1/metrics",
     }
     secrets = Secrets(exporter_secrets(environ))
-    hidden = "Bearer%20header-token header-token password-1 /path-token"
-    assert secrets.redact(hidden) == "*** *** *** ***"
+    assert secrets.redact("Bearer%20header-token header-token password-1 /path-token") == "*** *** *** ***"
     assert secrets.redact("https://host/v1/metrics") == "https://host/v1/metrics"
 
 

@@ -174,8 +174,7 @@ def test_any_worker_answers_for_all_workers_dead_ones_included(tmp_path: Path) -
             assert set(pool.map(call, range(40))) == {200}
         for _ in range(4):
             wait_for(page, lambda samples: total(samples, "flowpod_runs_total") == 40)
-        killed = int(re.findall(r"worker (\d+) started", served.log)[0])
-        os.kill(killed, signal.SIGKILL)
+        os.kill(int(re.findall(r"worker (\d+) started", served.log)[0]), signal.SIGKILL)
         wait_for(page, lambda _: served.log.count("serving flow") == 3)
         assert call(0) == 200
         wait_for(page, lambda samples: total(samples, "flowpod_runs_total") == 41)

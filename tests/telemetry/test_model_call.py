@@ -58,8 +58,7 @@ async def test_both_vocabularies_are_on_the_span(chat_flow: Path, model_server: 
 
 
 async def test_a_response_without_streaming_has_no_first_chunk(chat_flow: Path) -> None:
-    call = await call_of(chat_flow)
-    assert "gen_ai.response.time_to_first_chunk" not in call
+    assert "gen_ai.response.time_to_first_chunk" not in await call_of(chat_flow)
 
 
 async def test_parameters_have_the_conventions_names(tmp_path: Path, model_server: ModelServer) -> None:

@@ -59,8 +59,7 @@ trace_openai_calls()
 
 async def spans_of(tmp_path: Path, code: str, url: str) -> tuple[dict[str, Any], dict[str, ReadableSpan]]:
     tracing, exporter = recording()
-    flow = write_flow(tmp_path, FLOW, {"ask.py": code})
-    response = await post(flow, "/", {"url": url}, tracing=tracing)
+    response = await post(write_flow(tmp_path, FLOW, {"ask.py": code}), "/", {"url": url}, tracing=tracing)
     return response.json(), by_name(exporter)
 
 

@@ -203,8 +203,7 @@ def test_no_log_line_and_no_stored_trace_has_secrets_for_plugins(tmp_path: Path,
 
 
 async def test_the_history_stores_the_answer_without_tokens(tmp_path: Path, model_server: ModelServer) -> None:
-    flow = flow_of(tmp_path / "flow", model_server.url)
-    async with client_of(flow, data=tmp_path) as client:
+    async with client_of(flow_of(tmp_path / "flow", model_server.url), data=tmp_path) as client:
         answer = (await client.post(PATH, json=body("hi"))).json()["output"]
         turns = (await client.get(f"/chat/sessions/{answer['session_id']}")).json()["turns"]["data"]
     assert answer["text"] == ANSWER

@@ -122,8 +122,7 @@ def test_no_log_line_and_no_stored_trace_has_a_secret(tmp_path: Path, model_serv
     headers = {"Authorization": f"Bearer {TOKEN}"}
     with serving(flow, tmp_path, FLOWPOD_TOKENS=TOKEN, FLOWPOD_LOG_LEVEL="debug", FLOWPOD_LOG_FORMAT="json") as served:
         for question in ("hi", "fail", "own"):
-            body = {"question": question, "password": PASSWORD}
-            httpx.post(f"{served.url}/", json=body, headers=headers)
+            httpx.post(f"{served.url}/", json={"question": question, "password": PASSWORD}, headers=headers)
         listed = httpx.get(f"{served.url}/traces", headers=headers).json()["data"]
         traces = [httpx.get(f"{served.url}/traces/{run['run_id']}", headers=headers).text for run in listed]
         assert httpx.get(f"{served.url}/traces").status_code == 401

@@ -127,8 +127,7 @@ async def test_spans_of_rounds_share_their_nodes_name(tmp_path: Path) -> None:
         dag,
         {"echo.py": "from promptflow.core import tool\n\n@tool\ndef echo(n: int) -> int:\n    return n\n"},
     )
-    response = await post(flow, "/", {}, tracing=tracing)
-    assert response.json() == {"all": [1, 2]}
+    assert (await post(flow, "/", {}, tracing=tracing)).json() == {"all": [1, 2]}
     rounds = [span for span in exporter.get_finished_spans() if span.name == "echo"]
     assert sorted(str((span.attributes or {})["flowpod.node.path"]) for span in rounds) == [
         "each[0].echo",
@@ -195,8 +194,7 @@ async def test_spans_of_a_nodes_own_code_nest_under_the_node(tmp_path: Path) -> 
     flow = write_flow(
         tmp_path, dag, {"thread.py": code.replace("{kind}", "def"), "loop.py": code.replace("{kind}", "async def")}
     )
-    response = await post(flow, "/", {}, tracing=tracing)
-    assert response.json() == {"a": "in_thread", "b": "on_loop"}
+    assert (await post(flow, "/", {}, tracing=tracing)).json() == {"a": "in_thread", "b": "on_loop"}
     assert len(exporter.get_finished_spans()) == 3
 
 

@@ -210,8 +210,7 @@ def response_followed() -> dict[str, Any]:
     with client.responses.create(model="any", input=question, background=True, stream=True) as events:
         first = next(iter(events))
     assert first.type == "response.created"
-    again = client.responses.retrieve(first.response.id, stream=True, starting_after=first.sequence_number)
-    *_, last = again
+    *_, last = client.responses.retrieve(first.response.id, stream=True, starting_after=first.sequence_number)
     assert last.type == "response.completed"
     return responded(last.response)
 

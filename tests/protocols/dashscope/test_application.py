@@ -21,8 +21,7 @@ FRAME = re.compile(r"id:(\d+)\nevent:result\n:HTTP_STATUS/200\ndata:(\{.*\})")
 
 def body(prompt: str | None = "hi", **more: Any) -> dict[str, Any]:
     prompts = {} if prompt is None else {"prompt": prompt}
-    parameters = more.pop("parameters", {})
-    return {"input": {**prompts, **more}, "parameters": parameters, "debug": {}}
+    return {"input": {**prompts, **more}, "parameters": more.pop("parameters", {}), "debug": {}}
 
 
 def frames(response: httpx.Response) -> list[dict[str, Any]]:
@@ -100,8 +99,7 @@ async def test_an_output_that_does_not_stream_is_one_frame(tmp_path: Path) -> No
     nodes:
     - {name: n, type: template, template: "text"}
     """
-    flow = write_flow(tmp_path, dag)
-    async with client_of(flow) as client:
+    async with client_of(write_flow(tmp_path, dag)) as client:
         found = frames(await client.post(PATH, json=body(), headers=SSE))
         unstreamed = (await client.post(PATH, json=body())).json()
     assert [frame["output"]["text"] for frame in found] == ['{"said":"hi","as":"text"}'] * 2
@@ -272,8 +270,7 @@ async def test_every_other_error_has_dashscopes_shape(tmp_path: Path, model_serv
     ("model", "status", "code"), [("fail:500", 500, "InternalError"), ("hang", 504, "GatewayTimeout")]
 )
 async def test_a_run_that_fails(tmp_path: Path, model_server: ModelServer, model: str, status: int, code: str) -> None:
-    flow = write_chat_flow(tmp_path, model_server.url, model, ", timeout_s: 0.3")
-    async with client_of(flow) as client:
+    async with client_of(write_chat_flow(tmp_path, model_server.url, model, ", timeout_s: 0.3")) as client:
         unstreamed = await client.post(PATH, json=body())
         stream = await client.post(PATH, json=body(), headers={**SSE, "X-Request-Id": "r-1"})
     assert (unstreamed.status_code, unstreamed.json()["code"]) == (status, code)

@@ -72,8 +72,7 @@ async def test_the_flow_gets_images_inputs_and_history(tmp_path: Path, model_ser
         {"role": "assistant", "content": [{"text": "1"}]},
         {"role": "user", "content": [{"image": PIXEL}, {"text": "two"}]},
     ]
-    flow = write_full_chat_flow(tmp_path, model_server.url, "echo")
-    async with client_of(flow, data=tmp_path) as client:
+    async with client_of(write_full_chat_flow(tmp_path, model_server.url, "echo"), data=tmp_path) as client:
         headers = {"Chat-Session-Id": SESSION}
         content = body(messages, inputs={"city": "Ulm"}, temperature=0.4)
         response = await client.post(MULTIMODAL, json=content, headers=headers)

@@ -104,8 +104,7 @@ async def test_a_session_of_another_protocol_can_be_continued(tmp_path: Path) ->
 
 
 async def test_a_failed_run_extends_its_session(tmp_path: Path) -> None:
-    flow = write_flow(tmp_path / "flow", PLUGIN, {"ask.py": ASK})
-    async with client_of(flow, data=tmp_path) as client:
+    async with client_of(write_flow(tmp_path / "flow", PLUGIN, {"ask.py": ASK}), data=tmp_path) as client:
         content = {"input": {"prompt": "fail", "session_id": "d" * 32, "biz_params": BIZ}}
         assert (await client.post(PATH, json=content)).status_code == 500
         age(tmp_path, "d" * 32)

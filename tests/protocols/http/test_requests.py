@@ -197,8 +197,7 @@ async def test_an_output_that_is_not_json_becomes_its_repr(tmp_path: Path) -> No
     def invoke():
         return {"a": Odd(), "b": {1, }, "c": b"x", "d": 2**70, 3: "e"}
     """
-    flow = write_flow(tmp_path, dag, {"odd.py": code})
-    response = await post(flow, "/", {})
+    response = await post(write_flow(tmp_path, dag, {"odd.py": code}), "/", {})
     assert response.json() == {"odd": {"a": "<odd>", "b": [1], "c": "b'x'", "d": "1180591620717411303424", "3": "e"}}
 
 

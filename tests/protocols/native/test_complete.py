@@ -73,8 +73,7 @@ async def test_events_have_the_pages_keys_in_the_pages_order(chat_flow: Path) ->
 
 
 async def test_events_have_the_pages_values(chat_flow: Path) -> None:
-    response = await post(chat_flow, "/run", {"inputs": {"question": "hi"}, "stream": True})
-    events = frames(response.content)
+    events = frames((await post(chat_flow, "/run", {"inputs": {"question": "hi"}, "stream": True})).content)
     run_id, trace_id = events[0]["run_id"], events[0]["flow_run_info"]["otel_trace_id"]
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", run_id)
     assert re.fullmatch(r"0x[0-9a-f]{32}", trace_id)
@@ -209,8 +208,7 @@ async def test_a_flow_without_inputs_ignores_them(tmp_path: Path) -> None:
     nodes:
     - {name: shout, type: python, source: {path: shout.py}, inputs: {text: hi}}
     """
-    flow = write_flow(tmp_path, dag, {"shout.py": SHOUT})
-    async with client_of(flow) as client:
+    async with client_of(write_flow(tmp_path, dag, {"shout.py": SHOUT})) as client:
         response = await client.post("/run", json={"inputs": {"x": 1}, "stream": False})
         empty = await client.post("/run", json={"stream": False})
     assert response.json()["outputs"] == empty.json()["outputs"] == {"out": "HI"}

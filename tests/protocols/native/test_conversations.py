@@ -140,8 +140,7 @@ async def test_a_request_says_how_many_rounds_it_wants(tmp_path: Path, model_ser
             await client.post("/", json={"question": question}, headers=session(SESSION))
         for question, rounds in ((none, "0"), (all_of_them, "1000")):
             headers = session(SESSION) | {"Chat-History-Rounds": rounds}
-            body = {"messages": [{"role": "user", "content": question}]}
-            await client.post(CHAT, json=body, headers=headers)
+            await client.post(CHAT, json={"messages": [{"role": "user", "content": question}]}, headers=headers)
         wrong = [
             await client.post("/", json={"question": "x"}, headers={"Chat-History-Rounds": rounds})
             for rounds in ("-1", "1001", "many", "", "9" * 5000)

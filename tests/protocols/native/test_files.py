@@ -122,8 +122,7 @@ async def test_settings_allow_mounts_and_private_urls(tmp_path: Path) -> None:
 
 
 async def test_default_file_needs_no_permission(tmp_path: Path) -> None:
-    flow = file_flow(tmp_path, more=", default: {source_uri: /no/mount/a.txt}")
-    async with client_of(flow) as client:
+    async with client_of(file_flow(tmp_path, more=", default: {source_uri: /no/mount/a.txt}")) as client:
         first, second = await client.post("/", json={}), await client.post("/", json={})
     assert first.json()["same"]["source_uri"] == "/no/mount/a.txt"
     assert first.json()["same"]["file_id"] != second.json()["same"]["file_id"]
@@ -155,5 +154,4 @@ async def test_python_node_gets_none_for_a_missing_value(tmp_path: Path, kind: s
     def invoke(value: any, other: any) -> str:
         return f"{value!r} {other!r}"
     """
-    flow = write_flow(tmp_path, dag, {"look.py": code})
-    assert (await post(flow, "/", {})).json() == {"seen": "None None"}
+    assert (await post(write_flow(tmp_path, dag, {"look.py": code}), "/", {})).json() == {"seen": "None None"}

@@ -39,8 +39,7 @@ async def test_an_output_that_does_not_stream_is_one_frame(tmp_path: Path) -> No
     def invoke(text):
         return len(text)
     """
-    flow = write_flow(tmp_path, dag, {"talk.py": talk_code, "count.py": count_code})
-    async with client_of(flow) as client:
+    async with client_of(write_flow(tmp_path, dag, {"talk.py": talk_code, "count.py": count_code})) as client:
         response = await client.post("/", json={}, headers={"Accept": "text/event-stream"})
         single = await client.post("/", json={})
     assert response.text == "".join(

@@ -144,8 +144,7 @@ def test_an_unknown_trace_is_404(served: tuple[Served, Path]) -> None:
 
 def test_runs_are_listed_in_the_terminal(served: tuple[Served, Path]) -> None:
     get(served, "/traces")  # what has ended is stored now
-    done = run_command("traces", "--data", str(served[1]))
-    head, failed, second, first = done.stdout.splitlines()
+    head, failed, second, first = run_command("traces", "--data", str(served[1])).stdout.splitlines()
     assert head.split() == ["STARTED", "STATUS", "DURATION", "TOKENS", "RUN", "INPUT"]
     assert first.endswith("你好")
     assert "11+7" in second
@@ -157,8 +156,7 @@ def test_runs_are_listed_in_the_terminal(served: tuple[Served, Path]) -> None:
 
 def test_a_trace_is_printed_as_a_tree(served: tuple[Served, Path]) -> None:
     run_id = get(served, "/traces", user="ann")["data"][0]["run_id"]
-    done = run_command("trace", run_id[:8], "--data", str(served[1]))
-    lines = done.stdout.splitlines()
+    lines = run_command("trace", run_id[:8], "--data", str(served[1])).stdout.splitlines()
     assert lines[0].startswith("invoke_workflow flow  Completed  ")
     assert lines[0].endswith("11+7 tokens")
     assert f"run      {run_id}" in lines

@@ -53,8 +53,7 @@ async def test_a_stream_is_a_list_of_constant_chunks(chat_flow: Path) -> None:
     [({"include_usage": True}, True), ({"include_usage": False}, False), ({}, False), (None, False)],
 )
 async def test_usage_is_sent_on_request(chat_flow: Path, options: dict[str, bool] | None, with_usage: bool) -> None:
-    response = await post(chat_flow, PATH, ask("hi", stream=True, stream_options=options))
-    *parts, done = chunks(response)
+    *parts, done = chunks(await post(chat_flow, PATH, ask("hi", stream=True, stream_options=options)))
     assert done == "[DONE]"
     usage = [part for part in parts if not part["choices"]]
     assert len(usage) == int(with_usage)
@@ -64,8 +63,7 @@ async def test_usage_is_sent_on_request(chat_flow: Path, options: dict[str, bool
 
 
 async def test_a_completion_without_a_stream(chat_flow: Path) -> None:
-    response = await post(chat_flow, PATH, ask("hi"))
-    content = response.json()
+    content = (await post(chat_flow, PATH, ask("hi"))).json()
     assert content.pop("id").startswith("chatcmpl-")
     assert content.pop("created") > 1_700_000_000
     assert content == {
@@ -172,8 +170,7 @@ async def test_a_flow_without_a_chat_input_has_no_openai_api(tmp_path: Path) -> 
     nodes:
     - {name: prompt, type: prompt, source: {path: p.jinja2}}
     """
-    flow = write_flow(tmp_path, dag, {"p.jinja2": "hi"})
-    async with client_of(flow) as client:
+    async with client_of(write_flow(tmp_path, dag, {"p.jinja2": "hi"})) as client:
         answers = [await client.post(PATH, json=ask("hi")), await client.get("/v1/models")]
     for response in answers:
         assert response.status_code == 404
@@ -194,7 +191,6 @@ async def test_the_model_name_defaults_to_the_service_name(tmp_path: Path) -> No
     def invoke(question):
         return {"length": len(question)}
     """
-    flow = write_flow(tmp_path, dag, {"count.py": code})
-    content = (await post(flow, PATH, ask("hi"))).json()
+    content = (await post(write_flow(tmp_path, dag, {"count.py": code}), PATH, ask("hi"))).json()
     assert content["model"] == "test"
     assert content["choices"][0]["message"]["content"] == '{"length":2}'

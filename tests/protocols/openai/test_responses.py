@@ -128,8 +128,7 @@ async def test_a_json_answer_equals_the_streamed_response(tmp_path: Path, chat_f
     streamed = events(response)[-1]["response"]
 
     def without_ids(response: dict[str, Any]) -> str:
-        text = json.dumps(response | {"created_at": 0})
-        return text.replace(response["id"].removeprefix("resp_"), "ID")
+        return json.dumps(response | {"created_at": 0}).replace(response["id"].removeprefix("resp_"), "ID")
 
     assert without_ids(whole) == without_ids(streamed)
 

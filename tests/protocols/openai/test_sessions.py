@@ -77,8 +77,7 @@ async def test_a_side_request_is_not_part_of_the_history(
     text = f"{text} {uuid.uuid4()}"
     async with client_of(chat_flow, data=tmp_path / "data", openwebui_sessions="on") as client:
         await ask(client, "hi", headers)
-        titled = await ask(client, text, headers)
-        assert titled.headers["chat-session-id"] == CHAT
+        assert (await ask(client, text, headers)).headers["chat-session-id"] == CHAT
         assert sent(model_server, text) == [text]
         await ask(client, last := str(uuid.uuid4()), headers)
     assert turns(tmp_path, "test") == ["Completed", "Completed"]
@@ -107,8 +106,7 @@ async def test_a_client_sets_its_user(tmp_path: Path, headers: dict[str, str], b
       inputs: {user: "${sys.user_id}", session: "${sys.session_id}"}
       template: "{{ user }} {{ session }}"
     """
-    flow = write_flow(tmp_path, dag)
-    async with client_of(flow) as client:
+    async with client_of(write_flow(tmp_path, dag)) as client:
         response = await ask(client, "hi", {**headers, "X-OpenWebUI-Chat-Id": CHAT}, **body)
     assert response.json()["choices"][0]["message"]["content"] == f"{user} {CHAT}"
 

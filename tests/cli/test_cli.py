@@ -53,8 +53,7 @@ def test_check_reports_every_problem_with_file_line_and_key(tmp_path: Path) -> N
     """
     flow = write_flow(tmp_path / "flow", dag, {"talk.jinja2": "# user:\n{{q}}"})
     done = run_command("check", str(flow), env=env_of(tmp_path))
-    assert done.returncode == 1
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines() == [
         f"warning: {flow}/flow.dag.yaml:10: nodes[0].surprise: unknown key, ignored",
         f"error: {flow}/flow.dag.yaml:8: nodes[0].source.path: there is no file 'nothing.py' in the flow's folder",
@@ -101,8 +100,7 @@ def test_a_broken_flow_is_refused_with_its_problems(tmp_path: Path, command: lis
 
 def test_no_such_folder(tmp_path: Path) -> None:
     done = run_command("serve", str(tmp_path / "nothing"), env=env_of(tmp_path))
-    assert done.returncode == 1
-    assert done.stderr == f"{tmp_path / 'nothing'}: the folder does not exist\n"
+    assert (done.returncode, done.stderr) == (1, f"{tmp_path / 'nothing'}: the folder does not exist\n")
 
 
 def test_run_streams_the_answer_and_reports_nodes(tmp_path: Path, chat_flow: Path) -> None:

@@ -249,8 +249,7 @@ async def test_score_returns_the_content_of_an_image_sent_as_a_url(tmp_path: Pat
 async def test_score_refuses_an_image_that_cannot_be_fetched(tmp_path: Path, images: str) -> None:
     flow = write_flow(tmp_path, PASSED_ON, {"a.py": OWN})
     response = await post(flow, "/score", {"one": f"{images}/gone", "more": []}, allow_private_urls="on")
-    assert response.status_code == 400
-    assert response.json()["error"]["code"] == "UserError"
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "UserError")
     assert "cannot be fetched: the server answered 404" in response.json()["error"]["message"]
 
 

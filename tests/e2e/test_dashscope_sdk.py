@@ -79,8 +79,7 @@ def system_message(server: ModelServer) -> str:
 
 def test_one_question(base_url: str) -> None:
     response = call()
-    assert response.status_code == HTTPStatus.OK
-    assert response.output.text == "You said: Who are you?"
+    assert (response.status_code, response.output.text) == (HTTPStatus.OK, "You said: Who are you?")
     assert (response.output.finish_reason, response.output.thoughts) == ("stop", None)
     assert HEX.fullmatch(response.output.session_id)
     (usage,) = response.usage.models
@@ -91,8 +90,7 @@ def test_one_question(base_url: str) -> None:
 def test_several_turns(base_url: str, model: ModelServer) -> None:
     first = call("I want to visit Singapore")
     second = call("What are the attractions and foods there?", session_id=first.output.session_id)
-    assert second.status_code == HTTPStatus.OK
-    assert second.output.session_id == first.output.session_id
+    assert (second.status_code, second.output.session_id) == (HTTPStatus.OK, first.output.session_id)
     assert [message["content"] for message in model.calls[-1].body["messages"][1:]] == [
         "I want to visit Singapore",
         "You said: I want to visit Singapore",

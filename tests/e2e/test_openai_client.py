@@ -56,8 +56,7 @@ def test_a_failed_run_is_not_repeated_by_the_client(tmp_path: Path, model_server
         before = len(model_server.calls_of(model))
         with pytest.raises(openai.APIStatusError, match="the model answered 500") as caught:
             client.chat.completions.create(model="any", messages=HI)
-        assert caught.value.status_code == 424
-        assert len(model_server.calls_of(model)) == before + 1
+        assert (caught.value.status_code, len(model_server.calls_of(model))) == (424, before + 1)
 
 
 def test_an_error_in_the_middle_of_a_stream_is_raised(tmp_path: Path, model_server: ModelServer) -> None:

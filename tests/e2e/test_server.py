@@ -134,8 +134,7 @@ def test_after_the_grace_runs_are_cancelled_and_say_so(tmp_path: Path, model_ser
             next(lines)
             served.process.send_signal(signal.SIGTERM)
             last = [json.loads(line.removeprefix("data: ")) for line in lines if line][-1]
-        assert last["event"] == "RunTerminated"
-        assert last["flow_run_info"]["status"] == "Canceled"
+        assert (last["event"], last["flow_run_info"]["status"]) == ("RunTerminated", "Canceled")
         assert "shutting down" in last["flow_run_info"]["error"]["message"]
         assert served.process.wait(15) == 0
     assert turns(tmp_path) == ["Canceled"]

@@ -60,6 +60,5 @@ async def test_feedback_is_one_attribute_or_one_for_each_key(
     tmp_path: Path, path: str, content: bytes, attributes: dict[str, Any]
 ) -> None:
     response, span = await feedback(tmp_path, path, content)
-    assert response.status_code == 200
-    assert span.attributes == attributes
+    assert (response.status_code, span.attributes) == (200, attributes)
     assert span.parent is None

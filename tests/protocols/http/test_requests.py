@@ -91,8 +91,7 @@ async def test_every_response_has_its_session_id(tmp_path: Path, path: str, acce
 @pytest.mark.parametrize("session", ["short", "x" * 256, "x" * 31 + "!", "x" * 31 + " x"])
 async def test_an_invalid_session_id_is_rejected(tmp_path: Path, session: str) -> None:
     response = await post(flow_in(tmp_path), "/", {}, headers={"Chat-Session-Id": session})
-    assert response.status_code == 400
-    assert response.json()["error"]["param"] == "Chat-Session-Id"
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "Chat-Session-Id")
     assert "chat-session-id" not in response.headers
 
 
@@ -153,8 +152,7 @@ async def test_unknown_paths_and_methods_are_errors(
 ) -> None:
     async with client_of(flow_in(tmp_path)) as client:
         response = await client.request(method, path)
-    assert response.status_code == status
-    assert response.json()["error"]["code"] == code
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
     assert "x-request-id" in response.headers
 
 

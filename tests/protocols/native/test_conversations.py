@@ -241,5 +241,4 @@ async def test_the_turn_is_stored_before_the_end_is_told(tmp_path: Path, chat_fl
         for turn in range(1, 6):
             headers = {**session(SESSION), "Accept": "text/event-stream"}
             response: httpx.Response = await client.post(path, json=body(f"q{turn}"), headers=headers)
-            assert response.status_code == 200
-            assert len(stored(tmp_path)) == turn
+            assert (response.status_code, len(stored(tmp_path))) == (200, turn)

@@ -79,8 +79,7 @@ async def test_a_reader_resumes_after_its_last_event(tmp_path: Path, history_url
 async def test_a_failed_run_says_why(tmp_path: Path, history_url: str) -> None:
     async with instances(tmp_path, history_url) as (one, two):
         ended = await wait_for(two, await submit(one, {"name": "bad"}))
-    assert ended["status"] == "Failed"
-    assert ended["error"]["code"] == "node_failed"
+    assert (ended["status"], ended["error"]["code"]) == ("Failed", "node_failed")
     assert ended["flow_run_info"]["error"] == ended["error"]
 
 

@@ -7,8 +7,7 @@ from tests.support.model_server import ModelServer
 
 async def test_a_json_response_has_only_the_outputs(chat_flow: Path) -> None:
     response = await post(chat_flow, "/", {"question": "hi"})
-    assert response.status_code == 200
-    assert response.headers["content-type"] == "application/json"
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
     assert response.text == '{"answer":"You said: hi"}'
 
 
@@ -63,8 +62,7 @@ async def test_a_failing_stream_ends_with_an_error_frame(tmp_path: Path, model_s
 
 async def test_a_failure_without_a_stream_is_424(tmp_path: Path, model_server: ModelServer) -> None:
     response = await post(write_chat_flow(tmp_path, model_server.url, "fail:503"), "/", {"question": "hi"})
-    assert response.status_code == 424
-    assert response.json()["error"]["code"] == "model_error"
+    assert (response.status_code, response.json()["error"]["code"]) == (424, "model_error")
     assert "refused with 503" in response.json()["error"]["message"]
 
 

@@ -106,14 +106,12 @@ async def test_an_error_in_a_stream_is_an_event(tmp_path: Path, model_server: Mo
         *_, text, error, done = chunks(await client.post(PATH, json=ask("hi", stream=True)))
     assert text["choices"][0]["delta"] == {"content": "only ha"}
     assert list(error) == ["error"]
-    assert error["error"]["code"] == "model_broke_off"
-    assert done == "[DONE]"
+    assert (error["error"]["code"], done) == ("model_broke_off", "[DONE]")
 
 
 async def test_a_failed_run_without_a_stream_is_424(tmp_path: Path, model_server: ModelServer) -> None:
     response = await post(write_chat_flow(tmp_path, model_server.url, "fail:429"), PATH, ask("hi"))
-    assert response.status_code == 424
-    assert response.json()["error"]["type"] == "node_error"
+    assert (response.status_code, response.json()["error"]["type"]) == (424, "node_error")
 
 
 async def test_system_messages_become_instructions_only(chat_flow: Path, model_server: ModelServer) -> None:
@@ -149,8 +147,7 @@ async def test_system_messages_become_instructions_only(chat_flow: Path, model_s
 )
 async def test_bad_bodies_name_the_field(chat_flow: Path, body: dict[str, Any], param: str) -> None:
     response = await post(chat_flow, PATH, body)
-    assert response.status_code == 400
-    assert response.json()["error"]["param"] == param
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
 async def test_models_are_the_service_and_default(chat_flow: Path) -> None:
@@ -173,8 +170,7 @@ async def test_a_flow_without_a_chat_input_has_no_openai_api(tmp_path: Path) -> 
     async with client_of(write_flow(tmp_path, dag, {"p.jinja2": "hi"})) as client:
         answers = [await client.post(PATH, json=ask("hi")), await client.get("/v1/models")]
     for response in answers:
-        assert response.status_code == 404
-        assert response.json()["error"]["code"] == "not_a_chat_flow"
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "not_a_chat_flow")
         assert "is_chat_input" in response.json()["error"]["message"]
 
 

@@ -77,8 +77,7 @@ async def test_a_chat_history_without_default_is_required(tmp_path: Path, model_
     assert refused.status_code == 400
     expected = "Required input fields ['chat_history'] are missing"
     assert error_of(refused) == {"code": "UserError", "message": expected}
-    assert taken.status_code == 200
-    assert sent_for(model_server, question) == ["before", "then", question]
+    assert (taken.status_code, sent_for(model_server, question)) == (200, ["before", "then", question])
 
 
 async def test_an_assigned_session_can_be_continued(tmp_path: Path, model_server: ModelServer) -> None:

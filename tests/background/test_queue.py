@@ -21,6 +21,7 @@ from flowpod.service import FlowService
 from tests.support.background import PATIENCE_S, write_sleepy_flow
 from tests.support.flows import SESSION, event_lines, run_error, service_of
 from tests.support.mariadb import running_mariadb
+from tests.support.waiting import until
 
 _ACCEPTED = "SELECT taken FROM langstudio_run_cancel_test ORDER BY id"
 
@@ -132,9 +133,7 @@ async def test_the_renewal_of_leases_survives_an_invalid_row(tmp_path: Path) -> 
     async with service_of(tmp_path / "flow", data=tmp_path):
         await asyncio.sleep(0.5)  # it was found
         database.execute("UPDATE langstudio_run_test SET created_at = '2026-01-01 00:00:00.000000'")
-        async with asyncio.timeout(PATIENCE_S):
-            while database.execute("SELECT status FROM langstudio_run_test").fetchone() != ("Failed",):
-                await asyncio.sleep(0.1)
+        await until(lambda: database.execute("SELECT status FROM langstudio_run_test").fetchone() == ("Failed",))
     database.close()
 
 
@@ -157,9 +156,7 @@ async def test_leases_do_not_expire_right_after_the_database_was_unavailable(tmp
 async def test_a_run_whose_record_is_deleted_ends(tmp_path: Path) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         run_id = await submit(service, seconds=0.6)
-        async with asyncio.timeout(PATIENCE_S):
-            while run_id not in service.runs:
-                await asyncio.sleep(0.01)
+        await until(lambda: run_id in service.runs)
         run = service.runs[run_id]
         database = sqlite3.connect(tmp_path / "chat_history.db")
         database.execute("DELETE FROM langstudio_run_test")

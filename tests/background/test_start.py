@@ -1,6 +1,5 @@
 """What the start of a run checks and reads, recorded or not."""
 
-import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,10 @@ from sqlalchemy.pool import Pool
 from flowpod.background.recording import AttachedRecording, BackgroundRecording
 from flowpod.engine.request import RunRequest
 from flowpod.errors import FlowpodError, InvalidRequest, NotFound, TooManyRuns, Unavailable
-from tests.support.background import PATIENCE_S, submit, wait_for, write_sleepy_flow
+from tests.support.background import submit, wait_for, write_sleepy_flow
 from tests.support.flows import SESSION, client_of, service_of
 from tests.support.model_server import ModelServer
+from tests.support.waiting import until
 
 SESSION_HEADER = {"Chat-Session-Id": SESSION}
 ATTACHED, BACKGROUND = AttachedRecording({"kind": "run"}), BackgroundRecording({"kind": "run"})
@@ -75,9 +75,7 @@ async def test_inputs_are_validated_once(
     inputs, log = CountedInputs(name="a", log=str(tmp_path / "log")), tmp_path / "log"
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         await service.start(RunRequest(inputs=inputs, session_id=SESSION, assigned=True), recording)
-        async with asyncio.timeout(PATIENCE_S):
-            while not log.exists():
-                await asyncio.sleep(0.01)
+        await until(lambda: log.exists())
     assert inputs.passes == 1
 
 

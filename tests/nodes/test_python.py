@@ -1,4 +1,3 @@
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from textwrap import dedent
@@ -16,6 +15,7 @@ from flowpod.nodes.python.flow_modules import FlowModules
 from flowpod.nodes.python.node import PythonNode, PythonOptions
 from flowpod.telemetry.tracing import Tracing
 from flowpod.threads import Threads
+from tests.support.waiting import until
 
 
 def resources_in(folder: Path) -> Resources:
@@ -262,6 +262,4 @@ closed = []
     assert await anext(stream) == Chunk("more")
     await stream.aclose()
     [module] = resources.modules.files.values()
-    async with asyncio.timeout(20):
-        while not module.closed:
-            await asyncio.sleep(0.005)
+    await until(lambda: module.closed)

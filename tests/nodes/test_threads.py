@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,15 +11,9 @@ import pytest
 from flowpod.errors import NodeError
 from flowpod.threads import Threads
 from tests.support.serving import ROOT
+from tests.support.waiting import until
 
 COLOUR: contextvars.ContextVar[str] = contextvars.ContextVar("COLOUR", default="none")
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until something that other threads bring about is so."""
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 async def test_function_gets_its_arguments_and_its_value_comes_back() -> None:
@@ -127,12 +120,6 @@ async def test_cancelled_call_returns_at_once_and_its_thread_is_counted_until_it
     await until(lambda: threads.abandoned == 0)
 
 
-async def until_returned(threads: Threads) -> None:
-    async with asyncio.timeout(20):
-        while threads.abandoned:
-            await asyncio.sleep(0.005)
-
-
 async def test_abandoned_thread_stays_within_the_limit() -> None:
     threads, go = Threads(1), threading.Event()
     task = asyncio.create_task(threads.run(go.wait, 20))
@@ -142,7 +129,7 @@ async def test_abandoned_thread_stays_within_the_limit() -> None:
     with pytest.raises(NodeError, match="all 1 threads run code that does not return"):
         await threads.run(lambda: "next")
     go.set()
-    await until_returned(threads)
+    await until(lambda: not threads.abandoned)
     assert await threads.run(lambda: "next") == "next"
 
 
@@ -158,7 +145,7 @@ async def test_failure_of_an_abandoned_call_is_dropped() -> None:
     task.cancel()
     await asyncio.wait([task])
     go.set()
-    await until_returned(threads)
+    await until(lambda: not threads.abandoned)
     assert await threads.run(lambda: "next") == "next"
 
 

@@ -17,6 +17,7 @@ from flowpod.storage.sessions.reader import StoredSession
 from flowpod.storage.sessions.service import HistoryService
 from tests.support.history import history_turn, turn
 from tests.support.mariadb import MariaDB
+from tests.support.waiting import until
 
 
 @asynccontextmanager
@@ -31,9 +32,7 @@ async def opened(url: str, write_timeout_s: float = 5) -> AsyncIterator[HistoryS
 
 
 async def until_migrated(service: HistoryService) -> None:
-    async with asyncio.timeout(20):
-        while not service.availability.migrated:
-            await asyncio.sleep(0.02)
+    await until(lambda: service.availability.migrated)
 
 
 async def test_instances_that_start_together_share_a_new_database(history_url: str) -> None:
@@ -130,9 +129,7 @@ async def test_a_file_that_is_not_a_database_leaves_no_connection_open(tmp_path:
         assert not service.availability.migrated
         with pytest.raises(Unavailable):
             await service.read_state("s", None, 9)
-        async with asyncio.timeout(10):
-            while any("_connection_worker" in thread.name for thread in threading.enumerate()):
-                await asyncio.sleep(0.01)
+        await until(lambda: not any("_connection_worker" in thread.name for thread in threading.enumerate()))
 
 
 @pytest.mark.needs("mariadbd")

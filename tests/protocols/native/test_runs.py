@@ -12,6 +12,7 @@ import pytest
 from tests.support.background import PATIENCE_S, seen_in, state, submit, wait_for, write_sleepy_flow
 from tests.support.flows import SESSION, client_of
 from tests.support.model_server import ModelServer
+from tests.support.waiting import until
 
 Pair = tuple[httpx.AsyncClient, httpx.AsyncClient]
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -179,9 +180,7 @@ async def test_a_foreground_run_is_cancelled_by_its_id(tmp_path: Path, history_u
 async def running_id(client: httpx.AsyncClient) -> str:
     """Return the id of the run that is in progress at a client's instance."""
     service = client._transport.app._service  # type: ignore[attr-defined]
-    async with asyncio.timeout(PATIENCE_S):
-        while not service.runs:
-            await asyncio.sleep(0.01)
+    await until(lambda: service.runs)
     return str(next(iter(service.runs)))
 
 

@@ -13,6 +13,11 @@ async def invoke(text: str, more: str = "") -> str:
 """
 
 
+def done(*nodes: str) -> list[str]:
+    """Return the lines of nodes that run one after the other."""
+    return [f"{node} {status}" for node in nodes for status in ("Running", "Completed")]
+
+
 def chain(folder: Path) -> Path:
     dag = """
     inputs:
@@ -30,10 +35,7 @@ async def test_a_chain_runs_in_the_order_of_its_references(tmp_path: Path) -> No
     events = await run_flow(chain(tmp_path), {"text": "hi"})
     assert event_lines(events) == [
         "started",
-        "first Running",
-        "first Completed",
-        "second Running",
-        "second Completed",
+        *done("first", "second"),
         "out whole 'hi!' Finished",
         "terminated Completed",
     ]
@@ -129,8 +131,7 @@ async def test_a_streamed_output_opens_and_closes_with_an_empty_delta(tmp_path: 
         "out stream '' Streaming",
         "out stream '' Finished",
         "talk Completed",
-        "after Running",
-        "after Completed",
+        *done("after"),
         "copy whole 'ab!' Finished",
         "terminated Completed",
     ]
@@ -160,10 +161,7 @@ async def test_a_bypassed_node_is_told_of_once_and_its_output_is_null(tmp_path: 
         "maybe Bypassed",
         "out whole None Finished",
         "only_maybe Bypassed",
-        "always Running",
-        "always Completed",
-        "join Running",
-        "join Completed",
+        *done("always", "join"),
         "both whole 'always' Finished",
         "terminated Completed",
     ]
@@ -205,8 +203,7 @@ async def test_outputs_that_no_node_makes_come_first(tmp_path: Path) -> None:
         "same whole 't' Finished",
         "fixed whole 'a constant' Finished",
         f"run whole '{'s' * 32}' Finished",
-        "first Running",
-        "first Completed",
+        *done("first"),
         "terminated Completed",
     ]
 
@@ -234,8 +231,7 @@ async def test_a_model_streams_to_an_output_and_a_node_reads_it_whole(
         *(f"answer stream {delta!r} Streaming" for delta in ("", "w0 ", "w1 ", "w2 ", "")),
         "answer stream '' Finished",
         "reply Completed",
-        "count Running",
-        "count Completed",
+        *done("count"),
         "length whole 9 Finished",
         "terminated Completed",
     ]

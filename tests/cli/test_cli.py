@@ -56,7 +56,6 @@ def test_check_reports_every_problem_with_file_line_and_key(tmp_path: Path) -> N
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines() == [
         f"warning: {flow}/flow.dag.yaml:10: nodes[0].surprise: unknown key, ignored",
-        f"error: {flow}/flow.dag.yaml:8: nodes[0].source.path: there is no file 'nothing.py' in the flow's folder",
         (
             f"error: {flow}/flow.dag.yaml:4: outputs.answer.reference: ${{replly.output}}: there is no node 'replly'; "
             "there are reply, talk"
@@ -65,11 +64,12 @@ def test_check_reports_every_problem_with_file_line_and_key(tmp_path: Path) -> N
             f"error: {flow}/flow.dag.yaml:9: nodes[0].inputs.q: ${{inputs.quest}}: there is no input 'quest'; "
             "there are question"
         ),
+        f"error: {flow}/flow.dag.yaml:8: nodes[0].source.path: there is no file 'nothing.py' in the flow's folder",
         (
             f"error: {flow}/flow.dag.yaml:14: nodes[1].connection: node 'talk': there is no connection 'nowhere'; define it "
             "in connections.yaml or where FLOWPOD_CONNECTIONS points"
         ),
-        f"{flow}: 4 errors, 1 warnings",
+        f"{flow}: 4 errors, 1 warning",
     ]
 
 
@@ -173,7 +173,7 @@ def test_help_names_the_commands_and_every_setting() -> None:
         ({"FLOWPOD_TOKENS": "t"}, ["--host", "256.1.1.1"], "cannot listen on 256.1.1.1:0: "),
         ({}, ["--port", "99999"], "'99999' is not a port; give a number from 0 to 65535"),
         ({}, ["--workers", "0"], "'0' is not a positive number"),
-        ({"FLOWPOD_TOKENS": "t"}, ["--host", f"{'a' * 70}.b"], "that is no name of a host"),
+        ({"FLOWPOD_TOKENS": "t"}, ["--host", f"{'a' * 70}.b"], "this is not a valid host name"),
     ],
 )
 def test_invalid_options_and_settings_are_reported_in_one_line(

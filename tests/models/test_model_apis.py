@@ -336,7 +336,7 @@ async def test_credentials_of_the_address_are_not_shown(model_server: ModelServe
     "url", ["localhost:8000/v1", "http://", "http://host:port/v1", "http://[::1/v1", "ftp://host/v1"]
 )
 def test_base_url_that_is_no_address_is_refused_when_the_flow_is_built(url: str) -> None:
-    with pytest.raises(BuildError, match="connection 'mine': its base_url is no address"):
+    with pytest.raises(BuildError, match="connection 'mine': its base_url is not an address"):
         ChatCompletionsModel(connection(url))
 
 

@@ -191,13 +191,19 @@ def _stop_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def _check_flow(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
     problems = problems_of(_folder(options.flow), read_settings(), os.environ)
     for problem in problems:
         sys.stdout.write(f"{_format_problem(problem, options.flow)}\n")
     errors = sum(problem.severity == "error" for problem in problems)
-    counts = f"{errors} errors, {len(problems) - errors} warnings" if problems else "no problems"
+    counts = (
+        f"{_counted(errors, 'error')}, {_counted(len(problems) - errors, 'warning')}" if problems else "no problems"
+    )
     sys.stdout.write(f"{options.flow}: {counts}\n")
     return 1 if errors else 0
 

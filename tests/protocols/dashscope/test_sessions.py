@@ -13,7 +13,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from flowpod.telemetry.content import Content
 from flowpod.telemetry.setup import tracing_of
+from flowpod.telemetry.span_redaction import RedactingProcessor
 from tests.support.conversations import write_talking_flow
 from tests.support.dashscope_flow import write_dashscope_flow
 from tests.support.flows import client_of, post, problems_of, write_flow
@@ -196,7 +198,7 @@ async def test_plugin_tokens_are_redacted_everywhere(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.add_span_processor(RedactingProcessor(Content(), [SimpleSpanProcessor(exporter)]))
     flow = write_flow(tmp_path / "flow", PLUGIN, {"ask.py": ASK})
     content = {
         "input": {"prompt": question, "biz_params": BIZ},
@@ -215,7 +217,7 @@ async def test_plugin_tokens_are_redacted_everywhere(
 
 async def test_a_token_in_an_exception_is_redacted(tmp_path: Path) -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.add_span_processor(RedactingProcessor(Content(), [SimpleSpanProcessor(exporter)]))
     flow = write_flow(tmp_path / "flow", PLUGIN, {"ask.py": ASK})
     response = await post(flow, PATH, {"input": {"prompt": "tell", "biz_params": BIZ}}, tracing=tracing_of(provider))
     assert "no luck with ***" in response.text

@@ -57,6 +57,24 @@ def test_current_folder_hides_none_of_flowpods_dependencies(tmp_path: Path) -> N
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
 
 
+def test_file_of_a_node_hides_no_installed_module(tmp_path: Path) -> None:
+    dag = DAG + "- {name: json, type: python, source: {path: json.py}}\n"
+    code = "import json\ndef invoke():\n    return json.dumps([])\n"
+    flow = write_flow(tmp_path, dag, {"f.py": code, "json.py": "def invoke():\n    return 1\n"})
+    done = run_command("run", str(flow), env=environment(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_modules_that_python_always_finds_first_stay_as_they_are(tmp_path: Path) -> None:
+    code = "import io, sys, __main__\nSAME = [io.open is open, hasattr(sys, 'argv'), sys.modules['__main__'] is __main__]\n"
+    code += "def invoke():\n    return [*SAME, hasattr(__main__, 'main'), sys is __import__('sys')]\n"
+    wrong = "raise SystemExit('the wrong module')"
+    files = {f"{name}.py": wrong for name in ("io", "sys", "__main__", "__init__")}
+    flow = write_flow(tmp_path, DAG.replace("out: {type: string", "out: {type: list"), {"f.py": code, **files})
+    done = run_command("run", str(flow), env=environment(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "[true,true,true,true,true]\n"), done.stderr
+
+
 @pytest.mark.parametrize("name", ["flowpod.py", "flowpod/own.py"])
 def test_module_named_flowpod_is_refused(tmp_path: Path, name: str) -> None:
     flow = write_flow(tmp_path, DAG, {"f.py": "def invoke(): ...", name: ""})

@@ -99,17 +99,18 @@ def build_package(
     set_variables(loaded.flow.environment)
     flow = _with_default_images(loaded.flow, source)
     models = ModelRegistry(flow.connections)
-    modules = FlowModules(flow.folder)
+    every_node = list(all_nodes(list(flow.nodes.values())))
+    node_files = _node_files(every_node)
+    modules = FlowModules(flow.folder, node_files)
     resources = Resources(
         flow.folder, models, Threads(threads), tracing, Threads(threads), modules, flow.connections, private_urls
     )
-    every_node = list(all_nodes(list(flow.nodes.values())))
     built = {
         node.name: built
         for node in every_node
         if node.name not in loaded.invalid_nodes and (built := _build_node(node, flow, resources, source)) is not None
     }
-    problems = [*source.problems, *loaded.other_problems, *_late_imports(flow, every_node)]
+    problems = [*source.problems, *loaded.other_problems, *late_imports(flow.folder, node_files)]
     if any(problem.severity == "error" for problem in problems):
         return None, problems
     bodies = {node.name: Graph.of({inner.name: inner for inner in node.body}) for node in every_node if node.body}
@@ -118,10 +119,10 @@ def build_package(
     return Package(flow, graph, bodies, wiring, built, resources, model, streams), problems
 
 
-def _late_imports(flow: Flow, nodes: Sequence[Node]) -> list[Problem]:
+def _node_files(nodes: Sequence[Node]) -> list[str]:
+    """Return the paths of the Python files in which the nodes' tools are."""
     sources = (node.options.source for node in nodes if isinstance(node.options, PromptFlowOptions))
-    files = [source.path for source in sources if source.type == "code" and source.path.endswith(".py")]
-    return late_imports(flow.folder, files)
+    return [source.path for source in sources if source.type == "code" and source.path.endswith(".py")]
 
 
 def _with_default_images(flow: Flow, source: Source) -> Flow:

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from importlib.machinery import BuiltinImporter, FrozenImporter
 from pathlib import Path
 from types import ModuleType
 
@@ -15,17 +16,17 @@ from flowpod.errors import BuildError
 
 
 class FlowModules:
-    """The modules of the flow in `folder`, each imported once: its nodes' files, and the files that those import.
+    """The modules of the flow in `folder`, each imported once: its `node_files`, and the files that those import.
 
-    A flow may have a module named like an installed one, such as `yaml`. The files of its nodes import the flow's own
-    module, all other code the installed one. Only an import inside a function cannot be told apart: it gets the
-    installed module.
+    A flow may have a module named like an installed one, such as `yaml`. While its files are imported, the flow's own
+    module comes first; at any other time, as when a function imports, the installed one does. The file of a node is
+    found by its path, so its name hides nothing: `json.py` may be a node while other files import Python's `json`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, node_files: Collection[str] = ()) -> None:
         self.files: dict[Path, ModuleType] = {}
         self._folder = folder
-        self._shared_names = self._names_of_installed_modules()
+        self._shared_names = self._names_of_installed_modules({folder / file for file in node_files})
         self._own: dict[str, ModuleType] = {}
 
     def load(self, path: str) -> ModuleType:
@@ -51,13 +52,14 @@ class FlowModules:
             raise BuildError("source.path", _import_failure(file, error)) from error
         return module
 
-    def _names_of_installed_modules(self) -> frozenset[str]:
+    def _names_of_installed_modules(self, node_files: Collection[Path]) -> frozenset[str]:
         """Return the names that the flow shares with installed modules, all of which are imported now.
 
         Flowpod may need them later, when the flow's folder is first on the import path.
         """
-        names = {file.stem for file in self._folder.glob("*.py")}
+        names = {file.stem for file in self._folder.glob("*.py") if file not in node_files}
         names |= {file.parent.name for file in self._folder.glob("*/__init__.py")}
+        names = {name for name in names if not _precedes_files(name)}
         path = sys.path
         sys.path = [entry for entry in path if Path(entry).resolve() != self._folder.resolve()]
         try:
@@ -74,6 +76,11 @@ class FlowModules:
         finally:
             self._own = _take_modules(self._shared_names)
             sys.modules.update(installed)
+
+
+def _precedes_files(name: str) -> bool:
+    """Return whether Python finds a module of this name before it looks for files, as it does for `sys` and `io`."""
+    return name.startswith("__") or any(finder.find_spec(name) for finder in (BuiltinImporter, FrozenImporter))
 
 
 def _is_importable(name: str) -> bool:

@@ -86,10 +86,10 @@ class Outputs:
         for name, missing in self._missing.items():
             if missing == {node}:
                 try:
-                    found[name] = scope.resolve(self._flow.outputs[name].value)
-                except LookupError as error:
+                    found[name] = self._resolved(name, scope)
+                except NodeError:
                     del scope.outputs[node]  # the node fails, so it has no value
-                    raise NodeError(f"outputs.{name}: {error.args[0]}", code="invalid_reference") from None
+                    raise
         return found
 
     def close_stream(self, run: NodeRun) -> None:

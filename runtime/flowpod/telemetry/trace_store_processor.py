@@ -44,7 +44,7 @@ class TraceStoreProcessor(SpanProcessor):
         self._lock = threading.Lock()
         self._metrics = metrics
         metrics.spans_dropped(0, "store")  # an alert needs to see the zero before the first loss
-        self._queue: SimpleQueue[ReadableSpan | threading.Event] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[ReadableSpan, int] | threading.Event] = SimpleQueue()  # spans with their bytes
         self._flush = threading.Event()
         self._closing = False
         self._failing = False
@@ -62,7 +62,7 @@ class TraceStoreProcessor(SpanProcessor):
             fits = self._queue.qsize() < _MAX_QUEUED_SPANS and self._queued_bytes + size <= self._max_bytes
             if fits:
                 self._queued_bytes += size
-                self._queue.put(span)
+                self._queue.put((span, size))
         if not fits:
             self._metrics.spans_dropped(1, "store")
 
@@ -84,13 +84,13 @@ class TraceStoreProcessor(SpanProcessor):
             self._flush.wait(_BATCH_S)  # the more runs a transaction has, the less each costs
             self._flush.clear()
             batch += [self._queue.get() for _ in range(self._queue.qsize())]
-            spans = [item for item in batch if isinstance(item, ReadableSpan)]
+            queued = [item for item in batch if not isinstance(item, threading.Event)]
             try:
-                self._sort(spans)
+                self._sort([span for span, _ in queued])
             except Exception:
                 logger.exception("traces could not be stored")
             with self._lock:
-                self._queued_bytes -= sum(map(_bytes, spans))
+                self._queued_bytes -= sum(size for _, size in queued)
             for item in batch:
                 if isinstance(item, threading.Event):
                     item.set()

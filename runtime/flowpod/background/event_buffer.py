@@ -28,7 +28,7 @@ class EventBuffer:
         self.closed = asyncio.Event()
         """Set when nothing more will be written: the run's end is stored, or another instance owns the run."""
         self.failure: ErrorInfo | None = None
-        """Why the events could not be stored. The run has then failed, whatever its last event says."""
+        """Why the events could not be stored. If set, the run counts as failed, even if its last event disagrees."""
         self._cancel = cancel
         self._flush = flush
         self._unwritten: list[Event] = []

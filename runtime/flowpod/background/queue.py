@@ -83,7 +83,7 @@ class RunQueue:
         self._upkeep = set()
 
     async def find_by_key(self, user_id: str | None, recording: BackgroundRecording) -> RecordedRun | None:
-        """Return the run that the user's idempotency key started, None when there is none.
+        """Return the run that the user's idempotency key started, or None.
 
         Raises InvalidRequest for a key of another request, Unavailable when the database is unavailable.
         """

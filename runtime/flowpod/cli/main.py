@@ -258,7 +258,7 @@ def _format_problem(problem: Problem, flow: Path) -> str:
 
 
 def _tokens(settings: Settings, host: str, port: int) -> tuple[str, ...]:
-    """Return the valid tokens; raises InvalidRequest if there are none and other machines can reach `host`."""
+    """Return the valid tokens; raises InvalidRequest if no token is set and other machines can reach `host`."""
     if settings.auth == "off":
         logger.warning("%sAUTH=off: anyone who can reach %s:%d can run the flow", PREFIX, host, port)
         return ()

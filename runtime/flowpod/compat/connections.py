@@ -96,7 +96,7 @@ class _ServiceConnection(_Connection):
         bound.apply_defaults()
         super().__init__(name=bound.arguments.pop("name"))
         for name, value in bound.arguments.items():
-            # An empty text for a setting that may be missing is none.
+            # An optional setting with an empty text counts as not set.
             setattr(self, name, None if value == "" and self._defaults[name] is None and name != "api_key" else value)
 
 

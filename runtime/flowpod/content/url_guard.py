@@ -141,7 +141,7 @@ async def fetch(
 async def _get(url: str, host: str, addresses: list[Address], max_bytes: int) -> bytes | str:
     """Return the content at `url`, or the URL that it redirects to.
 
-    A client of its own: one that is shared keeps connections and cookies by address, whatever the host.
+    Each fetch has its own client: a shared one would reuse connections and cookies of another host at this address.
     """
     timeout = httpx2.Timeout(_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
     async with httpx2.AsyncClient(timeout=timeout) as client:

@@ -62,7 +62,7 @@ class RunOutput:
     """A chunk of an output, or a whole output.
 
     A streamed output starts with an empty delta and ends with an empty delta, followed by an event that is Finished and
-    has no delta. `node` and `node_run_id` say which execution of which node made the value; where none did, `node` is
+    has no delta. `node` and `node_run_id` identify the execution that made the value; if no node made it, `node` is
     the output's name. `reasoning` is the model's reasoning that came with the delta. `chunk_lengths` are the lengths of
     the chunks that were merged into this one, if any.
     """

@@ -30,7 +30,7 @@ class Package:
     """A flow that is ready to run.
 
     `nodes` are the built nodes by name, `bodies` the graphs of the nodes inside others, by the outer node's name.
-    `model` is the model behind the chat output, "" when there is none. `streams` maps the outputs that Prompt Flow's
+    `model` is the model behind the chat output, or "". `streams` maps the outputs that Prompt Flow's
     serving streams to whether they always stream.
     """
 

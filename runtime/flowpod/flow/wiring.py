@@ -10,10 +10,10 @@ from flowpod.flow.model import Flow, Reference, references_in
 class Wiring:
     """Where streams go.
 
-    `segments` maps each streamed output to the nodes whose texts it is made of, in order: the one node whose value it
-    is, or its output nodes. `feeds` maps a node to the outputs of which it is a segment. `teed` are the nodes whose
-    streams output nodes read. `sources` maps every other output to the nodes that it refers to. `late` are the outputs
-    that refer to session variables, which have their final values only after the last node.
+    `segments` maps each streamed output to the nodes whose texts it consists of, in order: the one node that it refers
+    to, or its output nodes. `feeds` maps a node to the outputs that its text is a segment of. `teed` are the nodes
+    whose streams output nodes read. `sources` maps every other output to the nodes that it refers to. `late` are the
+    outputs that refer to session variables, which have their final values only after the last node.
     """
 
     segments: Mapping[str, tuple[str, ...]]

@@ -59,7 +59,7 @@ class Model(Protocol):
     fixed_model: bool
     """Whether `default_model` is called even when a node names another one."""
     address: str
-    """The host, and the port unless it is the scheme's, of the server that is called; "" when there is none."""
+    """The host of the server that is called, with its port unless that is the scheme's default, or ""."""
 
     def answer(self, request: ModelRequest) -> AsyncGenerator[Chunk | Result, None]:
         """Yield the answer's chunks (one, when not streaming), then its Result. Raises NodeError.

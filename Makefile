@@ -25,6 +25,10 @@ COVERAGE := --cov --cov-report=term:skip-covered
 test: $(VENV)/.dev ## run the tests and report their coverage (ARGS="-k name" selects some)
 	$(BIN)/pytest $(COVERAGE) $(ARGS)
 
+.PHONY: faults
+faults: $(VENV)/.dev ## cause every fault of the matrix in docs/operating.md and print what happened
+	$(BIN)/pytest -n 2 -m fault $(ARGS)
+
 .PHONY: check
 check: $(VENV)/.dev ## check style, formatting, types, layers and the packaged flow, changing nothing
 	$(BIN)/ruff check .

@@ -13,6 +13,8 @@ from tests.support.mariadb import MariaDB, running_mariadb
 from tests.support.model_server import ModelServer, running_model_server
 from tests.support.needs import need
 
+pytest_plugins = ["tests.support.faults"]
+
 stand_ins.install()
 # A busy machine is no reason for an example to fail.
 hypothesis.settings.register_profile("flowpod", deadline=None)

@@ -1,21 +1,54 @@
 """Several worker processes behind one port: what they share, and what a dying one does to the others."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import pytest
 
-from tests.support.flows import write_chat_flow
+from tests.support.flows import write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
-from tests.support.serving import start_server, wait_for_status, wait_for_workers
+from tests.support.serving import ROOT, Served, environment, start_server, wait_for_status, wait_for_workers
 
+# The supervisor itself opens the flow before its workers do.
+FRAGILE_DAG = """
+inputs:
+  how: {type: string}
+outputs:
+  pid: {reference: "${n.output}"}
+nodes:
+- {name: n, type: python, source: {type: code, path: n.py}, inputs: {how: "${inputs.how}"}}
+"""
+FRAGILE_CODE = """
+import os, signal, sys
+from pathlib import Path
+
+from promptflow.core import tool
+
+if "--fd" in sys.orig_argv and Path("broken").exists():
+    raise ImportError("there is no weights.bin")
+if "--fd" in sys.orig_argv and Path("leaves").exists():
+    os._exit(7)
+
+@tool
+def main(how: str) -> int:
+    if how == "exit":
+        os._exit(7)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+"""
 TURNS = "SELECT session_id, turn, status FROM langstudio_chat_history_flow ORDER BY session_id, turn"
 
 
@@ -51,6 +84,7 @@ def open_files(pid: str) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+@pytest.mark.fault("a worker is killed")
 async def test_clients_of_a_dying_worker_get_an_end_and_others_go_on(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url, "words:40:0.1")
     with start_server(flow, tmp_path, "--workers", "2") as served:
@@ -82,6 +116,98 @@ async def test_clients_of_a_dying_worker_get_an_end_and_others_go_on(tmp_path: P
         assert set(ends) <= {"broken off", "Completed"}
         assert ends["broken off"], ends
         wait_for_workers(served, 3)
-        assert f"worker {victim} ended with status -9" in served.log
+        assert f"worker {victim} was killed by SIGKILL" in served.log
         wait_for_status(served, "/readyz", 200)
+        assert served.stop() == 0
+
+
+def write_fragile_flow(folder: Path, *marks: str) -> Path:
+    flow = write_flow(folder, FRAGILE_DAG, {"n.py": FRAGILE_CODE})
+    for mark in marks:
+        (flow / mark).touch()
+    return flow
+
+
+def started(log: str) -> list[int]:
+    return [int(pid) for pid in re.findall(r"worker (\d+) started", log)]
+
+
+def wait_for_more_than(served: Served, pids: list[int]) -> int:
+    """Wait until a worker besides `pids` has been started, and return its process id."""
+    deadline = time.monotonic() + 30
+    while not (new := [pid for pid in started(served.log) if pid not in pids]):
+        assert time.monotonic() < deadline, served.log
+        time.sleep(0.02)
+    return new[0]
+
+
+def post_until_answered(url: str, how: str) -> httpx.Response:
+    """Post again while the connection is lost to a worker that ends."""
+    for _ in range(10):
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.post(f"{url}/", json={"how": how}, timeout=30)
+    raise AssertionError("no worker answers")
+
+
+@pytest.mark.fault("one worker keeps dying")
+def test_a_worker_that_keeps_dying_is_started_ever_later_and_the_other_serves(
+    tmp_path: Path, figures: dict[str, object]
+) -> None:
+    with start_server(write_fragile_flow(tmp_path / "flow"), tmp_path, "--workers", "2") as served:
+        wait_for_workers(served, 2)
+        victim, healthy = started(served.log)
+        killed = []
+        for _ in range(6):
+            os.kill(victim, signal.SIGKILL)
+            killed.append(victim)
+            victim = wait_for_more_than(served, [healthy, *killed])
+        assert post_until_answered(served.url, "").json() == {"pid": healthy}  # the victim is not ready yet
+        delays = re.findall(r"was killed by SIGKILL after [\d.]+ s.*; the next one starts in ([\d.]+) s", served.log)
+        assert delays == ["0.1", "0.2", "0.4", "0.8", "1.6", "3.2"]
+        assert Path(f"/proc/{healthy}").exists()
+        figures["deaths in a row"] = len(killed)
+        assert served.stop() == 0
+
+
+@pytest.mark.fault("a request kills its worker")
+def test_requests_that_kill_their_workers_leave_a_service_that_serves(tmp_path: Path) -> None:
+    with start_server(write_fragile_flow(tmp_path / "flow"), tmp_path, "--workers", "2") as served:
+        wait_for_workers(served, 2)
+        for how in ["exit", "kill"] * 3:
+            with pytest.raises(httpx.TransportError):
+                httpx.post(f"{served.url}/", json={"how": how}, timeout=30)
+        assert post_until_answered(served.url, "").status_code == 200
+        assert served.log.count("ended with status 7") == served.log.count("was killed by SIGKILL") == 3
+        assert served.stop() == 0
+
+
+@pytest.mark.fault("no worker can start")
+@pytest.mark.parametrize(("mark", "reason"), [("broken", "there is no weights.bin"), ("leaves", "ended with status 7")])
+def test_workers_that_cannot_start_end_the_command_with_their_reason(tmp_path: Path, mark: str, reason: str) -> None:
+    flow = write_fragile_flow(tmp_path / "flow", mark)
+    command = [sys.executable, "-m", "flowpod", "serve", str(flow), "--port", "0", "--workers", "2"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert done.stderr.count("before it was ready; the next one starts in 0.1 s") >= 2
+    assert "no worker could start" in done.stderr
+    assert "Fatal Python error" not in done.stderr
+
+
+@pytest.mark.fault("a worker cannot start again")
+def test_a_worker_that_cannot_start_again_leaves_the_others_serving(tmp_path: Path) -> None:
+    flow = write_fragile_flow(tmp_path / "flow")
+    with start_server(flow, tmp_path, "--workers", "2") as served:
+        wait_for_workers(served, 2)
+        victim, healthy = started(served.log)
+        (flow / "broken").touch()
+        os.kill(victim, signal.SIGKILL)
+        pids = [victim, healthy]
+        for _ in range(3):
+            pids.append(wait_for_more_than(served, pids))
+        assert "there is no weights.bin" in served.log
+        assert post_until_answered(served.url, "").json() == {"pid": healthy}
+        assert "Fatal Python error" not in served.log
+        (flow / "broken").unlink()
+        wait_for_workers(served, 3)
         assert served.stop() == 0

@@ -6,10 +6,8 @@ import ipaddress
 import json
 import logging
 import os
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +25,7 @@ from flowpod.nodes import KINDS
 from flowpod.serving.app import create_app, create_service, data_dir, history_of, service_name
 from flowpod.serving.process import opened_flow, problems_of
 from flowpod.serving.server import Server, collect_rarely, listen
-from flowpod.serving.workers import Workers
+from flowpod.serving.workers import Workers, report_ready, stop_with_supervisor
 from flowpod.settings import PREFIX, Settings, read_settings, setting_rows, settings_markdown
 from flowpod.telemetry.redaction import Secrets
 
@@ -146,14 +144,16 @@ def _serve(options: argparse.Namespace) -> int:
             arguments = ["serve", str(flow), "--host", options.host, "--port", str(options.port)]
             return Workers([sys.executable, "-m", "flowpod", *arguments], listener, options.workers).run()
     if options.fd is not None:
-        _stop_with_parent()
+        stop_with_supervisor()
     with opened_flow(flow, settings, os.environ, secrets) as (package, telemetry):
         if options.fd is not None:
             telemetry.snapshots.share()
         flow_service = create_service(package, settings, service, history, telemetry.tracing)
         listener = listen(options.host, options.port) if options.fd is None else socket.socket(fileno=options.fd)
         with listener:
-            server = Server(create_app(flow_service, settings, tokens, telemetry), flow_service, settings)
+            app = create_app(flow_service, settings, tokens, telemetry)
+            on_started = None if options.fd is None else report_ready
+            server = Server(app, flow_service, settings, on_started)
             collect_rarely()
             runner = asyncio.Runner(loop_factory=server.config.get_loop_factory())
             runner.run(_run_and_cancel_tasks(server.serve(sockets=[listener])))
@@ -178,17 +178,6 @@ def _exit(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-def _stop_with_parent() -> None:
-    """Send this process SIGTERM when its parent, the supervisor of the workers, exits; that closes standard input."""
-
-    def watch() -> None:
-        while sys.stdin.buffer.read(1):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _counted(count: int, noun: str) -> str:

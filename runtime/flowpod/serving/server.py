@@ -5,6 +5,7 @@ import gc
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
@@ -74,7 +75,9 @@ class Server(uvicorn.Server):
     SIGINT skips the first step; a second signal also skips the second.
     """
 
-    def __init__(self, app: ASGIApp, service: FlowService, settings: Settings) -> None:
+    def __init__(
+        self, app: ASGIApp, service: FlowService, settings: Settings, on_started: Callable[[], None] | None = None
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -92,16 +95,19 @@ class Server(uvicorn.Server):
         )
         self._service = service
         self._settings = settings
+        self._on_started = on_started
         self._skip_grace: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start as uvicorn does, and remember the event loop for signal handlers."""
+        """Start as uvicorn does; remember the event loop for signal handlers, and report the start."""
         self._loop = asyncio.get_running_loop()
         self._loop.set_default_executor(_DaemonExecutor())
         self._skip_grace = asyncio.Event()
         await super().startup(sockets)
+        if self._on_started is not None:
+            self._on_started()
         for listener in sockets or []:
             logger.info("serving flow %r on %s", self._service.name, _address(listener))
 

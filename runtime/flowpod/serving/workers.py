@@ -1,76 +1,159 @@
-"""Worker processes that share one listening socket; a worker that ends is replaced."""
+"""Worker processes that share one listening socket; a worker that ends is replaced after a delay."""
 
 import logging
+import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1
-_QUICK_EXIT_S = 5.0
-_MAX_QUICK_EXITS = 5
+_MIN_DELAY_S = 0.1
+_MAX_DELAY_S = 30.0
+_STABLE_S = 30.0
+_STDIN = 0
+_SIGNAL_NAMES = {int(sig): sig.name for sig in signal.Signals}
+_STOPPED = {0, 128 + signal.SIGINT, -signal.SIGINT, -signal.SIGTERM}  # the last three while it was still starting
 
 
 class Workers:
     """Runs `count` copies of a command, with the listening socket as `--fd`, until a signal stops them.
 
-    A worker's standard input is a pipe from this process: it closes when this process dies, so the workers notice.
+    A worker's standard input is a socket to this process. The worker writes to it when it is ready (`report_ready`),
+    and reads from it that this process has died (`stop_with_supervisor`).
     """
 
+    # uvicorn's own supervisor replaces a dead worker at once, for ever; it ends all workers when one cannot start, does
+    # not forward a second signal, which skips the grace period, and leaves workers behind when it is killed.
+
     def __init__(self, command: Sequence[str], listener: socket.socket, count: int) -> None:
-        self._command = [*command, "--fd", str(listener.fileno())]
-        self._listener = listener
-        self._count = count
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._started: dict[int, float] = {}
-        self._quick_exits = 0
+        self._slots = [_Slot(command, listener) for _ in range(count)]
         self._signals: list[int] = []
 
     def run(self) -> int:
-        """Run the workers until all have ended; return the exit status."""
+        """Run the workers until all have ended; return the exit status.
+
+        It is 1 if no worker could start: a flow that cannot be served is the platform's to report and restart.
+        """
         for sig in (signal.SIGTERM, signal.SIGINT):
             # Handlers only record the signal: acting on it here could race with the start of a worker.
             signal.signal(sig, lambda number, _: self._signals.append(number))
-        failed = False
-        while not (self._signals or failed):
-            if len(self._processes) < self._count:
-                self._start()
-                continue
-            failed = not self._remove_ended()
+        while not self._signals:
+            for slot in self._slots:
+                slot.advance()
+            if all(slot.deaths and not slot.ever_ready for slot in self._slots):
+                logger.error("no worker could start; the lines above say why")
+                return 1
             time.sleep(_POLL_S)
-        return self._stop(failed)
+        return self._stop()
+
+    def _stop(self) -> int:
+        sent = 0
+        while any(slot.is_running for slot in self._slots):
+            new, sent = self._signals[sent:], len(self._signals)
+            for slot in self._slots:
+                slot.send(new)
+            time.sleep(_POLL_S)
+        return 0 if all(slot.exit_status in _STOPPED for slot in self._slots) else 1
+
+
+class _Slot:
+    """The place of one worker: its process and, when that has ended, the time to start the next."""
+
+    def __init__(self, command: Sequence[str], listener: socket.socket) -> None:
+        self._command = [*command, "--fd", str(listener.fileno())]
+        self._listener = listener
+        self._process: subprocess.Popen[bytes] | None = None
+        self._link: socket.socket | None = None
+        self._ready = False
+        self._started = 0.0
+        self._start_at = 0.0
+        self._delay = _MIN_DELAY_S
+        self.exit_status = 0
+        self.deaths = 0
+        self.ever_ready = False
+
+    @property
+    def is_running(self) -> bool:
+        if self._process is None:
+            return False
+        status = self._process.poll()
+        if status is not None:
+            self.exit_status = status
+        return status is None
+
+    def send(self, signals: Sequence[int]) -> None:
+        if self._process is not None:
+            for sig in signals:
+                self._process.send_signal(sig)
+
+    def advance(self) -> None:
+        """Start the process if it is time to, or note that it is ready or has ended."""
+        if self._process is None:
+            if time.monotonic() >= self._start_at:
+                self._start()
+            return
+        assert self._link is not None
+        running = self.is_running  # before the link is read, so that the last byte of a process that has ended counts
+        if not self._ready and _has_byte(self._link):
+            self._ready = self.ever_ready = True
+        if not running:
+            self._note_end(f"worker {self._process.pid} {self._reason()}")
+            self._process = None
+            self._link.close()
 
     def _start(self) -> None:
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            self._command, stdin=subprocess.PIPE, pass_fds=[self._listener.fileno()], start_new_session=True
-        )
-        self._processes.append(process)
-        self._started[process.pid] = time.monotonic()
-        logger.info("worker %d started", process.pid)
+        self._started, self._ready = time.monotonic(), False
+        self._link, stdin = socket.socketpair()
+        with stdin:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - our own command
+                    self._command, stdin=stdin.fileno(), pass_fds=[self._listener.fileno()], start_new_session=True
+                )
+            except OSError as error:
+                self._link.close()
+                self._note_end(f"no worker could be started ({error})")
+                return
+        logger.info("worker %d started", self._process.pid)
 
-    def _remove_ended(self) -> bool:
-        for process in [process for process in self._processes if process.poll() is not None]:
-            self._processes.remove(process)
-            lifetime = time.monotonic() - self._started.pop(process.pid)
-            self._quick_exits = self._quick_exits + 1 if lifetime < _QUICK_EXIT_S else 0
-            logger.warning("worker %d ended with status %d after %.1f s", process.pid, process.returncode, lifetime)
-        if self._quick_exits >= _MAX_QUICK_EXITS:
-            logger.error("%d workers in a row ended within seconds of their start; giving up", self._quick_exits)
-            return False
-        return True
+    def _reason(self) -> str:
+        status = self.exit_status
+        how = f"ended with status {status}" if status >= 0 else f"was killed by {_SIGNAL_NAMES.get(-status, -status)}"
+        return f"{how} after {time.monotonic() - self._started:.1f} s{'' if self._ready else ', before it was ready'}"
 
-    def _stop(self, failed: bool) -> int:
-        sent = 0
-        signals = self._signals or [signal.SIGTERM]
-        while any(process.poll() is None for process in self._processes):
-            for sig in signals[sent:]:
-                for process in self._processes:
-                    if process.poll() is None:
-                        process.send_signal(sig)
-            sent = len(signals)
-            time.sleep(_POLL_S)
-            signals = self._signals or signals
-        return 1 if failed or any(process.returncode for process in self._processes) else 0
+    def _note_end(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._started >= _STABLE_S:
+            self._delay = _MIN_DELAY_S
+        self.deaths += 1
+        self._start_at = now + self._delay
+        logger.warning("%s; the next one starts in %g s", text, self._delay)
+        self._delay = min(2 * self._delay, _MAX_DELAY_S)
+
+
+def _has_byte(link: socket.socket) -> bool:
+    try:
+        return bool(link.recv(1, socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return False
+
+
+def report_ready() -> None:
+    """In a worker: tell the supervisor that this process serves requests."""
+    os.write(_STDIN, b"r")
+
+
+def stop_with_supervisor() -> None:
+    """In a worker: send this process SIGTERM when its supervisor exits."""
+
+    def watch() -> None:
+        # Not sys.stdin: a thread that holds its lock makes the interpreter abort when the process exits.
+        while os.read(_STDIN, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="flowpod-supervisor", daemon=True).start()

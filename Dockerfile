@@ -43,6 +43,23 @@ RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.crt mkdir -p /app/
         -c /src/constraints.txt -r /src/requirements.txt \
     && /app/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /app/packages
 
+# The bill of materials (CycloneDX) of all that the image contains: the packages above, Python, and the base image's
+# Debian packages.
+FROM ${BASE} AS base
+RUN if command -v dpkg-query > /dev/null; then dpkg-query -W -f '${Package} ${Version} ${Architecture}\n'; fi > /packages.txt
+
+FROM build AS sbom
+COPY requirements-sbom.lock runtime/sbom.py /src/
+RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.crt \
+    /build/bin/pip install --quiet --require-hashes -r /src/requirements-sbom.lock
+COPY --from=base /packages.txt /etc/os-release /src/
+COPY --from=flowpod /app/flowpod /app/flowpod
+COPY --from=packages /app/packages /app/packages
+RUN . /src/os-release \
+    && /build/bin/cyclonedx-py environment --spec-version 1.6 --output-reproducible /app/venv/bin/python > /src/python.json \
+    && /build/bin/python /src/sbom.py "$(python3 -c 'import platform; print(platform.python_version())')" "${ID}" \
+        /src/packages.txt < /src/python.json > /sbom.cdx.json
+
 FROM ${BASE}
 LABEL org.opencontainers.image.title="Flowpod" \
       org.opencontainers.image.description="An LLM application flow, served over HTTP" \
@@ -59,6 +76,7 @@ RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/s
 COPY --from=build /app/venv /app/venv
 COPY --from=flowpod /app/flowpod /app/flowpod
 COPY --from=packages /app/packages /app/packages
+COPY --from=sbom /sbom.cdx.json /app/
 ENV PATH=/app/flowpod/bin:/app/venv/bin:/app/packages/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     FLOWPOD_DATA_DIR=/langstudio/flow HOME=/langstudio/flow TMPDIR=/langstudio/flow

@@ -61,6 +61,17 @@ test-image: $(VENV)/.dev ## build and run images, with Docker, or with Podman an
 	docker info > /dev/null 2>&1 || tests/image/base.sh
 	$(BIN)/pytest -n 0 tests/image $(ARGS)
 
+.PHONY: sbom
+sbom: $(VENV)/.dev ## write the bill of materials (CycloneDX) of the locked dependencies to dist/sbom.cdx.json
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --spec-version 1.6 --output-reproducible --pyproject pyproject.toml \
+	    -o dist/sbom.cdx.json requirements.lock
+
+# Exit status 1: a vulnerability is known. 2: the audit could not take place.
+.PHONY: audit
+audit: $(VENV)/.dev ## look up known vulnerabilities of the locked dependencies (needs pypi.org or osv.dev)
+	$(BIN)/python -m tests.support.audit requirements.lock requirements-build.lock
+
 # The last two are not peers: plot draws the charts, profile samples the process.
 BENCH_PEERS := hayhooks promptflow llama_agents bentoml plot profile
 RESULTS := tests/bench/results
@@ -131,6 +142,8 @@ lock: $(VENV)/.dev ## refresh the lock files
 	    --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    --group build -o requirements-build.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    --group sbom -o requirements-sbom.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    -c requirements.lock pyproject.toml --group dev -o requirements-dev.lock
 	for client in $(PYTHON_CLIENTS); do \

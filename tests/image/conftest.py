@@ -20,7 +20,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a user builds from: this repository and flows in it, with what must not get into an image."""
     folder = tmp_path_factory.mktemp("context")
-    for name in [*MADE_OF, "requirements-build.lock"]:
+    for name in [*MADE_OF, "requirements-build.lock", "requirements-sbom.lock"]:
         shutil.copy2(ROOT / name, folder)
     for name in ("runtime", "flow"):
         shutil.copytree(ROOT / name, folder / name)

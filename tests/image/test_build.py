@@ -110,6 +110,24 @@ def test_its_labels_and_defaults(engine: Engine, image: str) -> None:
     assert config["Healthcheck"]["Test"][0] == "CMD"
 
 
+def test_its_bill_of_materials_lists_every_package(engine: Engine, image: str) -> None:
+    bom = json.loads(engine.once(image, entrypoint="cat", command=["/app/sbom.cdx.json"]))
+    assert (bom["bomFormat"], bom["specVersion"]) == ("CycloneDX", "1.6")
+    listed: dict[str, set[str]] = {}
+    for component in bom["components"]:
+        kind = component["purl"].removeprefix("pkg:").partition("/")[0]
+        listed.setdefault(kind, set()).add(f"{component['name']} {component['version']}")
+    code = "import importlib.metadata as m; [print(d.name, d.version) for d in m.distributions()]"
+    assert listed["pypi"] == lines(engine.once(image, entrypoint="python", command=["-c", code]))
+    assert {f"flowpod {__version__}", "python"} <= listed["pypi"] | {item.split()[0] for item in listed["generic"]}
+    query = ["-W", "-f", "${Package} ${Version}\n"]
+    assert listed["deb"] == lines(engine.once(image, entrypoint="dpkg-query", command=query))
+
+
+def lines(text: str) -> set[str]:
+    return set(text.splitlines())
+
+
 def test_the_packages_a_flow_names_are_installed_by_the_lock(engine: Engine, context: Path) -> None:
     write_flow(
         context / "flows" / "packages",

@@ -1,7 +1,7 @@
 """Which URLs may be used, and the fetch that connects to nothing else."""
 
 import asyncio
-import socket
+import re
 import ssl
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -15,13 +15,15 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from flowpod.content.url_guard import Address, check_resolved_url, check_url, fetch, is_public
-from tests.support.serving import in_thread
+from tests.support.serving import ROOT, in_thread
 
 PUBLIC = """
     8.8.8.8  2001:4860:4860::8888  ::ffff:8.8.8.8  2002:808:808::1  64:ff9b::8.8.8.8  64:ff9b:1::8.8.8.8
     2001:0:808:808:0:0:f7f7:f7f7
 """.split()
 PRIVATE = """
+    100.64.0.1  192.0.0.1  192.0.0.200  192.0.2.1  198.18.0.1  198.51.100.1  203.0.113.1  192.88.99.1  239.255.255.250  0.1.2.3
+    64:ff9b::7f00:1  64:ff9b:1:ffff::1  2002:c0a8:101::1  2001:2::1  2001:10::1  100::1  3fff::1  5f00::1  ::8.8.8.8
     127.0.0.1  10.1.2.3  172.16.0.1  192.168.1.1  169.254.169.254  100.100.100.200  0.0.0.0  224.0.0.1  240.0.0.1
     255.255.255.255  ::  ::1  fe80::1  fd00::1  fec0::1  ff02::1  ff0e::1  2001:db8::1  ::127.0.0.1
     ::ffff:127.0.0.1  ::ffff:169.254.169.254  ::ffff:224.0.0.1  ::ffff:0:10.0.0.1  2002:7f00:1::  2002:a00:1::1
@@ -50,10 +52,16 @@ NOT_PUBLIC = [
     "http://2130706433/a",
     "http://0x7f000001/a",
     "http://0177.0.0.1/a",
+    "http://017700000001/a",
+    "http://0x7f.1/a",
     "http://0/a",
     "http://[::1]/a",
     "http://[::ffff:7f00:1]/a",
     "http://[2002:7f00:1::]/a",
+    "http://[::]/a",
+    "http://[::127.0.0.1]/a",
+    "http://[64:ff9b::7f00:1]/a",
+    "http://[fec0::1]/a",
     "http://user:word@127.0.0.1/a",
     "http://8.8.8.8@127.0.0.1/a",
     "http://\u2460\u2461\u2466.\u24ea.\u24ea.\u2460/a",
@@ -115,6 +123,16 @@ def test_url_that_is_invalid_or_ambiguous_is_refused(url: str, private_urls: boo
 )
 async def test_url_of_a_public_host_or_of_a_name_passes(url: str, host: str) -> None:
     assert check_url(url) == host
+
+
+def test_only_the_guard_fetches_what_a_request_names() -> None:
+    """Besides the guard, only the models' clients call anything: the addresses of connections."""
+    clients = re.compile(
+        r"\b(AsyncClient|DefaultAioHttpClient|HTTPTransport|urlopen|create_connection|open_connection|aiohttp\.|import requests)"
+    )
+    runtime = ROOT / "runtime" / "flowpod"
+    having = {str(path.relative_to(runtime)) for path in runtime.rglob("*.py") if clients.search(path.read_text())}
+    assert having == {"content/url_guard.py", "models/client.py"}
 
 
 async def test_unknown_name_passes_the_check_and_fails_the_fetch() -> None:
@@ -198,46 +216,75 @@ async def test_content_and_time_are_limited(server: str) -> None:
 
 
 class Names:
-    """A name server for the tests: each look-up of a name gets its next answer."""
+    """A name server: each look-up of a name gets its next answer; the last one is repeated."""
 
     def __init__(self, **answers: list[list[str]]) -> None:
-        self.answers = answers
+        self._answers = answers
+        self.asked: list[str] = []
 
-    async def getaddrinfo(self, host: str, port: int | None, **options: Any) -> list[Any]:
-        texts = self.answers[host.removesuffix(".test")].pop(0)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (text, port or 0)) for text in texts]
-
-
-def resolve_by(monkeypatch: pytest.MonkeyPatch, **answers: list[list[str]]) -> None:
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Names(**answers).getaddrinfo)
+    async def __call__(self, host: str) -> list[str]:
+        self.asked.append(host)
+        answers = self._answers[host.removesuffix(".test")]
+        return answers.pop(0) if len(answers) > 1 else answers[0]
 
 
-async def test_connection_goes_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
-    port = server.rpartition(":")[2]
-    resolve_by(monkeypatch, rebound=[["127.0.0.1"], ["127.0.0.2"]])
-    assert (
-        await fetch(f"http://rebound.test:{port}/host", is_allowed=loopback_1) == f"http rebound.test:{port}".encode()
-    )
+@pytest.mark.fault("a name resolves to another address after its check")
+async def test_connection_goes_to_the_address_that_was_checked(server: str) -> None:
+    port, names = server.rpartition(":")[2], Names(rebound=[["127.0.0.1"], ["127.0.0.2"]])
+    content = await fetch(f"http://rebound.test:{port}/host", is_allowed=loopback_1, resolve=names)
+    assert (content, names.asked) == (f"http rebound.test:{port}".encode(), ["rebound.test"])
 
 
-async def test_name_with_one_forbidden_address_is_refused(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
-    resolve_by(monkeypatch, mixed=[["127.0.0.1", "127.0.0.2"]])
+@pytest.mark.fault("a name resolves to another address after its check")
+async def test_name_is_looked_up_and_checked_again_at_every_redirect(server: str) -> None:
+    port, names = server.rpartition(":")[2], Names(rebound=[["127.0.0.1"], ["127.0.0.2"]])
+    url = f"http://rebound.test:{port}/redirect?to=/host"
+    with pytest.raises(ValueError, match=r"rebound\.test resolves to an address that is not public"):
+        await fetch(url, is_allowed=loopback_1, resolve=names)
+    assert names.asked == ["rebound.test"] * 2
+
+
+@pytest.mark.parametrize("private_urls", [False, True])
+async def test_proxy_gets_the_checked_address_and_without_the_rule_the_name(
+    monkeypatch: pytest.MonkeyPatch, private_urls: bool
+) -> None:
+    heads = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode().lower())
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+        await writer.drain()
+        writer.close()
+
+    proxy = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        names = Names(public=[["93.184.216.34"]])
+        assert await fetch("http://public.test/a", private_urls=private_urls, resolve=names) == b"ok"
+    target = "public.test" if private_urls else "93.184.216.34"
+    assert heads[0].startswith(f"get http://{target}/a http/1.1\r\n")
+    assert "host: public.test\r\n" in heads[0]
+
+
+async def test_name_with_one_forbidden_address_is_refused(server: str) -> None:
+    names = Names(mixed=[["127.0.0.1", "127.0.0.2"]])
     with pytest.raises(ValueError, match=r"mixed\.test resolves to an address that is not public"):
-        await fetch(f"http://mixed.test:{server.rpartition(':')[2]}/host", is_allowed=loopback_1)
+        await fetch(f"http://mixed.test:{server.rpartition(':')[2]}/host", is_allowed=loopback_1, resolve=names)
 
 
-async def test_check_looks_names_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    resolve_by(monkeypatch, public=[["8.8.8.8"]], mixed=[["8.8.8.8", "10.0.0.1"]])
-    await check_resolved_url("https://public.test/a")
-    with pytest.raises(ValueError, match=r"mixed\.test resolves to an address that is not public"):
-        await check_resolved_url("https://mixed.test/a")
-    await check_resolved_url("https://mixed.test/a", private_urls=True)
+async def test_check_looks_names_up() -> None:
+    names = Names(public=[["8.8.8.8"]], mixed=[["8.8.8.8", "10.0.0.1"]], zone=[["fe80::1%eth0"]])
+    await check_resolved_url("https://public.test/a", resolve=names)
+    for name in ("mixed", "zone"):
+        with pytest.raises(ValueError, match=rf"{name}\.test resolves to an address that is not public"):
+            await check_resolved_url(f"https://{name}.test/a", resolve=names)
+    await check_resolved_url("https://mixed.test/a", private_urls=True, resolve=names)
 
 
-async def test_next_address_is_used_when_one_refuses(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
-    port = server.rpartition(":")[2]
-    resolve_by(monkeypatch, two=[["127.0.0.3", "127.0.0.1"]])
-    content = await fetch(f"http://two.test:{port}/host", is_allowed=lambda address: address.is_loopback)
+async def test_next_address_is_used_when_one_refuses(server: str) -> None:
+    port, names = server.rpartition(":")[2], Names(two=[["127.0.0.3", "127.0.0.1"]])
+    url = f"http://two.test:{port}/host"
+    content = await fetch(url, is_allowed=lambda address: address.is_loopback, resolve=names)
     assert content == f"http two.test:{port}".encode()
 
 
@@ -261,11 +308,11 @@ async def test_tls_is_verified_for_the_name(monkeypatch: pytest.MonkeyPatch, tmp
 
     listener = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
     port = listener.sockets[0].getsockname()[1]
-    resolve_by(monkeypatch, secure=[["127.0.0.1"]] * 2, other=[["127.0.0.1"]])
+    resolve = Names(secure=[["127.0.0.1"]], other=[["127.0.0.1"]])
     async with listener:
-        content = await fetch(f"https://secure.test:{port}/", is_allowed=loopback_1)
+        content = await fetch(f"https://secure.test:{port}/", is_allowed=loopback_1, resolve=resolve)
         assert (content.decode(), names) == (f"secure.test:{port}", ["secure.test"])
         with pytest.raises(ValueError, match="redirects from https to http"):
-            await fetch(f"https://secure.test:{port}/away", is_allowed=loopback_1)
+            await fetch(f"https://secure.test:{port}/away", is_allowed=loopback_1, resolve=resolve)
         with pytest.raises(ValueError, match=r"(?i)certificate"):
-            await fetch(f"https://other.test:{port}/", is_allowed=loopback_1)
+            await fetch(f"https://other.test:{port}/", is_allowed=loopback_1, resolve=resolve)

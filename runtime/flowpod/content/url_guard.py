@@ -7,8 +7,8 @@ A request must not make Flowpod, a node or a model server read from Flowpod's ow
 import asyncio
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import urljoin, urlsplit
 
 import httpx2
@@ -20,6 +20,9 @@ _MAX_BYTES = 50 * 1024 * 1024
 _TIMEOUT_S = 60.0
 _CONNECT_TIMEOUT_S = 10.0
 _AMBIGUOUS = re.compile(r"[\s\\\x00-\x20\x7f]")  # URL parsers disagree about these, and so about the host
+# Reserved, and public by the registry that some versions of Python know: IETF protocol assignments (RFC 6890), relays
+# of 6to4 (RFC 7526) and documentation (RFC 9637).
+_RESERVED = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 # RFC 8215 lets a network lay out 64:ff9b:1::/48 as it likes; only its first /96 has one meaning in every layout.
 _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/96"))
@@ -32,7 +35,7 @@ def is_public(address: Address) -> bool:
             return all(map(is_public, carried))
         if address not in _GLOBAL_UNICAST:
             return False
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and not any(address in network for network in _RESERVED)
 
 
 def _carried(address: IPv6Address) -> Iterator[IPv4Address]:
@@ -47,6 +50,14 @@ def _carried(address: IPv6Address) -> Iterator[IPv4Address]:
 
 
 AddressRule = Callable[[Address], bool]
+Resolve = Callable[[str], Awaitable[Sequence[str]]]
+"""Looks a host name up: returns its addresses as texts, best first. Raises OSError for an unknown name."""
+
+
+async def look_up(host: str) -> Sequence[str]:
+    """Ask the system's resolver for the addresses of a host."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(socket_address[0]) for *_, socket_address in found]
 
 
 def check_url(url: str, *, private_urls: bool = False, is_allowed: AddressRule = is_public) -> str:
@@ -74,32 +85,29 @@ def _addresses_written_as(host: str) -> list[Address]:
     if bare == "localhost" or bare.endswith(".localhost"):
         return [IPv4Address("127.0.0.1")]
     try:
-        return _addresses_in(socket.getaddrinfo(bare, None, flags=socket.AI_NUMERICHOST))
+        found = socket.getaddrinfo(bare, None, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         return []
+    return _addresses_in([str(socket_address[0]) for *_, socket_address in found])
 
 
-def _addresses_in(
-    found: Iterable[tuple[object, object, object, object, tuple[str | int | bytes, ...]]],
-) -> list[Address]:
-    texts = [str(socket_address[0]).partition("%")[0] for *_, socket_address in found]
-    return [ip_address(text) for text in dict.fromkeys(texts)]
+def _addresses_in(texts: Sequence[str]) -> list[Address]:
+    return [ip_address(text) for text in dict.fromkeys(text.partition("%")[0] for text in texts)]
 
 
-async def check_resolved_url(url: str, *, private_urls: bool = False) -> None:
+async def check_resolved_url(url: str, *, private_urls: bool = False, resolve: Resolve = look_up) -> None:
     """Check a URL as `check_url` does, and the addresses of its host; an unknown name passes: it leads nowhere."""
     host = check_url(url, private_urls=private_urls)
     if not private_urls:
         try:
-            await _resolve(host, is_public)
+            await _checked_addresses(host, is_public, resolve)
         except OSError:
             return
 
 
-async def _resolve(host: str, is_allowed: AddressRule) -> list[Address]:
+async def _checked_addresses(host: str, is_allowed: AddressRule, resolve: Resolve) -> list[Address]:
     """Return the addresses of a host, best first. Raises OSError for an unknown name, ValueError for a refused one."""
-    loop = asyncio.get_running_loop()
-    addresses = _addresses_in(await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+    addresses = _addresses_in(await resolve(host))
     if not all(map(is_allowed, addresses)):
         raise ValueError(
             f"{host} resolves to an address that is not public; FLOWPOD_ALLOW_PRIVATE_URLS=on allows such addresses"
@@ -114,6 +122,7 @@ async def fetch(
     max_bytes: int = _MAX_BYTES,
     timeout_s: float = _TIMEOUT_S,
     is_allowed: AddressRule = is_public,
+    resolve: Resolve = look_up,
 ) -> bytes:
     """Return the content at `url`, through at most MAX_REDIRECTS redirects and never from https to http.
 
@@ -124,7 +133,7 @@ async def fetch(
         async with asyncio.timeout(timeout_s):
             for _ in range(MAX_REDIRECTS + 1):
                 host = check_url(url, private_urls=private_urls, is_allowed=is_allowed)
-                addresses = [] if private_urls else await _resolve(host, is_allowed)
+                addresses = [] if private_urls else await _checked_addresses(host, is_allowed, resolve)
                 answer = await _get(url, host, addresses, max_bytes)
                 if isinstance(answer, bytes):
                     return answer
@@ -142,6 +151,8 @@ async def _get(url: str, host: str, addresses: list[Address], max_bytes: int) ->
     """Return the content at `url`, or the URL that it redirects to.
 
     Each fetch has its own client: a shared one would reuse connections and cookies of another host at this address.
+    A proxy of the environment (`HTTPS_PROXY`) is used, and gets the checked address, because it could resolve a name to
+    another one. With `private_urls` it gets the name.
     """
     timeout = httpx2.Timeout(_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
     async with httpx2.AsyncClient(timeout=timeout) as client:

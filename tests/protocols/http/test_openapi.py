@@ -94,7 +94,8 @@ async def test_the_flows_own_inputs_and_outputs_are_schemas(tmp_path: Path) -> N
     assert document["info"]["title"] == "Weather <b>bot</b>"
     assert schemas["Inputs"]["required"] == ["city", "picture"]
     assert schemas["Inputs"]["properties"]["city"] == {"type": "string", "description": "Where?"}
-    assert schemas["Inputs"]["properties"]["days"] == {"type": "integer", "default": 3}
+    assert schemas["Inputs"]["properties"]["days"] == {"type": "integer", "default": 3, "nullable": True}
+    assert list(schemas["FurtherInputs"]["properties"]) == ["days", "key", "chat_history", "picture"]
     assert list(schemas["Outputs"]["properties"]) == ["answer", "facts"]
     assert schemas["Variables"]["properties"] == {"seen": {"type": "integer", "nullable": True}}
 
@@ -120,6 +121,16 @@ async def test_endpoints_that_the_flow_does_not_have_are_not_described(tmp_path:
     assert not [path for path in plain["paths"] if path.startswith(("/v1/", "/chat/"))]
     assert not [path for path in off["paths"] if path.startswith("/chat/")]
     assert "/v1/chat/completions" in off["paths"]
+
+
+async def test_every_response_has_a_request_id(tmp_path: Path) -> None:
+    document = await document_of(tmp_path, data=tmp_path)
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            for status, response in operation["responses"].items() if method != "parameters" else ():
+                if "$ref" in response:
+                    response = document["components"]["responses"][response["$ref"].rpartition("/")[2]]
+                assert "X-Request-Id" in response["headers"], (path, method, status)
 
 
 async def test_the_docs_need_no_token_and_contain_no_secret(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, FiniteFloat
+from pydantic import AfterValidator, Field, StrictBool, StrictInt
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,7 +26,7 @@ from flowpod.api.dashscope.messages import (
     with_images,
 )
 from flowpod.api.http.encoder import respond
-from flowpod.api.http.requests import RequestModel, is_session_id, read_caller, read_model, read_object
+from flowpod.api.http.requests import Number, RequestModel, is_session_id, read_caller, read_model, read_object
 from flowpod.api.openai.messages import (
     ChatEndpoint,
     ChatFields,
@@ -116,14 +116,14 @@ class CallInput(RequestModel):
 class CallParameters(RequestModel):
     """The `parameters` of a call."""
 
-    incremental_output: bool | None = None
-    has_thoughts: bool | None = None
+    incremental_output: StrictBool | None = None
+    has_thoughts: StrictBool | None = None
     flow_stream_mode: StreamMode | None = None
     rag_options: Annotated[dict[str, Any], AfterValidator(_check_depth)] | None = None
-    temperature: FiniteFloat | None = None
-    top_p: FiniteFloat | None = None
-    max_tokens: int | None = None
-    seed: int | None = None
+    temperature: Number | None = None
+    top_p: Number | None = None
+    max_tokens: StrictInt | None = None
+    seed: StrictInt | None = None
 
     @property
     def overrides(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`GET /openapi.json`: the OpenAPI document of all endpoints and the flow's inputs. `GET /docs`: Swagger UI."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -13,13 +13,32 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from flowpod import __version__
-from flowpod.api.docs.schemas import example_inputs, inputs_schema, outputs_schema, type_schema
+from flowpod.api.docs.schemas import (
+    example_inputs,
+    further_inputs_schema,
+    inputs_schema,
+    nullable_inputs_schema,
+    outputs_schema,
+    type_schema,
+)
 from flowpod.api.http.endpoint import get
 from flowpod.api.http.errors import JsonResponse
-from flowpod.api.http.middleware import DOCS, OPENAPI
+from flowpod.api.http.middleware import DOCS, OPENAPI, REQUEST_ID_HEADER
+from flowpod.flow.model import FILE_TYPES
 from flowpod.service import FlowService
 
 _ASSETS = ("swagger-ui.css", "swagger-ui-bundle.js")
+_REQUEST_ID = {"$ref": "#/components/headers/RequestId"}
+_INPUTS = {"$ref": "#/components/schemas/Inputs"}
+_BY_PLUGIN: Mapping[str, Any] = {
+    name: {
+        "type": "object",
+        "nullable": True,
+        "description": "Values by plugin code.",
+        "additionalProperties": {"type": "object"},
+    }
+    for name in ("user_defined_params", "user_defined_tokens")
+}
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -76,8 +95,10 @@ class ApiDocs:
 def openapi_document(service: FlowService) -> dict[str, Any]:
     """Return the OpenAPI 3.0 document of a service: openapi.yaml with its placeholders replaced for the flow."""
     flow = service.flow
-    inputs = inputs_schema(service, history_is_required=False)
-    score = inputs_schema(service, history_is_required=True)
+    inputs, score = (
+        nullable_inputs_schema(inputs_schema(service, history_is_required=required)) for required in (False, True)
+    )
+    further = further_inputs_schema(service, inputs)
     variables = {name: type_schema(declared.type, "") | {"nullable": True} for name, declared in flow.variables.items()}
     text = (files("flowpod.api.docs") / "openapi.yaml").read_text(encoding="utf-8")
     # libyaml's loader if PyYAML has it: the pure Python one would block the event loop six times as long.
@@ -91,16 +112,34 @@ def openapi_document(service: FlowService) -> dict[str, Any]:
             "<inputs>": example_inputs(inputs, service),
             "<score>": example_inputs(score, service),
             **_chat_examples(example_inputs(inputs, service), flow.chat_input),
-            "<inputs schema>": inputs,
+            "<inputs schema>": inputs | ({"additionalProperties": False} if flow.inputs else {}),
+            "<further schema>": further,
+            "<biz schema>": further | {"properties": further["properties"] | _BY_PLUGIN},
+            "<score schema>": score,
+            "<files>": sum(declared.type in FILE_TYPES for declared in flow.inputs.values()),
             "<outputs schema>": outputs_schema(service, for_evaluation=True),
-            "<variables schema>": {"type": "object", "properties": variables},
+            "<variables schema>": {"type": "object", "properties": variables, "additionalProperties": False},
         },
     )
+    if "required" in inputs:
+        body = document["components"]["schemas"]["RunBody"]
+        body |= {"required": ["inputs"], "properties": body["properties"] | {"inputs": _INPUTS}}
     unavailable = [] if flow.is_chat else ["/v1/", "/api/v1/"]
     unavailable += [] if service.history is not None else ["/chat/"]
     paths = document["paths"].items()
     document["paths"] = {path: item for path, item in paths if not path.startswith(tuple(unavailable))}
+    for response in _responses(document):
+        response["headers"] = {**response.get("headers", {}), REQUEST_ID_HEADER: _REQUEST_ID}
     return document
+
+
+def _responses(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield every response that is written out, instead of by reference."""
+    yield from document["components"]["responses"].values()
+    for item in document["paths"].values():
+        for method, operation in item.items():
+            if method != "parameters":
+                yield from (response for response in operation["responses"].values() if "$ref" not in response)
 
 
 def _chat_examples(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:

@@ -19,7 +19,13 @@ _TYPES: Mapping[str, Mapping[str, Any]] = {
     "bool": {"type": "boolean"},
     "list": {"type": "array", "items": {}},
     "object": {"type": "object", "additionalProperties": {}},
-    "image": {"type": "object", "additionalProperties": {}},
+    "image": {
+        "description": '`{"data:image/png;url": URL}` or `{"data:image/png;base64": content}`, or either as text.',
+        "oneOf": [
+            {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": {"type": "string"}},
+            {"type": "string", "minLength": 1},
+        ],
+    },
     "File": _FILE,
     "file": _FILE,
 }
@@ -59,6 +65,30 @@ def inputs_schema(service: FlowService, *, history_is_required: bool) -> dict[st
         if not declared.has_default and (history_is_required or name != flow.chat_history)
     ]
     return schema | ({"required": required} if required else {})
+
+
+def further_inputs_schema(service: FlowService, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of the inputs that a chat request has besides its messages, from that of all inputs.
+
+    None is required, because the messages may contain the images.
+    """
+    properties = {name: schema for name, schema in inputs["properties"].items() if name != service.flow.chat_input}
+    return {
+        "type": "object",
+        "nullable": True,
+        "description": "Further inputs of the flow by name.",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def nullable_inputs_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an inputs schema in which an input that is not required may be null, which counts as absent."""
+    required = schema.get("required", ())
+    properties = {
+        name: one if name in required else {**one, "nullable": True} for name, one in schema["properties"].items()
+    }
+    return {**schema, "properties": properties}
 
 
 def outputs_schema(service: FlowService, *, for_evaluation: bool) -> dict[str, Any]:

@@ -1,16 +1,16 @@
 """Cursor pagination: each page of a list names the cursor of the next one."""
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+import re
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
 from pydantic import Field
 
 from flowpod.api.http.requests import RequestModel
 from flowpod.errors import InvalidRequest
 
-_MAX_INTEGER = 2**63 - 1  # the largest integer of a database column
+NUMBER = re.compile(r"([0-9]{1,18})")
+"""The cursor of a list in the order of a number, which a database column can hold."""
 
 
 class Query(RequestModel, extra="forbid"):
@@ -26,29 +26,19 @@ class PageQuery(Query):
 
 def page(items: Sequence[Any], next_position: Sequence[str | int] | None) -> dict[str, Any]:
     """Return the JSON body of a page; `next_position` is where the next page starts, None on the last page."""
-    cursor = (
-        None if next_position is None else urlsafe_b64encode(orjson.dumps(list(next_position))).decode().rstrip("=")
-    )
+    cursor = None if next_position is None else "-".join(map(str, next_position))
     return {"data": list(items), "next_cursor": cursor}
 
 
-def decode_cursor(cursor: str, *types: type[str] | type[int]) -> tuple[Any, ...] | None:
-    """Return the position that a cursor encodes, one value of each of `types`; None for an empty cursor.
+def decode_cursor(cursor: str, pattern: re.Pattern[str]) -> Sequence[str] | None:
+    """Return the position that a cursor encodes, the groups of `pattern`; None for an empty cursor.
 
     Raises InvalidRequest for a malformed cursor.
     """
     if not cursor:
         return None
-    try:
-        position = orjson.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except ValueError:
-        position = None
-    if (
-        not isinstance(position, list)
-        or len(position) != len(types)
-        or not all(type(value) is expected for value, expected in zip(position, types, strict=True))
-        or not all(abs(value) <= _MAX_INTEGER for value in position if isinstance(value, int))
-    ):
+    match = pattern.fullmatch(cursor)
+    if match is None:
         message = "invalid cursor: use the next_cursor of the previous page"
         raise InvalidRequest(message, param="cursor", code="invalid_cursor")
-    return tuple(position)
+    return match.groups()

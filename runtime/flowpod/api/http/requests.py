@@ -2,10 +2,10 @@
 
 import re
 import uuid
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, Strict, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from flowpod.api.http.middleware import SESSION_ID
@@ -20,6 +20,10 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9_:-]{32,255}")
 _USER_ID_LENGTH = 255
 _ROUNDS_DIGITS = 9  # longer numbers are slow to parse, and far beyond MAX_ROUNDS
 Body = TypeVar("Body", bound=BaseModel)
+
+
+Number = Annotated[FiniteFloat, Strict()]
+"""A number of a body; unlike pydantic's own rule, not a text or a boolean that looks like one."""
 
 
 class RequestModel(BaseModel):

@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from typing import Any
 
+from pydantic import StrictBool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,9 +23,9 @@ from flowpod.jsonable import dumps, timestamp
 class ResponseConfig(RequestModel):
     """What the response contains about the nodes."""
 
-    include_node_description: bool = False
-    include_node_display_name: bool = False
-    include_node_output: bool = False
+    include_node_description: StrictBool = False
+    include_node_display_name: StrictBool = False
+    include_node_output: StrictBool = False
     exclude_nodes: tuple[str, ...] = ()
 
 
@@ -32,8 +33,8 @@ class RunBody(RequestModel):
     """The request's body."""
 
     inputs: dict[str, Any] | None = None
-    stream: bool | None = None
-    background: bool | None = None
+    stream: StrictBool | None = None
+    background: StrictBool | None = None
     response_config: ResponseConfig | None = None
 
 

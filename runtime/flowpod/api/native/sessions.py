@@ -1,24 +1,28 @@
 """Stored sessions under `/chat`: list, read, change and delete sessions, turns and session variables."""
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from flowpod.api.http.endpoint import Endpoint, delete, get
 from flowpod.api.http.errors import JsonResponse
-from flowpod.api.http.pagination import PageQuery, Query, decode_cursor, page
+from flowpod.api.http.pagination import NUMBER, PageQuery, Query, decode_cursor, page
 from flowpod.api.http.requests import read_object, read_query, read_user_id
 from flowpod.engine.variables import session_values, typed_values
 from flowpod.errors import InvalidRequest, NotFound
 from flowpod.jsonable import dumps, timestamp
 from flowpod.storage.sessions.archive import Archive, Session, StoredTurn
 
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+_SESSION_CURSOR = re.compile(r"([0-9]{1,17})-([A-Za-z0-9_:-]{32,255})")  # 17 digits: before the year 10000
 UserId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
 
 
@@ -27,6 +31,15 @@ def _in_utc(time: datetime) -> datetime:
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("the time is out of range") from error
+
+
+def _no_number(text: str) -> str:
+    # pydantic reads a number as seconds or, from some size on, as milliseconds.
+    try:
+        float(text)
+    except ValueError:
+        return text
+    raise PydanticCustomError("time", "Expected a date and a time, such as 2026-01-31T12:00:00Z")
 
 
 class SessionsQuery(PageQuery):
@@ -56,7 +69,7 @@ class DeleteSessionsQuery(Query):
 class DeleteTurnsQuery(Query):
     """Query parameters that select the turns to delete; a time without a zone is in UTC."""
 
-    before: Annotated[datetime, AfterValidator(_in_utc)]
+    before: Annotated[datetime, BeforeValidator(_no_number), AfterValidator(_in_utc)]
     user: UserId | None = None
 
 
@@ -85,7 +98,7 @@ class Sessions(Endpoint):
         user = _selected_user(request, query.user)
         sessions = await self._archive.list_sessions(user, _session_position(query.cursor), query.limit + 1)
         last = sessions[query.limit - 1] if len(sessions) > query.limit else None
-        position = None if last is None else (timestamp(last.updated_at), last.session_id)
+        position = None if last is None else ((last.updated_at - _EPOCH) // _MICROSECOND, last.session_id)
         return JsonResponse(page([_session_json(session) for session in sessions[: query.limit]], position))
 
     async def get_session(self, request: Request) -> Response:
@@ -100,8 +113,8 @@ class Sessions(Endpoint):
         """List a session's turns, oldest first."""
         query = read_query(TurnsQuery, request)
         session = await self._session(request)
-        after = decode_cursor(query.cursor, int) or (0,)
-        return JsonResponse(await self._page_of_turns(session.session_id, after[0], query.limit))
+        (after,) = decode_cursor(query.cursor, NUMBER) or ("0",)
+        return JsonResponse(await self._page_of_turns(session.session_id, int(after), query.limit))
 
     async def export_session(self, request: Request) -> Response:
         """Stream all turns of a session, one line of JSON each."""
@@ -176,13 +189,8 @@ def _selected_user(request: Request, query_user: str | None = None) -> str | Non
 
 
 def _session_position(cursor: str) -> tuple[datetime, str] | None:
-    position = decode_cursor(cursor, str, str)
-    if position is None:
-        return None
-    try:
-        return _in_utc(datetime.fromisoformat(position[0])), position[1]
-    except ValueError as error:
-        raise InvalidRequest("invalid cursor: use the next_cursor of the previous page", param="cursor") from error
+    position = decode_cursor(cursor, _SESSION_CURSOR)
+    return None if position is None else (_EPOCH + int(position[0]) * _MICROSECOND, position[1])
 
 
 async def _json_lines(turns: AsyncIterator[StoredTurn]) -> AsyncIterator[bytes]:

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from flowpod.api.http.endpoint import get
 from flowpod.api.http.errors import JsonResponse
-from flowpod.api.http.pagination import PageQuery, decode_cursor, page
+from flowpod.api.http.pagination import NUMBER, PageQuery, decode_cursor, page
 from flowpod.api.http.requests import read_query
 from flowpod.errors import NotFound, Unavailable
 from flowpod.telemetry.trace_store import Filters, TraceStore
@@ -54,9 +54,9 @@ class Traces:
     async def list_runs(self, request: Request) -> Response:
         """Answer a page of runs, newest first."""
         query = read_query(TracesQuery, request)
-        position = decode_cursor(query.cursor, int)
+        position = decode_cursor(query.cursor, NUMBER)
         filters = Filters(query.session, query.user, query.status, query.min_duration, query.max_duration, query.text)
-        before = None if position is None else position[0]
+        before = None if position is None else int(position[0])
         found = await self._read_store(lambda store: store.newest(filters, query.limit + 1, before))
         runs = found[: query.limit]
         return JsonResponse(page(list(map(summary_as_json, runs)), [runs[-1].id] if len(found) > len(runs) else None))

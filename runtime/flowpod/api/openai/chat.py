@@ -4,14 +4,14 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, StrictBool, StrictInt
 from starlette.requests import Request
 from starlette.responses import Response
 
 from flowpod.api.http.encoder import respond
 from flowpod.api.http.errors import JsonResponse, error_body
 from flowpod.api.http.outcome import Outcome
-from flowpod.api.http.requests import RequestModel, read_model, read_object
+from flowpod.api.http.requests import Number, RequestModel, read_model, read_object
 from flowpod.api.openai.client_headers import read_chat_caller, with_user
 from flowpod.api.openai.messages import (
     ChatEndpoint,
@@ -33,7 +33,7 @@ _DONE = b"data: [DONE]\n\n"
 class StreamOptions(RequestModel):
     """Options of a stream."""
 
-    include_usage: bool | None = None
+    include_usage: StrictBool | None = None
 
 
 class ChatBody(RequestModel):
@@ -43,15 +43,15 @@ class ChatBody(RequestModel):
     """
 
     messages: tuple[Message, ...] = Field(min_length=1)
-    stream: bool | None = None
+    stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     inputs: dict[str, Any] | None = None
     user: Any = None
-    temperature: FiniteFloat | None = None
-    top_p: FiniteFloat | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    seed: int | None = None
+    temperature: Number | None = None
+    top_p: Number | None = None
+    max_tokens: StrictInt | None = None
+    max_completion_tokens: StrictInt | None = None
+    seed: StrictInt | None = None
 
     @property
     def overrides(self) -> dict[str, Any]:

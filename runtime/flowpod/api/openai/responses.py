@@ -5,8 +5,9 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -14,7 +15,7 @@ from starlette.routing import Route
 from flowpod.api.http.endpoint import delete, get, post
 from flowpod.api.http.errors import RUN_FAILED, JsonResponse
 from flowpod.api.http.outcome import read_to_end
-from flowpod.api.http.requests import read_model, read_object, read_user_id
+from flowpod.api.http.requests import RequestModel, read_model, read_object, read_query, read_user_id
 from flowpod.api.http.sse import event_stream, stream_of
 from flowpod.api.native.background import RESPONSE, read_idempotency_key, request_content, run_reader_of
 from flowpod.api.openai.client_headers import read_chat_caller, with_user
@@ -37,8 +38,15 @@ from flowpod.errors import BodyTooLarge, InvalidRequest, NotFound
 from flowpod.storage.runs.continuations import Continuation
 from flowpod.storage.runs.records import RecordedRun
 
-_NUMBER_DIGITS = 9
+_MAX_NUMBER = 999_999_999
 _PREVIOUS = "previous_response_id"
+
+
+class ResponseQuery(RequestModel):
+    """Query parameters of a response: whether to stream its events, and the number of the last one received."""
+
+    stream: Literal["true", "false"] = "false"
+    starting_after: int = Field(-1, ge=0, le=_MAX_NUMBER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +116,7 @@ class Responses(ChatEndpoint):
 
     async def create_response(self, request: Request) -> Response:
         """Answer with a response, or with its events as they come."""
-        parsed = await self._read_request(request)
+        parsed, key = await self._read_request(request), read_idempotency_key(request)
         body = parsed.body
         store = body.store is not False and self._service.run_queue is not None
         details = body.response_fields() | {
@@ -118,7 +126,7 @@ class Responses(ChatEndpoint):
             "store": store,
         }
         if body.background:
-            return await self._create_in_background(request, parsed, details)
+            return await self._create_in_background(request, parsed, details, key)
         if store:
             run_request, continuation = parsed.recorded_request()
             run: Readable = await self._service.start(run_request, AttachedRecording(details, continuation))
@@ -133,13 +141,10 @@ class Responses(ChatEndpoint):
 
     async def show_response(self, request: Request) -> Response:
         """Return a response, or stream its events after number `starting_after`."""
-        query = request.query_params
-        after = query.get("starting_after", "")
-        if after and not (after.isascii() and after.isdecimal() and len(after) <= _NUMBER_DIGITS):
-            raise InvalidRequest("starting_after must be an event's sequence number", param="starting_after")
+        query = read_query(ResponseQuery, request)
         run = await self._read_run(request)
-        if query.get("stream") in ("true", "1"):
-            return stream_of(self._frames(run, int(after) if after else -1), self._settings.heartbeat_s)
+        if query.stream == "true":
+            return stream_of(self._frames(run, query.starting_after), self._settings.heartbeat_s)
         return JsonResponse(await self._response(run))
 
     async def delete_response(self, request: Request) -> Response:
@@ -166,12 +171,12 @@ class Responses(ChatEndpoint):
         return _ResponseRequest(content, body, fields, caller, read_conversation(messages, "input"))
 
     async def _create_in_background(
-        self, request: Request, parsed: _ResponseRequest, details: dict[str, Any]
+        self, request: Request, parsed: _ResponseRequest, details: dict[str, Any], key: str | None
     ) -> Response:
         if parsed.body.store is False:
             raise InvalidRequest("background needs a response that is stored: leave store out", param="store")
         run_request, continuation = parsed.recorded_request()
-        key, compared = read_idempotency_key(request), request_content(request, RESPONSE, parsed.content)
+        compared = request_content(request, RESPONSE, parsed.content)
         run = await self._service.start(run_request, BackgroundRecording(details, continuation, key, compared))
         request.state.session_id = run.session_id
         if parsed.body.stream:

@@ -5,10 +5,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, FiniteFloat, ValidationError
+from pydantic import BeforeValidator, StrictBool, StrictInt, ValidationError
 from pydantic_core import PydanticCustomError
 
-from flowpod.api.http.requests import RequestModel
+from flowpod.api.http.requests import Number, RequestModel
 from flowpod.api.openai.messages import Message, model_overrides
 from flowpod.errors import InvalidRequest, NotFound
 
@@ -78,15 +78,15 @@ class ResponseBody(RequestModel):
     instructions: str | None = None
     previous_response_id: str | None = None
     conversation: Any = None
-    stream: bool | None = None
-    store: bool | None = None
-    background: bool | None = None
+    stream: StrictBool | None = None
+    store: StrictBool | None = None
+    background: StrictBool | None = None
     metadata: dict[str, str] | None = None
     inputs: dict[str, Any] | None = None
     user: Any = None
-    temperature: FiniteFloat | None = None
-    top_p: FiniteFloat | None = None
-    max_output_tokens: int | None = None
+    temperature: Number | None = None
+    top_p: Number | None = None
+    max_output_tokens: StrictInt | None = None
 
     @property
     def overrides(self) -> dict[str, Any]:

@@ -25,6 +25,10 @@ COVERAGE := --cov --cov-report=term:skip-covered
 test: $(VENV)/.dev ## run the tests and report their coverage (ARGS="-k name" selects some)
 	$(BIN)/pytest $(COVERAGE) $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## test the HTTP API with 100 random requests for each operation and check (about 20 minutes)
+	FLOWPOD_FUZZ_EXAMPLES=100 $(BIN)/pytest -n 2 tests/e2e/test_openapi_fuzz.py $(ARGS)
+
 .PHONY: faults
 faults: $(VENV)/.dev ## cause every fault of the matrix in docs/operating.md and print what happened
 	$(BIN)/pytest -n 2 -m fault $(ARGS)

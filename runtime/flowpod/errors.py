@@ -27,14 +27,17 @@ class ErrorInfo:
 
 
 class FlowpodError(Exception):
-    """An error with a message for the client; each subclass sets its type."""
+    """An error; each subclass sets its type. Callers get its `plain` text if it has one, otherwise the message."""
 
     type: ClassVar[ErrorType] = "internal_error"
     code: str = "internal_error"
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, plain: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
+        self.plain = plain
         self.param = param
         if code is not None:
             self.code = code
@@ -42,7 +45,7 @@ class FlowpodError(Exception):
     @property
     def info(self) -> ErrorInfo:
         """The error as data, for events and responses."""
-        return ErrorInfo(self.message, self.type, self.param, self.code)
+        return ErrorInfo(self.message if self.plain is None else self.plain, self.type, self.param, self.code)
 
 
 class InvalidRequest(FlowpodError):

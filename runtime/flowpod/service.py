@@ -79,9 +79,18 @@ class FlowService:
         """Why the service should receive no requests now, or ""."""
         if self.draining or self.closing:
             return "the service is shutting down"
+        if self.threads_exhausted_at is not None:
+            return "all threads run code that does not return (FLOWPOD_THREADS)"
         if self.history is not None and not self.history.availability.migrated:
             return "the chat history has not been available yet; the log says why"
         return ""
+
+    @property
+    def threads_exhausted_at(self) -> float | None:
+        """Since when Python nodes, or templates, have no thread left, on the monotonic clock."""
+        resources = self._package.resources
+        times = (resources.threads.exhausted_at, resources.renderers.exhausted_at)
+        return min((time for time in times if time is not None), default=None)
 
     async def open(self) -> None:
         """Open the history and the run queue; must be called on the event loop that will run the flow."""

@@ -16,6 +16,7 @@ _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+ErrorDetail = Literal["plain", "full"]
 Days = Annotated[float, Field(gt=0, le=_CENTURY_DAYS)]
 
 
@@ -112,6 +113,12 @@ class Settings(BaseSettings):
         description="The number of threads per process for synchronous Python nodes, and again for templates with "
         "loops.",
     )
+    threads_exit_s: Seconds = Field(
+        60,
+        description="Seconds after which the process ends, with status 1, if none of its threads can be used because "
+        "their code does not return. Until then `/readyz` returns 503. Whatever supervises the process should start it "
+        "again.",
+    )
     max_body_bytes: Count = Field(
         10 * 1024 * 1024, description="The maximum size of a request body, in bytes. Larger requests get status 413."
     )
@@ -121,6 +128,11 @@ class Settings(BaseSettings):
             "The maximum length of a text that a node streams, or that an output holds back, in characters. "
             "A node that exceeds it fails."
         ),
+    )
+    error_detail: ErrorDetail = Field(
+        "plain",
+        description="What callers see of the error of a node: `plain` is the node, a code and a reason; `full` adds "
+        "the addresses, files and lines that the log and the trace have. Use `full` for development only.",
     )
     file_mounts: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),

@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -25,17 +26,19 @@ class Threads:
     """A pool of at most `limit` daemon threads, started on demand and reused.
 
     A cancelled call returns at once. Its thread is then abandoned: it counts towards the limit until its code returns.
+    `exhausted_at` is when the last thread was abandoned, on the monotonic clock; None while any thread can be used.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.abandoned = 0
+        self.exhausted_at: float | None = None
         self._slots = asyncio.Semaphore(limit)
         self._idle: list[SimpleQueue[_Job]] = []
 
     async def run(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Call a function in a thread, in this task's context; raises NodeError if every thread is abandoned."""
-        if self.abandoned >= self.limit:
+        if self.exhausted_at is not None:
             text = f"all {self.limit} threads run code that does not return (FLOWPOD_THREADS)"
             raise NodeError(text, code="no_thread")
         await self._slots.acquire()
@@ -62,6 +65,8 @@ class Threads:
         except asyncio.CancelledError:
             if done.cancelled():  # otherwise the code returned at the same moment
                 self.abandoned += 1
+                if self.abandoned == self.limit:
+                    self.exhausted_at = time.monotonic()
                 text = "abandoned a thread in %s, which has not returned; %d of %d threads are abandoned"
                 logger.warning(text, getattr(function, "__name__", function), self.abandoned, self.limit)
             raise
@@ -87,6 +92,7 @@ class Threads:
         self._slots.release()
         if done.cancelled():
             self.abandoned -= 1
+            self.exhausted_at = None
         elif error is None:
             done.set_result(value)
         else:

@@ -96,9 +96,11 @@ class EventBuffer:
         self._room.set()
         self.closed.set()
 
-    def fail_run(self, reason: str) -> None:
+    def fail_run(self) -> None:
         """Fail the run: its failure replaces the last batch, which could not be stored, and the unwritten events."""
-        error = self.failure = RunError(f"the run's events cannot be stored: {reason}", code="events_not_stored").info
+        error = self.failure = RunError(
+            "the run's events cannot be stored; the log has the reason", code="events_not_stored"
+        ).info
         self._last_number = self._stored_number
         self._status = "Running"
         self._unwritten = []

@@ -132,7 +132,7 @@ class Journal:
     def _fail_run(self, buffer: EventBuffer, reason: str) -> None:
         logger.error("run %s: its events cannot be stored: %s", buffer.run_id, reason)
         if buffer.failure is None:
-            buffer.fail_run(reason)
+            buffer.fail_run()
         else:  # the failure cannot be stored either: the run fails when its lease expires
             self._close_buffer(buffer)
 

@@ -157,7 +157,7 @@ def _serve(options: argparse.Namespace) -> int:
             collect_rarely()
             runner = asyncio.Runner(loop_factory=server.config.get_loop_factory())
             runner.run(_run_and_cancel_tasks(server.serve(sockets=[listener])))
-    return _exit(0)
+    return _exit(1 if server.failed else 0)
 
 
 async def _run_and_cancel_tasks(work: Coroutine[Any, Any, T]) -> T:
@@ -199,8 +199,10 @@ def _check_flow(options: argparse.Namespace) -> int:
 
 def _run_flow(options: argparse.Namespace) -> int:
     settings = read_settings()
+    changes = {"error_detail": "full"}  # the caller is the developer
     if settings.trace_store == "auto":  # a single run stores nothing unless the setting says so
-        settings = settings.model_copy(update={"trace_store": "off"})
+        changes["trace_store"] = "off"
+    settings = settings.model_copy(update=changes)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     inputs = dict(_input(text) for text in options.inputs)
     flow = _folder(options.flow)

@@ -11,7 +11,7 @@ from typing import Any
 from opentelemetry.trace import Span
 
 from flowpod.engine.events import EventChannel, NodeRun
-from flowpod.engine.failures import cause_of, error_info
+from flowpod.engine.failures import Failure, Failures
 from flowpod.engine.node_reporter import NodeReporter
 from flowpod.engine.outputs import Outputs
 from flowpod.engine.package import Package
@@ -19,7 +19,7 @@ from flowpod.engine.request import RunRequest
 from flowpod.engine.scheduler import NodeEnd, Scheduler
 from flowpod.engine.stream_tee import StreamTee
 from flowpod.engine.variables import Variables
-from flowpod.errors import ErrorInfo, FlowpodError, NodeError, text_of
+from flowpod.errors import FlowpodError, NodeError, text_of
 from flowpod.flow.model import Node, Reference, ValueType
 from flowpod.flow.plan import Graph
 from flowpod.flow.references import Scope
@@ -73,6 +73,7 @@ class NodeRunner:
         variables: Variables,
         run_id: str,
         request: RunRequest,
+        failures: Failures,
         max_output: int,
     ) -> None:
         self._package = package
@@ -82,6 +83,7 @@ class NodeRunner:
         self._variables = variables
         self._run_id = run_id
         self._request = request
+        self._failures = failures
         self._max_output = max_output
         self._slots = asyncio.Semaphore(_NODES_AT_ONCE)
         self._tees = {name: StreamTee() for name in package.wiring.teed}
@@ -89,8 +91,8 @@ class NodeRunner:
         self.reporter = NodeReporter(run_id, events, tracing.metrics)
         self.finish_reason = "stop"
 
-    async def run(self, graph: Graph, level: Level) -> ErrorInfo | None:
-        """Run the nodes of one list; return the error of the one that failed."""
+    async def run(self, graph: Graph, level: Level) -> Failure | None:
+        """Run the nodes of one list; return the failure of the one that failed."""
         run_node, skipped = partial(self._run_node, level), partial(self._skip, level)
         report = partial(self.reporter.report, level.prefix)
         return await Scheduler(graph, level.scope, level.prefix, run_node, report, skipped).run()
@@ -194,9 +196,9 @@ class NodeRunner:
         types = level.loop_types if loop is None else {variable.name: variable.type for variable in node.variables}
         scope = level.scope.round(index, level.scope.item if loop is not None else item, loop)
         inner = Level(scope, call.span, f"{call.path}[{index}].", types)
-        error = await self.run(self._package.bodies[node.name], inner)
-        if error is not None:
-            raise NodeError(error.message, code=error.code)
+        failure = await self.run(self._package.bodies[node.name], inner)
+        if failure is not None:
+            raise NodeError(failure.text, code=failure.info.code, plain=failure.info.message)
         try:
             return scope.resolve(node.result)
         except LookupError as missing:
@@ -254,18 +256,17 @@ class NodeRunner:
 
     async def _fail(self, call: _Call, error: BaseException) -> NodeEnd:
         node = call.node
-        content = self._tracing.content  # neither callers nor the history may see a secret
-        info = error_info(call.path, error, self._package.flow.folder, content)
+        failure = self._failures.of_node(call.path, error)
         if not isinstance(error, FlowpodError):
-            logger.warning("run %s: %s", self._run_id, info.message, exc_info=error)
-        self._tracing.fail(call.span, info.message, info.code or info.type, error)
+            logger.warning("run %s: %s", self._run_id, failure.text, exc_info=error)
+        self._tracing.fail(call.span, failure.text, failure.info.code or failure.info.type, error)
         policy = node.on_error
         if policy is not None and policy.branch is None and not call.sent:
             try:
                 return await self._complete(call, Result(policy.default))
             except NodeError as second:  # an output refers to a property that the default lacks
-                info = error_info(call.path, second, self._package.flow.folder, content)
-        self.reporter.report(call.level.prefix, node, "Failed", error=info, cause=content.redact(cause_of(error)))
+                failure = self._failures.of_node(call.path, second)
+        self.reporter.report(call.level.prefix, node, "Failed", error=failure.info, cause=failure.cause)
         if policy is not None and policy.branch is not None and not call.sent:
-            return NodeEnd(node, error=info, taken=(policy.branch,), goes_on=True)
-        return NodeEnd(node, error=info)
+            return NodeEnd(node, failure=failure, taken=(policy.branch,), goes_on=True)
+        return NodeEnd(node, failure=failure)

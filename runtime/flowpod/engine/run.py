@@ -11,6 +11,7 @@ from opentelemetry.trace import Span
 
 from flowpod.content.image_fetch import with_fetched_images
 from flowpod.engine.events import EventChannel, RunStarted, RunStatus, RunTerminated
+from flowpod.engine.failures import Failure, Failures
 from flowpod.engine.node import Level, NodeRunner
 from flowpod.engine.outputs import Outputs
 from flowpod.engine.package import Package
@@ -72,13 +73,22 @@ class Run:
         self._scope = scope
         self._outputs = Outputs(package.flow, package.wiring, self.events, self.id, settings.max_output_chars)
         self._variables = Variables(package.flow.variables)
+        self._failures = Failures(package.flow.folder, tracing.content, settings.error_detail)
         self._runner = NodeRunner(
-            package, self._outputs, self.events, tracing, self._variables, self.id, request, settings.max_output_chars
+            package,
+            self._outputs,
+            self.events,
+            tracing,
+            self._variables,
+            self.id,
+            request,
+            self._failures,
+            settings.max_output_chars,
         )
         self._status: RunStatus | None = None
-        self._error: ErrorInfo | None = None
+        self._failure: Failure | None = None
         self._started_at = datetime.now(UTC)
-        self._performing: asyncio.Task[ErrorInfo | None] | None = None
+        self._performing: asyncio.Task[Failure | None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self, when_done: Callable[["Run"], None]) -> None:
@@ -101,7 +111,7 @@ class Run:
         try:
             return await with_fetched_images(values, self._scope.inputs, private_urls=private_urls)
         except NodeError as error:
-            raise InvalidRequest(error.message, code=error.code) from error
+            raise InvalidRequest(self._failures.reason_of(error), code=error.code) from error
 
     def leave(self) -> None:
         """Detach the reader. This cancels a run that has not ended."""
@@ -114,7 +124,7 @@ class Run:
 
     def _stop(self, status: RunStatus, error: ErrorInfo) -> None:
         if self._status is None:
-            self._status, self._error = status, error
+            self._status, self._failure = status, Failure.of(error)
             if self._performing is not None:
                 self._performing.cancel()
 
@@ -130,14 +140,14 @@ class Run:
         timer.cancel()
         self._end(await self._store_turn())
 
-    async def _perform(self) -> ErrorInfo | None:
+    async def _perform(self) -> Failure | None:
         self._outputs.emit_constants(self._scope)
-        error = await self._runner.run(self._package.graph, Level(self._scope, self._span))
-        if error is None:
+        failure = await self._runner.run(self._package.graph, Level(self._scope, self._span))
+        if failure is None:
             self._outputs.emit_late(self._scope)
-        return error
+        return failure
 
-    def _take_result(self, performing: "asyncio.Task[ErrorInfo | None]") -> None:
+    def _take_result(self, performing: "asyncio.Task[Failure | None]") -> None:
         if not performing.cancelled() and (error := performing.exception()) is not None:
             if isinstance(error, FlowpodError):  # an output refers to a value that does not exist
                 self._stop("Failed", error.info)
@@ -145,8 +155,8 @@ class Run:
                 logger.error("run %s: a bug in Flowpod", self.id, exc_info=error)
                 self._stop("Failed", _bug(error))
         if self._status is None:
-            self._error = None if performing.cancelled() else performing.result()
-            self._status = "Completed" if self._error is None else "Failed"
+            self._failure = None if performing.cancelled() else performing.result()
+            self._status = "Completed" if self._failure is None else "Failed"
 
     async def _store_turn(self) -> bool:
         filing = self._filing
@@ -164,7 +174,7 @@ class Run:
                 status=self._status,
                 inputs={name: value for name, value in inputs.items() if name != history_input},
                 outputs=self._stored_outputs(),
-                error=None if self._error is None else asdict(self._error),
+                error=None if self._failure is None else asdict(self._failure.info),
                 otel_trace_id=self._trace_id,
                 started_at=self._started_at,
                 finished_at=datetime.now(UTC),
@@ -195,7 +205,7 @@ class Run:
                 self.id,
                 self._status,
                 self._trace_id,
-                self._error,
+                None if self._failure is None else self._failure.info,
                 counts,
                 self._runner.finish_reason,
                 "deferred" if deferred else "",
@@ -204,7 +214,7 @@ class Run:
         )
         seconds = (datetime.now(UTC) - self._started_at).total_seconds()
         self._tracing.metrics.run_ended(self._status, self._request.protocol, seconds)
-        cause = f": {self._error.message}" if self._error else ""
+        cause = f": {self._failure.text}" if self._failure else ""
         logger.info("run %s %s in %.3f s%s", self.id, self._status, seconds, cause)
 
     def _end_span(self) -> None:
@@ -212,8 +222,8 @@ class Run:
         tracing.record(span, "input", self._package.public_inputs(self._scope.inputs))
         tracing.record(span, "output", self._outputs.values)
         span.set_attribute("flowpod.run.status", self._status or "")
-        if self._error is not None:
-            tracing.fail(span, self._error.message, self._error.code or self._error.type)
+        if self._failure is not None:
+            tracing.fail(span, self._failure.text, self._failure.info.code or self._failure.info.type)
         span.end()
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from flowpod.engine.events import NodeStatus
+from flowpod.engine.failures import Failure
 from flowpod.errors import ErrorInfo
 from flowpod.flow.model import Node
 from flowpod.flow.plan import Graph, Plan
@@ -20,14 +21,14 @@ _STOP_WAIT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class NodeEnd:
-    """How a node ended: its value and the branches that it took, or its error.
+    """How a node ended: its value and the branches that it took, or its failure.
 
     `goes_on`: the node failed, and the run continues on its error branch.
     """
 
     node: Node
     value: Any = None
-    error: ErrorInfo | None = None
+    failure: Failure | None = None
     taken: tuple[str, ...] = ()
     goes_on: bool = False
 
@@ -64,19 +65,19 @@ class Scheduler:
         self._done: list[tuple[str, asyncio.Task[NodeEnd]]] = []
         self._wake = asyncio.Event()
 
-    async def run(self) -> ErrorInfo | None:
-        """Run the plan; return the error of the node that failed it. Cancelling it cancels its nodes."""
+    async def run(self) -> Failure | None:
+        """Run the plan; return the failure of the node that failed it. Cancelling it cancels its nodes."""
         try:
-            error = self._advance()
-            while error is None and not self._plan.done:
+            failure = self._advance()
+            while failure is None and not self._plan.done:
                 await self._wake.wait()
                 self._wake.clear()
-                error = self._collect() or self._advance()
+                failure = self._collect() or self._advance()
         finally:
             await self._cancel_nodes()
-        return error
+        return failure
 
-    def _advance(self) -> ErrorInfo | None:
+    def _advance(self) -> Failure | None:
         for step in self._plan.ready():
             node = step.node
             if step.action == "start":
@@ -90,24 +91,24 @@ class Scheduler:
                 path = self._prefix + node.name
                 error = ErrorInfo(f"node {path!r}: {step.reason}", "node_error", path, "invalid_reference")
                 self._report(node, "Failed", error=error)
-                return error
+                return Failure.of(error)
         return None
 
     def _node_done(self, name: str, task: "asyncio.Task[NodeEnd]") -> None:
         self._done.append((name, task))
         self._wake.set()
 
-    def _collect(self) -> ErrorInfo | None:
+    def _collect(self) -> Failure | None:
         done, self._done = self._done, []
-        failure: ErrorInfo | None = None
+        failure: Failure | None = None
         for name, task in done:
             end = self._ended(name, task)
             del self._tasks[name]
             if end.goes_on:
                 self._plan.skip(name, end.taken)
                 self._skipped(end.node)
-            elif end.error is not None:
-                failure = failure or end.error
+            elif end.failure is not None:
+                failure = failure or end.failure
             else:
                 self._plan.complete(name, end.value, end.taken)
         return failure
@@ -119,7 +120,7 @@ class Scheduler:
         path = self._prefix + name
         error = ErrorInfo(f"node {path!r} failed: it cancelled its own task", "node_error", path, "node_failed")
         self._report(node, "Failed", error=error)
-        return NodeEnd(node, error=error)
+        return NodeEnd(node, failure=Failure.of(error))
 
     async def _cancel_nodes(self) -> None:
         """Cancel the running nodes and report each. A thread or a task that does not end is abandoned."""

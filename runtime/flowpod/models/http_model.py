@@ -162,7 +162,8 @@ async def _read_to_end(pieces: AsyncIterator[bytes]) -> None:
 def _explain(error: Exception, where: str, timeout_s: float) -> NoReturn:
     if isinstance(error, openai.APIStatusError):
         message = f"{where}: the model answered {error.status_code}: {_status_message(error)}"
-        raise NodeError(message, code="model_error") from error
+        plain = f"the model answered with status {error.status_code}"
+        raise NodeError(message, code="model_error", plain=plain) from error
     causes = _causes(error)
     if any(isinstance(cause, TimeoutError) for cause in causes):
         message = f"{where}: the model was silent for {timeout_s:g} s (the connection's timeout_s)"

@@ -96,7 +96,8 @@ def create_service(
             days=settings.history_days,
             metrics=tracing.metrics.history,
         )
-    tracing.metrics.observe_abandoned_threads(lambda: package.resources.threads.abandoned)
+    resources = package.resources
+    tracing.metrics.observe_abandoned_threads(lambda: resources.threads.abandoned + resources.renderers.abandoned)
     files = Files(modules_in_force.files().File, settings.file_mounts, settings.allow_private_urls == "on")
     return FlowService(name, package, conversations, tracing, settings, files, database)
 

@@ -5,6 +5,7 @@ import gc
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
@@ -72,7 +73,8 @@ class Server(uvicorn.Server):
     2. It stops listening and gives its runs time to end.
     3. It cancels the remaining runs; each still stores its turn and sends its last event.
 
-    SIGINT skips the first step; a second signal also skips the second.
+    SIGINT skips the first step; a second signal also skips the second. The server shuts down by itself, and sets
+    `failed`, when the threads of the service have been exhausted for FLOWPOD_THREADS_EXIT_S.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Server(uvicorn.Server):
         self._skip_grace: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signals = 0
+        self.failed = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does; remember the event loop for signal handlers, and report the start."""
@@ -110,6 +113,19 @@ class Server(uvicorn.Server):
             self._on_started()
         for listener in sockets or []:
             logger.info("serving flow %r on %s", self._service.name, _address(listener))
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what uvicorn does ten times a second, and end a process whose threads do not return."""
+        exhausted_at, limit_s = self._service.threads_exhausted_at, self._settings.threads_exit_s
+        if exhausted_at is not None and not self.failed and time.monotonic() - exhausted_at >= limit_s:
+            self.failed = True
+            logger.error(
+                "all threads have run code that does not return for %g s (FLOWPOD_THREADS_EXIT_S): this process ends "
+                "and needs to be started again by whatever supervises it",
+                limit_s,
+            )
+            self._drain()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Begin the shutdown; a second signal skips the grace period."""
@@ -130,12 +146,13 @@ class Server(uvicorn.Server):
         elif sig == signal.SIGINT or not self._settings.drain_delay_s:
             self.should_exit = True
         else:
-            logger.info(
-                "draining: reporting not ready, accepting requests for another %g s", self._settings.drain_delay_s
-            )
-            self._service.draining = True
-            assert self._loop is not None
-            self._loop.call_later(self._settings.drain_delay_s, setattr, self, "should_exit", True)
+            self._drain()
+
+    def _drain(self) -> None:
+        logger.info("draining: reporting not ready, accepting requests for another %g s", self._settings.drain_delay_s)
+        self._service.draining = True
+        assert self._loop is not None
+        self._loop.call_later(self._settings.drain_delay_s, setattr, self, "should_exit", True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, wait for the runs to end, then shut down as uvicorn does."""

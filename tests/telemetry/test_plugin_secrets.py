@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.util.types import AttributeValue
 
-from flowpod.engine.failures import error_info
+from flowpod.engine.failures import Failures
 from flowpod.errors import NodeError
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.exporters import CountingBatchProcessor
@@ -141,8 +141,8 @@ def test_an_error_message_that_quotes_a_secret_is_redacted(tmp_path: Path) -> No
     context = copy_context()
     context.run(RUN_SECRETS.set, RunSecrets.of("p!n"))
     error = NodeError("the model answered 400: cannot read 'p!n'", code="model_error")
-    info = context.run(error_info, "ask", error, tmp_path, Content())
-    assert info.message == "node 'ask': the model answered 400: cannot read '***'"
+    failure = context.run(Failures(tmp_path, Content(), "full").of_node, "ask", error)
+    assert failure.info.message == failure.text == "node 'ask': the model answered 400: cannot read '***'"
 
 
 async def test_plugins_get_a_limited_number_of_values(tmp_path: Path, model_server: ModelServer) -> None:

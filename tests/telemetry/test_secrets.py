@@ -206,7 +206,7 @@ def test_every_part_of_a_span_is_redacted(tmp_path: Path) -> None:
 
     copy_context().run(node)
     provider.force_flush()
-    stored = store.find(store.newest(Filters(), 1)[0].summary.trace_id)
+    stored = store.find(store.newest(Filters(), 1)[0].summary.trace_id).runs
     provider.shutdown()
     (exported,) = exporter.get_finished_spans()
     assert exported.name == "login ***"

@@ -45,7 +45,7 @@ def runs(store: TraceStore, **filters: Any) -> list[str]:
 
 def test_a_missing_store_finds_nothing(tmp_path: Path) -> None:
     store = store_in(tmp_path)
-    assert (list(store.newest(Filters(), 10)), list(store.find("x"))) == ([], [])
+    assert (list(store.newest(Filters(), 10)), store.find("x").runs) == ([], [])
     assert not store.path.exists()
 
 
@@ -53,7 +53,7 @@ def test_a_missing_store_finds_nothing(tmp_path: Path) -> None:
 def test_a_run_is_found_by_every_id(tmp_path: Path, name: str) -> None:
     store = store_in(tmp_path)
     store.add([(replace(SUMMARY, run_id="run-1-and-more" if name == "run-1-" else "run-1"), [span(1, "é中")])])
-    (found,) = store.find(name)
+    (found,) = store.find(name).runs
     assert found.summary.trace_id == SUMMARY.trace_id
     assert list(found.spans) == [span(1, "é中")]
 
@@ -61,15 +61,15 @@ def test_a_run_is_found_by_every_id(tmp_path: Path, name: str) -> None:
 def test_an_empty_or_unknown_id_finds_nothing(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     store.add([(replace(SUMMARY, session_id="", request_id=""), [span()])])
-    assert list(store.find("")) == []
-    assert list(store.find("other-id")) == []
+    assert store.find("").runs == []
+    assert store.find("other-id").runs == []
 
 
 def test_a_trace_id_finds_all_its_runs(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     store.add([(replace(SUMMARY, run_id="one"), [span(1)]), (replace(SUMMARY, run_id="two"), [span(2)])])
-    assert [stored.summary.run_id for stored in store.find(SUMMARY.trace_id)] == ["one", "two"]
-    assert [stored.summary.run_id for stored in store.find("session-1")] == ["two"]
+    assert [stored.summary.run_id for stored in store.find(SUMMARY.trace_id).runs] == ["one", "two"]
+    assert [stored.summary.run_id for stored in store.find("session-1").runs] == ["two"]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_late_spans_are_added_to_their_run(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     (number,) = store.add([(SUMMARY, [span(1)])])
     store.extend({number: [span(2)], 999: [span(3)]})
-    assert [item["span_id"][-1] for item in store.find("run-1")[0].spans] == ["1", "2"]
+    assert [item["span_id"][-1] for item in store.find("run-1").runs[0].spans] == ["1", "2"]
 
 
 def test_old_runs_are_deleted(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Recording:
         assert self.processor.force_flush(5000)
         found = {}
         for summary in (stored.summary for stored in self.store.newest(Filters(), 100)):
-            for run in self.store.find(summary.run_id or summary.trace_id):
+            for run in self.store.find(summary.run_id or summary.trace_id).runs:
                 found[run.summary.run_id or run.summary.name] = sorted(span["name"] for span in run.spans)
         return found
 
@@ -133,7 +133,7 @@ def test_values_that_cannot_be_encoded_are_replaced(recording: Recording) -> Non
     odd.end()
     recording.start("root", None, {"flowpod.run.id": "r1"}).end()
     assert recording.stored() == {"odd?": ["half ?"], "r1": ["root"]}
-    (run,) = recording.store.find("odd?")
+    (run,) = recording.store.find("odd?").runs
     assert run.spans[0]["attributes"]["large"] == str(2**70)
     assert recording.dropped() == 0
 
@@ -157,7 +157,7 @@ def test_attributes_of_a_nodes_own_code_are_truncated(tmp_path: Path) -> None:
     root.add_event("event", {"own": "z" * 1000})
     root.end()
     assert recording.stored() == {"r1": ["root"]}
-    (span,) = recording.store.find("r1")[0].spans or [{}]
+    (span,) = recording.store.find("r1").runs[0].spans or [{}]
     assert span["attributes"]["own"] == f"{'x' * 100}... (1000 characters)"
     assert span["attributes"]["cut"] == f"{'x' * 100}... (1000)"
     assert span["attributes"]["several"] == ["y" * 40] * 2
@@ -187,7 +187,7 @@ def test_without_content_a_failure_has_only_its_type_and_code(tmp_path: Path) ->
         root.record_exception(error)
     root.end()
     assert recording.stored() == {"r1": ["root"]}
-    (run,) = recording.store.find("r1")
+    (run,) = recording.store.find("r1").runs
     assert "business" not in repr(run)
     assert run.summary.error == "node_failed"
     first, second = run.spans[0]["events"]

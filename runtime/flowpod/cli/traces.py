@@ -12,7 +12,7 @@ from flowpod.cli.trace_view import TraceView, trace_file
 from flowpod.errors import InvalidRequest
 from flowpod.jsonable import dumps
 from flowpod.settings import read_settings
-from flowpod.telemetry.trace_store import Filters, TraceStore
+from flowpod.telemetry.trace_store import Filters, StoredRun, TraceStore
 from flowpod.telemetry.tree import summary_as_json, trace_as_json
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -66,7 +66,7 @@ def _trace(options: argparse.Namespace, *, colours: bool) -> int:
     store = _store(options.data)
     newest = (stored.summary for stored in store.newest(Filters(), 1))
     name = options.id or next((run.run_id or run.trace_id for run in newest), "")
-    found = store.find(name)
+    found = _all_runs(store, name)
     if not found:
         raise InvalidRequest(f"no trace, run, request or session in {store.path} has the id {name!r}")
     if options.json:
@@ -74,6 +74,16 @@ def _trace(options: argparse.Namespace, *, colours: bool) -> int:
     else:
         sys.stdout.write(_view(colours, full=options.full).trace(found))
     return 0
+
+
+def _all_runs(store: TraceStore, name: str) -> list[StoredRun]:
+    runs, after = list[StoredRun](), 0
+    while True:
+        found = store.find(name, after=after, max_bytes=sys.maxsize)
+        runs += found.runs
+        if found.next_after is None:
+            return runs
+        after = found.next_after
 
 
 def _store(data: Path | None) -> TraceStore:

@@ -43,6 +43,7 @@ from flowpod.storage.dialects import Dialect, SQLite, dialect_of
 from flowpod.storage.sessions.service import HistoryService
 from flowpod.telemetry.event_loop import watch_event_loop
 from flowpod.telemetry.setup import Telemetry
+from flowpod.telemetry.trace_reader import TraceReader
 from flowpod.telemetry.tracing import Tracing
 
 HISTORY_FILE = "chat_history.db"
@@ -104,6 +105,7 @@ def create_service(
 
 def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | None = None) -> list[Route]:
     """Return the routes of all endpoints; without `telemetry`, traces and metrics are empty."""
+    processor = telemetry.trace_processor if telemetry else None
     routes = [
         post("/", Simple(service, settings).handle),
         post("/run", Complete(service, settings).handle),
@@ -122,7 +124,7 @@ def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | N
         *Responses(service, settings).routes(),
         *Runs(service, settings).routes(),
         *Sessions(service, settings).routes(),
-        *Traces(telemetry.trace_processor if telemetry else None).routes(),
+        *Traces(TraceReader(processor) if processor else None).routes(),
     ]
     return [*routes, *ApiDocs(service).routes()] if settings.docs == "on" else routes
 

@@ -7,7 +7,7 @@ file. Everything here blocks: call it in threads.
 import re
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -19,12 +19,14 @@ from flowpod.jsonable import dumps
 
 TRACES_FILE = "traces.db"
 
-_VERSION = 1
+_VERSION = 2
 _BUSY_MS = 5000
 _WAL_BYTES = 4 * 1024 * 1024
 _COMPRESSION = 1  # higher levels take twice the time to save a tenth of the size
 _MIN_PREFIX = 6
 _DELETED_PART = 20  # the oldest twentieth is deleted at a time, which leaves room for the next traces
+_PAGE_BYTES = 8 * 1024 * 1024  # of the spans of several runs, as JSON
+_STEPS = 100  # of SQLite between two looks whether to go on: about five rows
 _SEARCHED = ("input", "output", "error")
 Span = dict[str, Any]
 """A span as JSON: span_id, parent_id, name, kind, start_ns, end_ns, status, message, attributes, events."""
@@ -60,6 +62,7 @@ CREATE INDEX IF NOT EXISTS trace_by_trace ON trace (trace_id);
 CREATE INDEX IF NOT EXISTS trace_by_run ON trace (run_id);
 CREATE INDEX IF NOT EXISTS trace_by_request ON trace (request_id);
 CREATE INDEX IF NOT EXISTS trace_by_session ON trace (session_id);
+CREATE INDEX IF NOT EXISTS trace_by_user ON trace (user_id);
 CREATE INDEX IF NOT EXISTS trace_by_start ON trace (started_ns);
 PRAGMA user_version = {_VERSION};
 """
@@ -67,11 +70,28 @@ PRAGMA user_version = {_VERSION};
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A stored run; listings have no `spans`."""
+    """A stored run; listings have no `spans`, and neither has a run whose spans are too large (`spans_omitted`)."""
 
     id: int
     summary: Summary
     spans: Sequence[Span] = ()
+    spans_omitted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRuns:
+    """A page of the runs that an id finds; `next_after` is the id of its last run if there are more, otherwise None."""
+
+    runs: Sequence[StoredRun]
+    next_after: int | None = None
+
+
+Stopped = Callable[[], bool]
+"""Returns whether a search is to stop: its time is up, or nobody waits for it."""
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +125,8 @@ class Filters:
 class TraceStore:
     """The traces in one file. Reading a missing file finds nothing; writing creates it.
 
-    Only `prune` needs the limits. Every method raises sqlite3.Error or OSError when the file cannot be used.
+    Only `prune` needs the limits. Every method raises sqlite3.Error or OSError when the file cannot be used. Reading
+    raises sqlite3.OperationalError soon after `stopped` returns true.
     """
 
     def __init__(self, path: Path, *, max_bytes: int = 0, max_age_s: float = 0.0) -> None:
@@ -155,7 +176,7 @@ class TraceStore:
             for number, spans in late.items():
                 found = connection.execute("SELECT body FROM trace WHERE id = ?", [number]).fetchone()
                 if found is not None:
-                    body = _compress([*_decompress(found[0]), *spans])
+                    body = _compress([*_parse(_decompress(found[0])), *spans])
                     connection.execute("UPDATE trace SET body = ? WHERE id = ?", [body, number])
 
     def prune(self, now_ns: int) -> None:
@@ -181,51 +202,87 @@ class TraceStore:
         )
         return int((pages - free) * size)
 
-    def newest(self, filters: Filters, limit: int, before: int | None = None) -> list[StoredRun]:
+    def newest(
+        self, filters: Filters, limit: int, before: int | None = None, stopped: Stopped = _never
+    ) -> list[StoredRun]:
         """Return the matching runs before the id `before`, newest first and without their spans."""
         conditions = filters.conditions()
         if before is not None:
             conditions["id < ?"] = [before]
-        return self._read(conditions, limit, with_spans=False)
+        rows = self._rows(conditions, "DESC", limit, stopped, with_spans=False)
+        return [StoredRun(row[0], Summary(*row[1:])) for row in rows]
 
-    def find(self, name: str) -> Sequence[StoredRun]:
-        """Return the runs of the trace `name`, or the newest run with this run, request or session id.
+    def find(
+        self,
+        name: str,
+        *,
+        user: str = "",
+        after: int = 0,
+        limit: int = 100,
+        max_bytes: int = _PAGE_BYTES,
+        stopped: Stopped = _never,
+    ) -> FoundRuns:
+        """Return runs of the trace `name` after the id `after`, or the newest run with this run, request or session id.
 
-        The first six characters of a run's id are enough.
+        The first six characters of a run's id are enough. `user` limits the search to the runs of one user. A page has
+        at most `limit` runs, and at most `max_bytes` of spans.
         """
-        trace_id = name.removeprefix("0x").lower()
-        if found := self._read({"trace_id = ?": [f"0x{trace_id}"]}, None):
-            return found[::-1]
-        for column in ("run_id", "request_id", "session_id"):
-            if name and (found := self._read({f"{column} = ?": [name]}, 1)):
-                return found
+        conditions: dict[str, Sequence[Any]] = {"user_id = ?": [user]} if user else {}
+        trace_id = f"0x{name.removeprefix('0x').lower()}"
+        found = self._page(
+            {**conditions, "trace_id = ?": [trace_id], "id > ?": [after]}, "ASC", limit, max_bytes, stopped
+        )
+        if found.runs or after:
+            return found
+        names = {f"{column} = ?": [name] for column in ("run_id", "request_id", "session_id") if name}
         if len(name) >= _MIN_PREFIX:
-            return self._read({"run_id BETWEEN ? AND ?": [name, f"{name}\U0010ffff"]}, 1)
-        return []
+            names["run_id BETWEEN ? AND ?"] = [name, f"{name}\U0010ffff"]
+        for condition, values in names.items():
+            found = self._page({**conditions, condition: values}, "DESC", 1, max_bytes, stopped)
+            if found.runs:
+                return FoundRuns(found.runs)
+        return FoundRuns([])
 
-    def _read(
-        self, conditions: Mapping[str, Sequence[Any]], limit: int | None, *, with_spans: bool = True
-    ) -> list[StoredRun]:
+    def _page(
+        self, conditions: Mapping[str, Sequence[Any]], order: str, limit: int, max_bytes: int, stopped: Stopped
+    ) -> FoundRuns:
+        runs: list[StoredRun] = []
+        size = 0
+        with closing(self._rows(conditions, order, limit + 1, stopped, with_spans=True)) as rows:
+            for number, *columns, body in rows:
+                spans = _decompress(body, max_bytes)
+                size += len(spans)
+                if runs and (len(runs) == limit or size > max_bytes):
+                    return FoundRuns(runs, runs[-1].id)
+                runs.append(StoredRun(number, Summary(*columns), _parse(spans), spans_omitted=not spans))
+        return FoundRuns(runs)
+
+    def _rows(
+        self, conditions: Mapping[str, Sequence[Any]], order: str, limit: int, stopped: Stopped, *, with_spans: bool
+    ) -> Generator[tuple[Any, ...], None, None]:
         if not self.path.is_file():
-            return []
+            return
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         values = [value for several in conditions.values() for value in several]
         columns = ", ".join(["id", *_COLUMNS, *(["body"] if with_spans else [])])
-        text = f"SELECT {columns} FROM trace {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - our own names
+        text = f"SELECT {columns} FROM trace {where} ORDER BY id {order} LIMIT ?"  # noqa: S608 - our own names
         with closing(self._connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                return []  # another process is creating it
-            rows = connection.execute(text, [*values, -1 if limit is None else limit]).fetchall()
-        count = len(_COLUMNS) + 1
-        return [
-            StoredRun(row[0], Summary(*row[1:count]), _decompress(row[count]) if with_spans else ()) for row in rows
-        ]
+            if connection.execute("PRAGMA user_version").fetchone()[0]:  # otherwise another process is creating it
+                connection.set_progress_handler(stopped, _STEPS)
+                yield from connection.execute(text, [*values, limit])
 
 
 def _compress(spans: Sequence[Span]) -> bytes:
     return zlib.compress(dumps(list(spans)), _COMPRESSION)
 
 
-def _decompress(body: bytes) -> list[Span]:
-    spans: list[Span] = orjson.loads(zlib.decompress(body))
+def _decompress(body: bytes, max_bytes: int = 0) -> bytes:
+    """Return the JSON of spans; b"" if it has more than `max_bytes`, where 0 is no limit."""
+    decompressor = zlib.decompressobj()
+    text = decompressor.decompress(body, max_bytes)
+    return text if decompressor.eof else b""
+
+
+def _parse(text: bytes) -> list[Span]:
+    spans: list[Span] = orjson.loads(text or b"[]")
     return spans

@@ -59,11 +59,17 @@ class Tracing:
             },
         )
 
-    def add_span(self, name: str, headers: Mapping[str, str], attributes: Mapping[str, AttributeValue]) -> None:
-        """Make a span with these attributes and the caller's baggage, below that of `traceparent`, and end it."""
+    def add_span(
+        self, name: str, headers: Mapping[str, str], attributes: Mapping[str, AttributeValue], user_id: str | None
+    ) -> None:
+        """Make a span with these attributes and the caller's baggage, below that of `traceparent`, and end it.
+
+        A caller that names a user cannot make a span of another one.
+        """
         context = _BAGGAGE.extract(headers, context=_PROPAGATOR.extract(headers, context=Context()))
         items = {key: str(value) for key, value in baggage.get_all(context).items()}
-        self._tracer.start_span(name, context=context, attributes={**attributes, **items}).end()
+        user = {} if user_id is None else {"user.id": user_id}
+        self._tracer.start_span(name, context=context, attributes={**attributes, **items, **user}).end()
 
     @contextmanager
     def node(self, parent: Span, name: str, kind: str, path: str, span_kind: SpanKind) -> Iterator[Span]:

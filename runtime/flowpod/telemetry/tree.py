@@ -30,8 +30,12 @@ def tree_of(spans: Sequence[Span]) -> list[Branch]:
 
 def trace_as_json(found: Sequence[StoredRun]) -> dict[str, Any]:
     """Return the runs of one trace with their spans as trees; what is below the fiftieth level is a tree of its own."""
-    runs = [summary_as_json(stored) | {"spans": _trees(stored.spans)} for stored in found]
-    return {"trace_id": found[0].summary.trace_id, "runs": runs}
+    return {"trace_id": found[0].summary.trace_id, "runs": list(map(_run_as_json, found))}
+
+
+def _run_as_json(stored: StoredRun) -> dict[str, Any]:
+    omitted = {"spans_omitted": True} if stored.spans_omitted else {}
+    return summary_as_json(stored) | {"spans": _trees(stored.spans)} | omitted
 
 
 def summary_as_json(stored: StoredRun) -> dict[str, Any]:

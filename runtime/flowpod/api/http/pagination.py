@@ -26,8 +26,12 @@ class PageQuery(Query):
 
 def page(items: Sequence[Any], next_position: Sequence[str | int] | None) -> dict[str, Any]:
     """Return the JSON body of a page; `next_position` is where the next page starts, None on the last page."""
-    cursor = None if next_position is None else "-".join(map(str, next_position))
-    return {"data": list(items), "next_cursor": cursor}
+    return {"data": list(items), "next_cursor": None if next_position is None else encode_cursor(next_position)}
+
+
+def encode_cursor(position: Sequence[str | int]) -> str:
+    """Return the cursor of the page that starts at `position`."""
+    return "-".join(map(str, position))
 
 
 def decode_cursor(cursor: str, pattern: re.Pattern[str]) -> Sequence[str] | None:

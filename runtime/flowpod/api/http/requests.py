@@ -1,7 +1,9 @@
 """Reading a request: its headers, its query and its body, each validated."""
 
+import asyncio
 import re
 import uuid
+from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -20,6 +22,7 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9_:-]{32,255}")
 _USER_ID_LENGTH = 255
 _ROUNDS_DIGITS = 9  # longer numbers are slow to parse, and far beyond MAX_ROUNDS
 Body = TypeVar("Body", bound=BaseModel)
+T = TypeVar("T")
 
 
 Number = Annotated[FiniteFloat, Strict()]
@@ -69,6 +72,35 @@ def read_user_id(request: Request) -> str | None:
             message = f"{USER_ID} may have at most {_USER_ID_LENGTH} characters"
             raise InvalidRequest(message, param=USER_ID, code="invalid_user_id")
     return user_id
+
+
+def selected_user(request: Request, query_user: str | None = None) -> str | None:
+    """Return the user to whose data a request is limited: the one in its header, or in its query, if any.
+
+    Raises InvalidRequest if they name different users.
+    """
+    header_user = read_user_id(request)
+    if header_user is not None and query_user is not None and header_user != query_user:
+        raise InvalidRequest("user and the header Chat-User-Id name different users", param="user")
+    return query_user if header_user is None else header_user
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` returns. If the client disconnects, `work` is cancelled and InvalidRequest raised."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_disconnection(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise InvalidRequest("the client disconnected before it got an answer", code="client_disconnected")
+        return working.result()
+    finally:
+        leaving.cancel()
+        working.cancel()
+
+
+async def _disconnection(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _history_rounds(request: Request) -> int | None:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from flowpod.api.http.endpoint import Endpoint, delete, get
 from flowpod.api.http.errors import JsonResponse
 from flowpod.api.http.pagination import NUMBER, PageQuery, Query, decode_cursor, page
-from flowpod.api.http.requests import read_object, read_query, read_user_id
+from flowpod.api.http.requests import read_object, read_query, selected_user
 from flowpod.engine.variables import session_values, typed_values
 from flowpod.errors import InvalidRequest, NotFound
 from flowpod.jsonable import dumps, timestamp
@@ -95,7 +95,7 @@ class Sessions(Endpoint):
     async def list_sessions(self, request: Request) -> Response:
         """List sessions, most recently used first."""
         query = read_query(SessionsQuery, request)
-        user = _selected_user(request, query.user)
+        user = selected_user(request, query.user)
         sessions = await self._archive.list_sessions(user, _session_position(query.cursor), query.limit + 1)
         last = sessions[query.limit - 1] if len(sessions) > query.limit else None
         position = None if last is None else ((last.updated_at - _EPOCH) // _MICROSECOND, last.session_id)
@@ -127,12 +127,12 @@ class Sessions(Endpoint):
     async def delete_session(self, request: Request) -> Response:
         """Delete a session."""
         read_query(Query, request)
-        turns = await self._archive.delete_session(_selected_user(request), request.path_params["session_id"])
+        turns = await self._archive.delete_session(selected_user(request), request.path_params["session_id"])
         return _deletion_response(1, turns)
 
     async def delete_user_sessions(self, request: Request) -> Response:
         """Delete all sessions of one user."""
-        user = _selected_user(request, read_query(DeleteSessionsQuery, request).user)
+        user = selected_user(request, read_query(DeleteSessionsQuery, request).user)
         if user is None:
             raise InvalidRequest("name the user whose sessions to delete: ?user=...", param="user")
         return _deletion_response(*await self._archive.delete_user_sessions(user))
@@ -140,7 +140,7 @@ class Sessions(Endpoint):
     async def delete_turns(self, request: Request) -> Response:
         """Delete the turns that ended before a time, and sessions that are empty afterwards."""
         query = read_query(DeleteTurnsQuery, request)
-        return _deletion_response(*await self._archive.delete_turns(_selected_user(request, query.user), query.before))
+        return _deletion_response(*await self._archive.delete_turns(selected_user(request, query.user), query.before))
 
     async def get_variables(self, request: Request) -> Response:
         """Respond with a session's variables."""
@@ -154,13 +154,13 @@ class Sessions(Endpoint):
         body = await read_object(request, self._settings.max_body_bytes)
         values = typed_values(self._service.flow.variables, body)
         session_id = request.path_params["session_id"]
-        await self._archive.set_variables(_selected_user(request), session_id, values)
+        await self._archive.set_variables(selected_user(request), session_id, values)
         return JsonResponse(await self._variables(session_id))
 
     async def get_stats(self, request: Request) -> Response:
         """Respond with the numbers of sessions and turns and the size of the database."""
         read_query(Query, request)
-        return JsonResponse(asdict(await self._archive.read_totals(_selected_user(request))))
+        return JsonResponse(asdict(await self._archive.read_totals(selected_user(request))))
 
     @property
     def _archive(self) -> Archive:
@@ -171,7 +171,7 @@ class Sessions(Endpoint):
         return history.archive
 
     async def _session(self, request: Request) -> Session:
-        return await self._archive.fetch_session(_selected_user(request), request.path_params["session_id"])
+        return await self._archive.fetch_session(selected_user(request), request.path_params["session_id"])
 
     async def _variables(self, session_id: str) -> Mapping[str, Any]:
         return session_values(self._service.flow.variables, await self._archive.read_variables(session_id))
@@ -179,13 +179,6 @@ class Sessions(Endpoint):
     async def _page_of_turns(self, session_id: str, after: int, limit: int) -> dict[str, Any]:
         turns, has_more = await self._archive.list_turns(session_id, after, limit)
         return page([_turn_json(turn) for turn in turns], (turns[-1].turn,) if has_more else None)
-
-
-def _selected_user(request: Request, query_user: str | None = None) -> str | None:
-    header_user = read_user_id(request)
-    if header_user is not None and query_user is not None and header_user != query_user:
-        raise InvalidRequest("user and the header Chat-User-Id name different users", param="user")
-    return query_user if header_user is None else header_user
 
 
 def _session_position(cursor: str) -> tuple[datetime, str] | None:

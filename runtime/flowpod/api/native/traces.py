@@ -1,9 +1,7 @@
 """`GET /traces` and `GET /traces/{id}`: the stored traces."""
 
-import asyncio
 from collections.abc import Callable
-from sqlite3 import Error
-from typing import Literal, TypeVar
+from typing import Literal
 
 from pydantic import Field
 from starlette.requests import Request
@@ -12,16 +10,14 @@ from starlette.routing import Route
 
 from flowpod.api.http.endpoint import get
 from flowpod.api.http.errors import JsonResponse
-from flowpod.api.http.pagination import NUMBER, PageQuery, decode_cursor, page
-from flowpod.api.http.requests import read_query
-from flowpod.errors import NotFound, Unavailable
-from flowpod.telemetry.trace_store import Filters, TraceStore
-from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
+from flowpod.api.http.pagination import NUMBER, PageQuery, decode_cursor, encode_cursor, page
+from flowpod.api.http.requests import read_query, selected_user, while_connected
+from flowpod.errors import NotFound
+from flowpod.jsonable import dumps
+from flowpod.telemetry.trace_reader import TraceReader
+from flowpod.telemetry.trace_store import Filters, Stopped, TraceStore
 from flowpod.telemetry.tree import summary_as_json, trace_as_json
 
-T = TypeVar("T")
-
-_FLUSH_MS = 1000
 _MAX_S = 1e9
 _MAX_TEXT = 1000  # characters: SQLite refuses patterns of more than 50,000 bytes
 
@@ -42,10 +38,10 @@ class TracesQuery(PageQuery):
 
 
 class Traces:
-    """The endpoints of the local trace store."""
+    """The endpoints of the local trace store. With `Chat-User-Id`, a request finds only the runs of that user."""
 
-    def __init__(self, processor: TraceStoreProcessor | None) -> None:
-        self._processor = processor
+    def __init__(self, reader: TraceReader | None) -> None:
+        self._reader = reader
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -55,35 +51,42 @@ class Traces:
         """Answer a page of runs, newest first."""
         query = read_query(TracesQuery, request)
         position = decode_cursor(query.cursor, NUMBER)
-        filters = Filters(query.session, query.user, query.status, query.min_duration, query.max_duration, query.text)
+        user = selected_user(request, query.user or None) or ""
+        filters = Filters(query.session, user, query.status, query.min_duration, query.max_duration, query.text)
         before = None if position is None else int(position[0])
-        found = await self._read_store(lambda store: store.newest(filters, query.limit + 1, before))
-        runs = found[: query.limit]
-        return JsonResponse(page(list(map(summary_as_json, runs)), [runs[-1].id] if len(found) > len(runs) else None))
+
+        def search(store: TraceStore, stopped: Stopped) -> bytes:
+            found = store.newest(filters, query.limit + 1, before, stopped)
+            runs = found[: query.limit]
+            return dumps(page(list(map(summary_as_json, runs)), [runs[-1].id] if len(found) > len(runs) else None))
+
+        return await self._respond(request, search)
 
     async def get_trace(self, request: Request) -> Response:
-        """Answer the runs of one trace with their spans as trees: one, unless the caller's own trace has several."""
-        name = request.path_params["id"]
-        found = await self._read_store(lambda store: store.find(name))
-        if not found:
-            raise NotFound(f"no stored trace, run, request or session has the id {name!r}", code="trace_not_found")
-        return JsonResponse(trace_as_json(found))
+        """Answer a page of the runs of one trace, oldest first, with their spans as trees.
 
-    async def _read_store(self, read: Callable[[TraceStore], T]) -> T:
-        """Call `read` in a thread, after the runs that have ended by now were stored."""
-        processor = self._processor
-        if processor is None:
+        A trace has one run, unless callers continued it in several requests.
+        """
+        query = read_query(PageQuery, request)
+        name, user, position = request.path_params["id"], selected_user(request) or "", decode_cursor(query.cursor, NUMBER)
+        after = 0 if position is None else int(position[0])
+
+        def search(store: TraceStore, stopped: Stopped) -> bytes:
+            found = store.find(name, user=user, after=after, limit=query.limit, stopped=stopped)
+            if not found.runs:
+                raise NotFound(f"no stored trace, run, request or session has the id {name!r}", code="trace_not_found")
+            more = {} if found.next_after is None else {"next_cursor": encode_cursor([found.next_after])}
+            return dumps(trace_as_json(found.runs) | more)
+
+        return await self._respond(request, search)
+
+    async def _respond(self, request: Request, search: Callable[[TraceStore, Stopped], bytes]) -> Response:
+        """Answer with the JSON that a search returns, which encodes it in its thread."""
+        if self._reader is None:
             text = (
                 "traces are not stored here: they are exported, or the history is in MySQL and there may be several "
                 "instances, or tracing is off (set FLOWPOD_TRACE_STORE=on to store them)"
             )
             raise NotFound(text, code="no_trace_store")
-
-        def work() -> T:
-            processor.force_flush(_FLUSH_MS)
-            return read(processor.store)
-
-        try:
-            return await asyncio.to_thread(work)
-        except (Error, OSError) as error:
-            raise Unavailable(f"the traces cannot be read: {error}", code="traces_unavailable") from error
+        content = await while_connected(request, self._reader.read(search))
+        return Response(content, media_type=JsonResponse.media_type)

@@ -17,7 +17,7 @@ from flowpod import __version__
 from flowpod.api.http.endpoint import Endpoint
 from flowpod.api.http.errors import RUN_FAILED, JsonResponse, error_response
 from flowpod.api.http.outcome import Outcome, fold, look_ahead
-from flowpod.api.http.requests import as_object, read_bytes, read_caller
+from flowpod.api.http.requests import as_object, read_bytes, read_caller, read_user_id
 from flowpod.api.http.sse import event_stream
 from flowpod.api.promptflow.swagger import swagger_document
 from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
@@ -250,11 +250,13 @@ class Feedback(Endpoint):
     async def handle(self, request: Request) -> Response:
         """Record the body as one attribute or, with `?flatten=true`, each key of the JSON object as its own."""
         try:
+            user_id = read_user_id(request)
             content = await read_bytes(request, self._settings.max_body_bytes)
         except FlowpodError as error:
             return _error_response(error)
         flatten = request.query_params.get("flatten", "false").lower() == "true"
-        self._service.tracing.add_span(_FEEDBACK_SPAN, request.headers, _feedback_attributes(content, flatten))
+        attributes = _feedback_attributes(content, flatten)
+        self._service.tracing.add_span(_FEEDBACK_SPAN, request.headers, attributes, user_id)
         return JsonResponse({"status": "Feedback received."})
 
 

@@ -102,7 +102,7 @@ async def test_a_failing_node_fails_the_run_and_cancels_what_still_runs(tmp_path
         "terminated Failed",
     ]
     error = run_error(events)
-    assert error.message == "node 'bad' failed: KeyError: 'missing' (bad.py, line 2)"
+    assert error.message == "node 'bad' failed: KeyError: 'missing'"
     assert (error.type, error.param, error.code) == ("node_error", "bad", "node_failed")
     assert events[3].error == error  # type: ignore[union-attr]
 

@@ -21,20 +21,24 @@ _FLUSH_MS = 1000
 
 
 class TraceReader:
-    """Reads the store behind a processor. Two look-ups run at once and eight wait; further ones are refused."""
+    """Reads the store behind a processor. Two look-ups run at once and eight wait; further ones are refused.
+
+    `free` is how many more are accepted now.
+    """
 
     def __init__(self, processor: TraceStoreProcessor, timeout_s: float = _TIMEOUT_S) -> None:
         self._processor = processor
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(_THREADS, "flowpod-trace-reader")
-        self._slots = threading.BoundedSemaphore(_THREADS + _MAX_WAITING)
+        self._lock = threading.Lock()
+        self.free = _THREADS + _MAX_WAITING
 
     async def read(self, search: Callable[[TraceStore, Stopped], T]) -> T:
         """Call `search` in a thread, after the runs that have ended by now were stored; cancelling stops it.
 
         Raises Unavailable if too many look-ups are in progress, if it takes too long, or if the store cannot be read.
         """
-        if not self._slots.acquire(blocking=False):
+        if not self.free:
             text = f"{_THREADS + _MAX_WAITING} searches of the traces are in progress, which is the limit; try again"
             raise Unavailable(text, code="traces_busy")
         left, deadline = threading.Event(), time.monotonic() + self._timeout_s
@@ -46,8 +50,9 @@ class TraceReader:
             self._processor.force_flush(_FLUSH_MS)
             return search(self._processor.store, stopped)
 
+        self._change_free(-1)
         future = self._threads.submit(work)
-        future.add_done_callback(lambda _: self._slots.release())
+        future.add_done_callback(lambda _: self._change_free(1))
         try:
             return await asyncio.wrap_future(future)
         except (sqlite3.Error, OSError) as error:
@@ -60,3 +65,7 @@ class TraceReader:
             raise Unavailable(text, code="traces_unavailable", plain="the traces cannot be read") from error
         finally:
             left.set()
+
+    def _change_free(self, by: int) -> None:
+        with self._lock:
+            self.free += by

@@ -25,7 +25,7 @@ _REASONS: Mapping[str, str] = {
 }
 _MODEL_CODES, _MODEL_REASON = "model_", "the model's answer cannot be used"
 _HIDDEN = (
-    (re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\")\]]+"), "[address]"),
+    (re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\")\]]*[^\s'\")\].,;:]"), "[address]"),
     (re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?(?![\w.]\d)"), "[address]"),
     (re.compile(r"\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]+\](?::\d+)?"), "[address]"),
     (re.compile(r"\b(?:localhost|[A-Za-z][\w-]*(?:\.[\w-]+)+):\d{2,5}\b"), "[address]"),

@@ -78,7 +78,8 @@ async def test_a_run_whose_events_are_rejected_fails_alone(tmp_path: Path, caplo
         assert [(await reader.read_run(run_id, None)).status for run_id in ids] == ["Completed", "Failed", "Completed"]
         error = run_error(await reader.read_events(ids[1]))
     assert [course[-1] for course in courses] == ["terminated Completed", "terminated Failed", "terminated Completed"]
-    assert (error.code, "too large" in error.message) == ("events_not_stored", True)
+    assert (error.code, "too large" in error.message) == ("events_not_stored", False)
+    assert "its events cannot be stored: too large" in caplog.text
     assert "unavailable" not in caplog.text
 
 

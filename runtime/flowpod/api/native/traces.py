@@ -68,7 +68,8 @@ class Traces:
         A trace has one run, unless callers continued it in several requests.
         """
         query = read_query(PageQuery, request)
-        name, user, position = request.path_params["id"], selected_user(request) or "", decode_cursor(query.cursor, NUMBER)
+        name, user = request.path_params["id"], selected_user(request) or ""
+        position = decode_cursor(query.cursor, NUMBER)
         after = 0 if position is None else int(position[0])
 
         def search(store: TraceStore, stopped: Stopped) -> bytes:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 ErrorType = Literal[
     "invalid_request_error",
     "authentication_error",
+    "permission_error",
     "not_found_error",
     "rate_limit_error",
     "unavailable_error",
@@ -72,6 +73,13 @@ class Unauthorized(FlowpodError):
 
     type = "authentication_error"
     code = "invalid_api_key"
+
+
+class Forbidden(FlowpodError):
+    """The request comes from a page, or for a host, that may not use a service without tokens."""
+
+    type = "permission_error"
+    code = "forbidden"
 
 
 class NotFound(FlowpodError):

@@ -122,6 +122,22 @@ class Settings(BaseSettings):
     max_body_bytes: Count = Field(
         10 * 1024 * 1024, description="The maximum size of a request body, in bytes. Larger requests get status 413."
     )
+    max_connections: Count = Field(
+        10_000,
+        description="The maximum number of open connections per process, but not more than half of the files that it "
+        "may open (`ulimit -n`). Further ones get status 503.",
+    )
+    header_timeout_s: Seconds = Field(
+        10, description="Seconds within which a client must send the headers of a request. Then it gets status 408."
+    )
+    body_timeout_s: Seconds = Field(
+        60, description="Seconds for which the body of a request may make no progress. Then the client gets status 408."
+    )
+    write_timeout_s: Seconds = Field(
+        30,
+        description="Seconds for which a client may read nothing of a response that waits to be sent. Then it is "
+        "disconnected, which cancels its run.",
+    )
     max_output_chars: Count = Field(
         8 * 1024 * 1024,
         description=(

@@ -163,7 +163,7 @@ async def client_of(
     async with service_of(folder, data=data, database=database, tracing=tracing, **settings) as service:
         app = create_app(service, Settings(**settings), tokens)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield client
 
 

@@ -50,4 +50,4 @@ def app_of(service: FlowService) -> ASGIApp:
 
 def caller_of(service: FlowService) -> httpx.AsyncClient:
     """Return a client of a service whose end the test decides itself."""
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app_of(service)), base_url="http://test")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app_of(service)), base_url="http://localhost")

@@ -25,6 +25,7 @@ from flowpod.nodes import KINDS
 from flowpod.serving.app import create_app, create_service, data_dir, history_of, service_name
 from flowpod.serving.process import opened_flow, problems_of
 from flowpod.serving.server import Server, collect_rarely, listen
+from flowpod.serving.sweeper import raise_descriptor_limit
 from flowpod.serving.workers import Workers, report_ready, stop_with_supervisor
 from flowpod.settings import PREFIX, Settings, read_settings, setting_rows, settings_markdown
 from flowpod.telemetry.redaction import Secrets
@@ -151,6 +152,7 @@ def _serve(options: argparse.Namespace) -> int:
         flow_service = create_service(package, settings, service, history, telemetry.tracing)
         listener = listen(options.host, options.port) if options.fd is None else socket.socket(fileno=options.fd)
         with listener:
+            raise_descriptor_limit()
             app = create_app(flow_service, settings, tokens, telemetry)
             on_started = None if options.fd is None else report_ready
             server = Server(app, flow_service, settings, on_started)

@@ -17,13 +17,14 @@ from flowpod.api.dashscope.errors import PATH_PREFIX as DASHSCOPE_PREFIX
 from flowpod.api.dashscope.errors import dashscope_error
 from flowpod.api.dashscope.generation import GENERATION_PATHS, Generation
 from flowpod.api.docs.openapi import ApiDocs
+from flowpod.api.http.access import AccessControl, AccessRules
 from flowpod.api.http.access_log import AccessLog
 from flowpod.api.http.cors import with_cors
-from flowpod.api.http.endpoint import get, post
+from flowpod.api.http.endpoint import get, ignore_trailing_slash, post
 from flowpod.api.http.errors import ErrorResponses
 from flowpod.api.http.health import Readiness, healthz
 from flowpod.api.http.metrics import MetricsPage
-from flowpod.api.http.middleware import RequestHeaders, TokenAuth
+from flowpod.api.http.middleware import RequestHeaders
 from flowpod.api.http.sse import keep_streams_on_shutdown
 from flowpod.api.native.complete import Complete
 from flowpod.api.native.runs import Runs
@@ -146,11 +147,14 @@ def create_app(
         await service.finish(grace_s=0)
         await service.close()
 
+    # Without a token, FLOWPOD_AUTH=off says that a gateway forwards requests, for any host.
+    rules = AccessRules(tokens, settings.cors_origins, only_loopback=settings.auth == "on")
     app = Starlette(
         routes=routes_of(service, settings, telemetry),
-        middleware=[Middleware(TokenAuth, tokens=tokens, errors=errors)],
+        middleware=[Middleware(AccessControl, rules=rules, errors=errors)],
         exception_handlers=errors.handlers(),
         lifespan=lifespan,
     )
+    ignore_trailing_slash(app.router)
     # These wrap Starlette, whose own outermost layer responds to bugs, so those responses have a request id too.
     return RequestHeaders(AccessLog(with_cors(app, settings.cors_origins), service.metrics), service)

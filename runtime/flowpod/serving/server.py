@@ -15,6 +15,8 @@ from starlette.types import ASGIApp
 
 from flowpod.errors import InvalidRequest
 from flowpod.service import FlowService
+from flowpod.serving.connection import ServerConfig, connection_limits
+from flowpod.serving.sweeper import Sweeper, descriptor_limit
 from flowpod.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -80,21 +82,21 @@ class Server(uvicorn.Server):
     def __init__(
         self, app: ASGIApp, service: FlowService, settings: Settings, on_started: Callable[[], None] | None = None
     ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                access_log=False,
-                log_config=None,
-                loop="uvloop",
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                root_path=settings.root_path,
-                server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=_LAST_BYTES_S,
-            )
+        config = ServerConfig(
+            app,
+            connection_limits(settings, descriptor_limit()),
+            access_log=False,
+            log_config=None,
+            loop="uvloop",
+            ws="none",
+            lifespan="on",
+            root_path=settings.root_path,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_LAST_BYTES_S,
         )
+        super().__init__(config)
+        self._sweeper = Sweeper(config, self.server_state)
         self._service = service
         self._settings = settings
         self._on_started = on_started
@@ -111,6 +113,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self._on_started is not None:
             self._on_started()
+        self._sweeping = self._loop.create_task(self._sweeper.run())
         for listener in sockets or []:
             logger.info("serving flow %r on %s", self._service.name, _address(listener))
 
@@ -162,6 +165,7 @@ class Server(uvicorn.Server):
         grace = 0 if self._skip_grace.is_set() else self._settings.grace_s
         await self._service.finish(grace)
         await super().shutdown(sockets)
+        self._sweeping.cancel()
 
 
 def _address(listener: socket.socket) -> str:

@@ -164,7 +164,7 @@ async def test_too_many_runs_are_429_and_a_closing_service_is_503(tmp_path: Path
 
     async with service_of(write_chat_flow(tmp_path, model_server.url, "endless"), max_runs=1) as service:
         transport = httpx.ASGITransport(create_app(service, Settings(), ()))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             run = await service.start(RunRequest({"question": "hi"}, SESSION))
             busy = await client.post("/", json={"question": "hi"})
             run.leave()

@@ -11,6 +11,7 @@ PATH_PREFIX = "/api/v1/"
 _CODES: Mapping[ErrorType, tuple[str, int]] = {
     "invalid_request_error": ("InvalidParameter", 400),
     "authentication_error": ("InvalidApiKey", 401),
+    "permission_error": ("AccessDenied", 403),
     "not_found_error": ("NotFound", 404),
     "rate_limit_error": ("Throttling", 429),
     "unavailable_error": ("ServiceUnavailable", 503),

@@ -44,12 +44,12 @@ _PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <title>{title}</title>
-<link rel="stylesheet" href="docs/swagger-ui.css">
+<link rel="stylesheet" href="{base}/docs/swagger-ui.css">
 </head>
 <body>
 <div id="page"></div>
-<script src="docs/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({{url: "openapi.json", dom_id: "#page", deepLinking: true}})</script>
+<script src="{base}/docs/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({{url: "{base}/openapi.json", dom_id: "#page", deepLinking: true}})</script>
 </body>
 </html>
 """
@@ -73,9 +73,10 @@ class ApiDocs:
         """Respond with the OpenAPI document."""
         return JsonResponse(self._document)
 
-    async def swagger_ui(self, request: Request) -> Response:  # noqa: ARG002
-        """Respond with the page of Swagger UI."""
-        return HTMLResponse(_PAGE.format(title=html.escape(self._service.name)))
+    async def swagger_ui(self, request: Request) -> Response:
+        """Respond with the page of Swagger UI; its links are relative, because a proxy may add a prefix."""
+        base = ".." if request.scope["raw_path"].endswith(b"/") else "."
+        return HTMLResponse(_PAGE.format(title=html.escape(self._service.name), base=base))
 
     async def swagger_ui_file(self, request: Request) -> Response:
         """Respond with a file of Swagger UI from the package swagger_ui_bundle."""

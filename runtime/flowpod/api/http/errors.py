@@ -7,12 +7,14 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ExceptionHandler, Scope
 
 from flowpod.errors import (
     BodyTooLarge,
     ErrorInfo,
     FlowpodError,
+    Forbidden,
     InvalidRequest,
     NotAcceptable,
     NotFound,
@@ -33,6 +35,7 @@ ErrorRenderer = Callable[[ErrorInfo, str], dict[str, Any]]
 _STATUS: dict[type[FlowpodError], int] = {
     InvalidRequest: 400,
     Unauthorized: 401,
+    Forbidden: 403,
     NotFound: 404,
     NotAcceptable: 406,
     BodyTooLarge: 413,
@@ -106,12 +109,20 @@ class ErrorResponses:
         if error.status_code == 404:
             info = ErrorInfo(f"there is nothing at {request.url.path}", "not_found_error", None, "unknown_path")
         elif error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "another method")
-            message = f"{request.url.path} does not support {request.method}; use {allowed}"
-            info = ErrorInfo(message, "invalid_request_error", None, "method_not_allowed")
+            return self._method_not_allowed(request)
         else:
             info = ErrorInfo(error.detail, "invalid_request_error", None, "bad_request")
         return JsonResponse(self._body(request.scope, info), error.status_code, error.headers)
+
+    def _method_not_allowed(self, request: Request) -> Response:
+        methods: set[str] = set()  # each method of a path has its own route, and Starlette knows only the first
+        for route in request.app.routes:
+            if route.matches(request.scope)[0] != Match.NONE:
+                methods |= route.methods
+        allowed = ", ".join(sorted(methods))
+        message = f"{request.url.path} does not support {request.method}; use {allowed}"
+        info = ErrorInfo(message, "invalid_request_error", None, "method_not_allowed")
+        return JsonResponse(self._body(request.scope, info), 405, {"Allow": allowed})
 
     async def _on_bug(self, request: Request, error: Exception) -> Response:  # noqa: ARG002
         """Respond to a bug of ours that occurred before a run started; the server logs it."""

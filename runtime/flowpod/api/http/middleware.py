@@ -1,15 +1,11 @@
-"""Middleware for every request: request id, session id, token check, and closing connections on shutdown."""
+"""Middleware for every request: request id, session id, and closing connections on shutdown."""
 
-import hmac
 import re
 import uuid
-from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flowpod.api.http.errors import ErrorResponses, path_of
-from flowpod.errors import Unauthorized
 from flowpod.logs import REQUEST_ID, RUN_ID, TRACE_ID
 from flowpod.service import FlowService
 
@@ -61,32 +57,3 @@ class RequestHeaders:
 
 def _valid(request_id: str) -> str:
     return request_id if _REQUEST_ID.fullmatch(request_id) else ""
-
-
-class TokenAuth:
-    """Rejects requests without a valid token: `Authorization: Bearer T`, or the bare `T` that EAS accepts."""
-
-    def __init__(self, app: ASGIApp, tokens: Sequence[str], errors: ErrorResponses) -> None:
-        self._app = app
-        self._tokens = tuple(token.encode() for token in tokens)
-        self._errors = errors
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection."""
-        if scope["type"] != "http" or not self._tokens or _is_open(path_of(scope)) or self._allows(scope):
-            await self._app(scope, receive, send)
-            return
-        sent = "Authorization" in Headers(scope=scope)
-        message = "the token is not valid" if sent else "a token is needed: send Authorization: Bearer <token>"
-        await self._errors.response(scope, Unauthorized(message))(scope, receive, send)
-
-    def _allows(self, scope: Scope) -> bool:
-        value = Headers(scope=scope).get("Authorization", "").strip()
-        scheme, _, rest = value.partition(" ")
-        token = (rest.strip() if scheme.lower() == "bearer" else value).encode("latin-1")
-        # Every token is compared, so that the time taken does not reveal which one was close.
-        return sum(hmac.compare_digest(token, valid) for valid in self._tokens) > 0
-
-
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(f"{DOCS}/")

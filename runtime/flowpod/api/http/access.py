@@ -1,0 +1,111 @@
+"""Who may call: a request needs a valid `Host`, and a token or, without tokens, an origin that is ours or allowed."""
+
+import hmac
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from flowpod.api.http.errors import ErrorResponses, path_of
+from flowpod.api.http.middleware import DOCS, OPEN_PATHS
+from flowpod.errors import FlowpodError, Forbidden, InvalidRequest, Unauthorized
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.~%!$&'()*+;=-]*)(?::[0-9]*)?", re.ASCII)
+"""RFC 9110, 7.2: a name or an address, and a port."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """The valid tokens; without any, the origins whose pages may call, and whether `Host` must be this machine.
+
+    A name of another site can be made to resolve to this machine (DNS rebinding), and its pages would then be served as
+    pages of our own origin. Only their `Host` gives them away.
+    """
+
+    tokens: Sequence[str]
+    origins: Sequence[str]
+    only_loopback: bool
+
+
+class AccessControl:
+    """Refuses the requests that `rules` do not allow."""
+
+    def __init__(self, app: ASGIApp, rules: AccessRules, errors: ErrorResponses) -> None:
+        self._app = app
+        self._rules = rules
+        self._tokens = tuple(token.encode() for token in rules.tokens)
+        self._errors = errors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] == "http":
+            try:
+                self._check(scope)
+            except FlowpodError as error:
+                await self._errors.response(scope, error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        host = _host(headers, scope["http_version"])
+        if self._tokens:
+            if not _is_open(path_of(scope)):
+                self._check_token(headers)
+            return
+        if self._rules.only_loopback and host and not _is_loopback(host):
+            message = (
+                f"this service has no token, so it serves localhost and not {host[:255]}; set FLOWPOD_TOKENS, or "
+                "FLOWPOD_AUTH=off behind a gateway that authenticates clients"
+            )
+            raise Forbidden(message, param="Host", code="host_not_allowed")
+        for origin in headers.getlist("origin"):
+            if not self._is_allowed(origin, host, headers):
+                message = (
+                    f"this service has no token, so pages of {origin[:255]} cannot call it; set FLOWPOD_TOKENS, or "
+                    "allow the origin in FLOWPOD_CORS_ORIGINS"
+                )
+                raise Forbidden(message, param="Origin", code="origin_not_allowed")
+
+    def _check_token(self, headers: Headers) -> None:
+        value = headers.get("Authorization", "").strip()
+        scheme, _, rest = value.partition(" ")
+        token = (rest.strip() if scheme.lower() == "bearer" else value).encode("latin-1")
+        # Every token is compared, so that the time taken does not reveal which one was close.
+        if sum(hmac.compare_digest(token, valid) for valid in self._tokens) == 0:
+            sent = "Authorization" in headers
+            raise Unauthorized(
+                "the token is not valid" if sent else "a token is needed: send Authorization: Bearer <token>"
+            )
+
+    def _is_allowed(self, origin: str, host: str, headers: Headers) -> bool:
+        if "*" in self._rules.origins or origin in self._rules.origins:
+            return True
+        # A gateway may have changed Host. Browsers send Sec-Fetch-Site themselves; a page cannot set it.
+        return headers.get("sec-fetch-site") == "same-origin" or origin.partition("://")[2].lower() == host.lower()
+
+
+def _host(headers: Headers, http_version: str) -> str:
+    hosts = headers.getlist("host")
+    if len(hosts) == 1 and _HOST.fullmatch(hosts[0]):
+        return hosts[0]
+    if hosts or http_version != "1.0":
+        raise InvalidRequest("a request needs one valid Host header", param="Host", code="invalid_host")
+    return ""
+
+
+def _is_loopback(host: str) -> bool:
+    match = _HOST.fullmatch(host)
+    assert match is not None
+    name = match[1].lower()
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return name.removesuffix(".") == "localhost" or name.removesuffix(".").endswith(".localhost")
+
+
+def _is_open(path: str) -> bool:
+    return path.removesuffix("/") in OPEN_PATHS or path.startswith(f"{DOCS}/")

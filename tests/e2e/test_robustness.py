@@ -92,7 +92,7 @@ def test_a_client_that_leaves_while_it_sends_is_no_error(tmp_path: Path, chat_fl
     with serving(chat_flow, tmp_path) as served:
         address = served.url.removeprefix("http://").split(":")
         with socket.create_connection((address[0], int(address[1]))) as client:
-            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         time.sleep(0.3)
         httpx.post(served.url, json={"question": "hi"}).raise_for_status()
         assert "Traceback" not in served.log

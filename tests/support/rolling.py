@@ -136,7 +136,7 @@ async def rollout(flow: Path, folder: Path, history: str, *, instances: int, ses
 def _start(stack: ExitStack, flow: Path, folder: Path, history: str) -> Served:
     place = folder / f"instance-{len(list(folder.glob('instance-*')))}"
     place.mkdir()
-    settings = {"FLOWPOD_HISTORY": history, "FLOWPOD_DRAIN_DELAY_S": str(DRAIN_DELAY_S)}
+    settings = {"FLOWPOD_HISTORY": history, "FLOWPOD_DRAIN_DELAY_S": str(DRAIN_DELAY_S), "FLOWPOD_AUTH": "off"}
     served = stack.enter_context(start_server(flow, place, **settings))
     wait_until_ready(served)
     return served

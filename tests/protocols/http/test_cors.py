@@ -44,9 +44,10 @@ async def test_responses_and_errors_can_be_read_across_origins(chat_flow: Path, 
 
 @pytest.mark.parametrize("origins", ["", "https://other.example", f"{ORIGIN}:8443"])
 async def test_other_origins_are_not_allowed(chat_flow: Path, origins: str) -> None:
-    async with client_of(chat_flow, cors_origins=origins) as client:
+    async with client_of(chat_flow, tokens=("secret",), cors_origins=origins) as client:
         preflight = await client.options("/v1/chat/completions", headers=PREFLIGHT)
-        response = await client.post("/v1/chat/completions", json=BODY, headers={"Origin": ORIGIN})
+        headers = {"Origin": ORIGIN, "Authorization": "Bearer secret"}
+        response = await client.post("/v1/chat/completions", json=BODY, headers=headers)
     assert preflight.is_error
     assert response.status_code == 200
     for answer in (preflight, response):

@@ -56,7 +56,7 @@ class AccessControl:
             if not _is_open(path_of(scope)):
                 self._check_token(headers)
             return
-        if self._rules.only_loopback and host and not _is_loopback(host):
+        if self._rules.only_loopback and host is not None and not _is_loopback(host):
             message = (
                 f"this service has no token, so it serves localhost and not {host[:255]}; set FLOWPOD_TOKENS, or "
                 "FLOWPOD_AUTH=off behind a gateway that authenticates clients"
@@ -81,20 +81,21 @@ class AccessControl:
                 "the token is not valid" if sent else "a token is needed: send Authorization: Bearer <token>"
             )
 
-    def _is_allowed(self, origin: str, host: str, headers: Headers) -> bool:
+    def _is_allowed(self, origin: str, host: str | None, headers: Headers) -> bool:
         if "*" in self._rules.origins or origin in self._rules.origins:
             return True
         # A gateway may have changed Host. Browsers send Sec-Fetch-Site themselves; a page cannot set it.
-        return headers.get("sec-fetch-site") == "same-origin" or origin.partition("://")[2].lower() == host.lower()
+        own = host is not None and origin.partition("://")[2].lower() == host.lower()
+        return own or headers.get("sec-fetch-site") == "same-origin"
 
 
-def _host(headers: Headers, http_version: str) -> str:
+def _host(headers: Headers, http_version: str) -> str | None:
     hosts = headers.getlist("host")
     if len(hosts) == 1 and _HOST.fullmatch(hosts[0]):
         return hosts[0]
     if hosts or http_version != "1.0":
         raise InvalidRequest("a request needs one valid Host header", param="Host", code="invalid_host")
-    return ""
+    return None
 
 
 def _is_loopback(host: str) -> bool:

@@ -307,6 +307,7 @@ def test_a_client_that_does_not_read_loses_its_run(
         client.sendall(post(path, body) * pipelined)
         wait_until(lambda: re.search(r"run \S+ Canceled", talking.log[before:]), "the run to be cancelled")
     assert talking.log[before:].count("has not read its response") == 1
+    assert "Traceback" not in talking.log[before:]
     figures["peak MiB"] = round(peak_mib(talking))
 
 

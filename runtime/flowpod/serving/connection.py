@@ -83,7 +83,6 @@ class Connection(HttpToolsProtocol):
         self._limits = config.limits
         self._phase: Literal["idle", "head", "body"] = "idle"
         self._room = MAX_HEAD_BYTES
-        self._counted = False  # whether `_room` counts the head that begins next from its first byte
         self._refused = False
         self._since = self.loop.time()  # when the client last did what it had to
         self._unsent = 0
@@ -116,6 +115,8 @@ class Connection(HttpToolsProtocol):
             self.timeout_keep_alive_task = None
         if self._phase != "head":  # a head has to be complete in time, a body only has to progress
             self._since = self.loop.time()
+            if self._phase == "idle":
+                self._phase = "head"
         if len(data) <= self._room:
             self._feed(data)
         else:
@@ -132,11 +133,8 @@ class Connection(HttpToolsProtocol):
 
     def _feed(self, data: bytes | memoryview) -> None:
         self._room -= len(data)
-        if self._phase == "idle":
-            self._phase = "head"
-            self._counted = True
         try:
-            while True:
+            while not self._refused:
                 try:
                     self.parser.feed_data(data)
                     return
@@ -151,8 +149,9 @@ class Connection(HttpToolsProtocol):
 
         With it, the parser takes the body for another protocol.
         """
-        if self._phase != "head":  # CONNECT: it has no body, and the application has responded
+        if self._phase != "head":  # CONNECT, which has no body; what follows its response would not be HTTP
             self._cycles[-1].keep_alive = False
+            self._refused = True
             return
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
@@ -160,17 +159,10 @@ class Connection(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
-    def on_message_begin(self) -> None:
-        """Start counting the head, unless its first byte has been counted already."""
-        super().on_message_begin()
-        self._phase = "head"
-        if not self._counted:
-            self._room = MAX_HEAD_BYTES
-        self._counted = False
-
     def on_url(self, url: bytes) -> None:
         """Add to the request's target, unless it is too long."""
-        super().on_url(url)
+        self.url += url
+        self._phase = "head"  # also when the request before it ended in the same read
         if len(self.url) > MAX_TARGET_BYTES:
             self._refuse(431, f"the request's target exceeds {MAX_TARGET_BYTES} bytes")
             raise httptools.HttpParserError  # stops the parser
@@ -250,9 +242,9 @@ class Connection(HttpToolsProtocol):
         self._refused = True
         self._since = self.loop.time()
         logger.info("refused a request with %d: %s", status, message)
-        if self._phase == "head" and self._cycles:
+        if self._phase != "body" and self._cycles:
             self._cycles[-1].keep_alive = False  # the requests before this one get their responses, then it closes
-        elif self._phase == "head" or (len(self._cycles) == 1 and not self.cycle.response_started):
+        elif self._phase != "body" or (len(self._cycles) == 1 and not self.cycle.response_started):
             for cycle in self._cycles:
                 cycle.disconnected = True
                 cycle.message_event.set()

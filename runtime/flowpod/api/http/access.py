@@ -13,8 +13,9 @@ from flowpod.api.http.errors import ErrorResponses, path_of
 from flowpod.api.http.middleware import DOCS, OPEN_PATHS
 from flowpod.errors import FlowpodError, Forbidden, InvalidRequest, Unauthorized
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.~%!$&'()*+;=-]*)(?::[0-9]*)?", re.ASCII)
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[\w.~%!$&'()*+;=-]*)(:[0-9]*)?")
 """RFC 9110, 7.2: a name or an address, and a port."""
+_PORT = re.compile(r":[0-9]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,10 @@ class AccessControl:
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        headers = Headers(scope=scope)
-        host = _host(headers, scope["http_version"])
+        host = _host(scope)
         if self._tokens:
             if not _is_open(path_of(scope)):
-                self._check_token(headers)
+                self._check_token(Headers(scope=scope))
             return
         if self._rules.only_loopback and host is not None and not _is_loopback(host):
             message = (
@@ -62,8 +62,8 @@ class AccessControl:
                 "FLOWPOD_AUTH=off behind a gateway that authenticates clients"
             )
             raise Forbidden(message, param="Host", code="host_not_allowed")
-        for origin in headers.getlist("origin"):
-            if not self._is_allowed(origin, host, headers):
+        for origin in [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]:
+            if not self._is_allowed(origin, host, Headers(scope=scope)):
                 message = (
                     f"this service has no token, so pages of {origin[:255]} cannot call it; set FLOWPOD_TOKENS, or "
                     "allow the origin in FLOWPOD_CORS_ORIGINS"
@@ -89,23 +89,24 @@ class AccessControl:
         return own or headers.get("sec-fetch-site") == "same-origin"
 
 
-def _host(headers: Headers, http_version: str) -> str | None:
-    hosts = headers.getlist("host")
+def _host(scope: Scope) -> str | None:
+    """Return the request's host; None if it has none, as HTTP/1.0 allows."""
+    hosts: list[bytes] = [value for name, value in scope["headers"] if name == b"host"]
     if len(hosts) == 1 and _HOST.fullmatch(hosts[0]):
-        return hosts[0]
-    if hosts or http_version != "1.0":
+        return hosts[0].decode("ascii")
+    if hosts or scope["http_version"] != "1.0":
         raise InvalidRequest("a request needs one valid Host header", param="Host", code="invalid_host")
     return None
 
 
 def _is_loopback(host: str) -> bool:
-    match = _HOST.fullmatch(host)
-    assert match is not None
-    name = match[1].lower()
+    name = _PORT.sub("", host).lower().removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
     try:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
-        return name.removesuffix(".") == "localhost" or name.removesuffix(".").endswith(".localhost")
+        return False
 
 
 def _is_open(path: str) -> bool:

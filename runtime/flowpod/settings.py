@@ -37,8 +37,8 @@ class Settings(BaseSettings):
     )
     auth: Literal["on", "off"] = Field(
         "on",
-        description="`off` turns authentication off, on any address. Use it only behind a gateway that authenticates "
-        "clients.",
+        description="`off` turns authentication off, on any address and for any `Host`. Use it only behind a gateway "
+        "that authenticates clients.",
     )
     connections: Path | None = Field(
         None,

@@ -184,7 +184,9 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End the request, and wait for the next one."""
         if self._phase == "body":
-            super().on_message_complete()
+            if not self.cycle.response_complete:
+                self.cycle.more_body = False
+                self.cycle.message_event.set()
             self._phase = "idle"
             self._room = MAX_HEAD_BYTES
 

@@ -159,11 +159,15 @@ class BuildError(Exception):
 _MAX_TEXT_CHARS = 2000
 
 
+def shorten(text: str) -> str:
+    """Return `text`, truncated to 2000 characters."""
+    return text if len(text) <= _MAX_TEXT_CHARS else f"{text[:_MAX_TEXT_CHARS]}..."
+
+
 def text_of(error: BaseException) -> str:
     """Return an exception as `Type: text`, truncated to 2000 characters; never fails, even if its `__str__` does."""
     try:
         text = str(error)
     except BaseException:  # noqa: BLE001 - a flow's own exception class may raise anything
         text = "(its text cannot be read)"
-    short = text if len(text) <= _MAX_TEXT_CHARS else f"{text[:_MAX_TEXT_CHARS]}..."
-    return f"{type(error).__name__}: {short}" if short else type(error).__name__
+    return f"{type(error).__name__}: {shorten(text)}" if text else type(error).__name__

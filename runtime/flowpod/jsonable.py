@@ -41,6 +41,29 @@ def is_too_deep(value: Any) -> bool:
     return True
 
 
+def is_longer_than(value: Any, limit: int) -> bool:
+    """Return whether a text, or the texts in lists and objects, have more than `limit` characters.
+
+    Every other value, and every list and object, counts as one. A value that is nested too deep is not searched.
+    """
+    if isinstance(value, str):
+        return len(value) > limit
+    if not isinstance(value, dict | list) or is_too_deep(value):
+        return False
+    size, waiting = 0, [value]
+    while waiting:
+        group = waiting.pop()
+        if isinstance(group, dict):
+            size += sum(len(key) if isinstance(key, str) else 1 for key in group)
+        for item in group.values() if isinstance(group, dict) else group:
+            size += len(item) if isinstance(item, str) else 1
+            if isinstance(item, dict | list):
+                waiting.append(item)
+        if size > limit:
+            return True
+    return False
+
+
 def encodable(text: str) -> str:
     """Return `text` with every half of an emoji (a lone surrogate) replaced by a question mark."""
     return text.encode("utf-8", "replace").decode()

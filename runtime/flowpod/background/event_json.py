@@ -43,28 +43,36 @@ def merge_chunks(events: Sequence[Event]) -> list[Event]:
 
     Events that open or close a stream stay as they are, and reasoning is not merged with text.
     """
-    merged: list[Event] = []
+    groups: list[list[Event]] = []
     for event in events:
-        last = merged[-1] if merged else None
-        if isinstance(event, RunOutput) and isinstance(last, RunOutput) and _continues(event, last):
-            merged[-1] = replace(
-                last,
-                delta=last.delta + event.delta,
-                reasoning=last.reasoning + event.reasoning,
-                chunk_lengths=(*_chunk_lengths(last), *_chunk_lengths(event)),
-            )
+        if groups and _continues(event, groups[-1][-1]):
+            groups[-1].append(event)
         else:
-            merged.append(event)
-    return merged
+            groups.append([event])
+    return [
+        group[0] if len(group) == 1 else _merge([chunk for chunk in group if isinstance(chunk, RunOutput)])
+        for group in groups
+    ]
+
+
+def _merge(chunks: Sequence[RunOutput]) -> RunOutput:
+    return replace(
+        chunks[0],
+        delta="".join(chunk.delta for chunk in chunks),
+        reasoning="".join(chunk.reasoning for chunk in chunks),
+        chunk_lengths=tuple(length for chunk in chunks for length in _chunk_lengths(chunk)),
+    )
 
 
 def _chunk_lengths(event: RunOutput) -> tuple[int, ...]:
     return event.chunk_lengths or (len(event.delta or event.reasoning),)
 
 
-def _continues(event: RunOutput, last: RunOutput) -> bool:
+def _continues(event: Event, last: Event) -> bool:
     return (
-        event.is_stream
+        isinstance(event, RunOutput)
+        and isinstance(last, RunOutput)
+        and event.is_stream
         and last.is_stream
         and (event.output, event.node_run_id, event.status) == (last.output, last.node_run_id, last.status)
         and _content_of(event) == _content_of(last) is not None

@@ -1,11 +1,14 @@
 """Fetching the images that a request names by URL, for consumers that need their bytes, such as Python code."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowpod.content.images import ImageValue, has_images, image_object, map_images
 from flowpod.content.url_guard import fetch
 from flowpod.errors import NodeError
+
+_MAX_IMAGES = 100
+_MAX_BYTES = 50 * 1024 * 1024  # of all images together
 
 
 async def with_image_objects(values: Mapping[str, Any], *, private_urls: bool) -> dict[str, Any]:
@@ -27,7 +30,7 @@ async def with_fetched_images(
     values: Mapping[str, Any], given: Mapping[str, Any], *, private_urls: bool
 ) -> Mapping[str, Any]:
     """Return the values with an object for each image that is a URL and in `given`. Raises NodeError as above."""
-    named = _urls_in(_with_images(given))
+    named = frozenset(_urls_in(_with_images(given)))
     found = _with_images(values) if named else {}
     contents = await _contents([image for image in _urls_in(found) if image in named], private_urls)
 
@@ -47,11 +50,15 @@ def _urls_in(values: Mapping[str, Any]) -> list[ImageValue]:
     return list(found)
 
 
-async def _contents(images: Iterable[ImageValue], private_urls: bool) -> dict[ImageValue, bytes]:
-    contents = {}
+async def _contents(images: Sequence[ImageValue], private_urls: bool) -> dict[ImageValue, bytes]:
+    if len(images) > _MAX_IMAGES:
+        text = f"there are {len(images)} images to fetch; at most {_MAX_IMAGES} are fetched for one call"
+        raise NodeError(text, code="image_error")
+    contents, left = dict[ImageValue, bytes](), _MAX_BYTES
     for image in images:
         try:
-            contents[image] = await fetch(image.text, private_urls=private_urls)
+            contents[image] = await fetch(image.text, private_urls=private_urls, max_bytes=left)
         except ValueError as error:
             raise NodeError(f"the image {image.text[:80]!r} cannot be fetched: {error}", code="image_error") from error
+        left -= len(contents[image])
     return contents

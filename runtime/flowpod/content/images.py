@@ -19,7 +19,10 @@ from flowpod.jsonable import is_too_deep
 
 _KEY = re.compile(r"data:image/(.*);(path|base64|url)")
 _DATA_URL = re.compile(r"data:(image/[^;,]*);base64,(.*)", re.DOTALL)
-_TOKEN = secrets.token_hex(8)
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})+|[A-Za-z0-9+/]{2,}={1,2}")
+_TOKEN = f"\u2063image {secrets.token_hex(8)} "
+TOKEN = re.compile(rf"{_TOKEN}\d+\u2063")
+"""What stands for an image in a rendered prompt."""
 
 
 ImageKind = Literal["base64", "url", "path"]
@@ -124,8 +127,7 @@ def _parse(text: str) -> ImageValue:
         return ImageValue(match[1], "base64", match[2])
     if "://" in text:
         return ImageValue("image/*", "url", text)
-    is_base64 = re.fullmatch(r"(?:[A-Za-z0-9+/]{4})+|(?:[A-Za-z0-9+/]{2,4})+={1,2}", text)
-    return ImageValue("image/*", "base64" if is_base64 else "path", text)
+    return ImageValue("image/*", "base64" if _BASE64.fullmatch(text) else "path", text)
 
 
 def _decoded(image: ImageValue) -> bytes:
@@ -174,6 +176,6 @@ class PromptImages:
         return value
 
     def _token(self, image: ImageValue) -> str:
-        token = f"\u2063image {_TOKEN} {len(self.parts)}\u2063"
+        token = f"{_TOKEN}{len(self.parts)}\u2063"
         self.parts[token] = {"type": "image_url", "image_url": {"url": image.url, "detail": self.detail}}
         return token

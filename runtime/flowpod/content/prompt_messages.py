@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from flowpod.content.images import TOKEN
 from flowpod.content.jinja import role_word, unmarked
 from flowpod.errors import NodeError
 
@@ -13,17 +14,19 @@ _ROLES = ("system", "user", "assistant", "function", "tool")
 
 
 def _heading(name: str) -> str:
-    return rf"\s*#{{0,2}}[^\S\n]*{name}[^\S\n]*:[^\S\n]*"
+    # Possessive: to give white space back would take quadratic time, and never helps.
+    return rf"\s*+#{{0,2}}[^\S\n]*+{name}[^\S\n]*+:[^\S\n]*+"
 
 
 def _with_content(name: str) -> re.Pattern[str]:
-    return re.compile(rf"\A{_heading(name)}\n\s*(\S+)[^\S\n]*\n{_heading('content')}\n?(.*)\Z", re.DOTALL)
+    return re.compile(rf"\A{_heading(name)}\n\s*+(\S++)[^\S\n]*+\n{_heading('content')}\n?(.*)\Z", re.DOTALL)
 
 
 # Headings at the start of a message, with or without `##`; the same text further down is content.
 _NAMED = _with_content("name")
 _TOOL_ANSWER = _with_content("tool_call_id")
-_CALLS = re.compile(rf"\A{_heading('tool_calls')}\n\s*(\[.*)\Z", re.DOTALL)
+_CALLS = re.compile(rf"\A{_heading('tool_calls')}\n\s*+(\[.*)\Z", re.DOTALL)
+_IMAGE = re.compile(rf"!\[\s*image\s*\]\(({TOKEN.pattern})\)")
 
 
 def split_messages(marked: str, images: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
@@ -51,7 +54,7 @@ def split_messages(marked: str, images: Mapping[str, Mapping[str, Any]] | None =
 
 
 def _message(role: str, text: str, images: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    text = text.lstrip()  # the patterns below are slow on leading white space
+    text = text.lstrip()
     if role == "tool":
         match = _TOOL_ANSWER.match(text)
         if match is None:
@@ -84,9 +87,8 @@ def _tool_calls(text: str) -> list[Any] | None:
 
 def _content(marked: str, images: Mapping[str, Mapping[str, Any]]) -> str | list[Mapping[str, Any]]:
     """Return the text, or with images one content part per line, as promptflow does; empty lines are dropped."""
-    if not any(token in marked for token in images):
+    if not (images and any(match[0] in images for match in TOKEN.finditer(marked))):
         return unmarked(marked).strip()
-    for token in images:
-        marked = re.sub(rf"!\[\s*image\s*\]\({re.escape(token)}\)", f"\n{token}\n", marked)
+    marked = _IMAGE.sub(lambda match: f"\n{match[1]}\n", marked)
     lines = [line for line in marked.strip().split("\n") if line.strip()]
     return [images.get(line.strip()) or {"type": "text", "text": unmarked(line)} for line in lines]

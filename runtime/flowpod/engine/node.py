@@ -23,6 +23,7 @@ from flowpod.errors import FlowpodError, NodeError, text_of
 from flowpod.flow.model import Node, Reference, ValueType
 from flowpod.flow.plan import Graph
 from flowpod.flow.references import Scope
+from flowpod.jsonable import is_longer_than
 from flowpod.logs import prints_of
 from flowpod.models.base import Chunk, Result
 from flowpod.nodes import KINDS
@@ -216,10 +217,9 @@ class NodeRunner:
                 if isinstance(chunk, Result):
                     result = chunk
                     continue
-                count, size = count + 1, size + len(chunk.text)
+                count, size = count + 1, size + chunk.size
                 if size > self._max_output:
-                    text = f"its stream is longer than {self._max_output} characters (FLOWPOD_MAX_OUTPUT_CHARS)"
-                    raise NodeError(text, code="output_too_large")
+                    raise self._too_large("stream")
                 if tee is not None:
                     call.sent = True
                     tee.add_chunk(chunk)
@@ -234,8 +234,14 @@ class NodeRunner:
         call.streamed = count > 0 or isinstance(result.value, str)  # a model that calls a tool does not stream
         return result
 
+    def _too_large(self, what: str) -> NodeError:
+        text = f"its {what} is longer than {self._max_output} characters (FLOWPOD_MAX_OUTPUT_CHARS)"
+        return NodeError(text, code="output_too_large")
+
     async def _complete(self, call: _Call, result: Result) -> NodeEnd:
         node, scope, top = call.node, call.level.scope, not call.level.prefix
+        if not call.streamed and is_longer_than(result.value, self._max_output):
+            raise self._too_large("value")
         if result.usage is not None:
             self.reporter.count(result.model, result.usage)
         if result.finish_reason and node.name in self._chat_sources:

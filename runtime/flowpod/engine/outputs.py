@@ -68,7 +68,7 @@ class Outputs:
                 self._emit(stream, run, chunk)
                 continue
             stream.held.setdefault(run.node, []).append((run, chunk))
-            stream.held_chars += len(chunk.text)
+            stream.held_chars += chunk.size
             if stream.held_chars > self._limit:
                 text = (
                     f"the output {name!r} holds back more than {self._limit} characters (FLOWPOD_MAX_OUTPUT_CHARS) "
@@ -140,7 +140,7 @@ class Outputs:
                 self._close(stream)
                 return
             for run, chunk in stream.held.pop(stream.nodes[stream.turn], ()):
-                stream.held_chars -= len(chunk.text)
+                stream.held_chars -= chunk.size
                 self._emit(stream, run, chunk)
 
     def _emit(self, stream: _Streamed, run: NodeRun, chunk: Chunk) -> None:

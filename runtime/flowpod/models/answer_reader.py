@@ -2,20 +2,29 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import orjson
 
-from flowpod.errors import NodeError
+from flowpod.errors import NodeError, shorten
+from flowpod.jsonable import MAX_DEPTH, as_text, is_too_deep
 from flowpod.models.base import Chunk, Result, Usage
+from flowpod.models.sse_reader import EventData
 from flowpod.models.tool_calls import OfferedCalls, with_function_call
+
+MAX_RESPONSE_BYTES = 16 * 1024 * 1024
+"""The limit of a whole answer and of one event of a stream, after decompression: about five million tokens."""
+_MAX_TOKENS = 10**12  # no call has more: sums of token counts fit into 64 bits wherever they are stored
+_MAX_NAME_CHARS = 256
+_UNREADABLE = (ValueError, AttributeError, LookupError, TypeError, RecursionError)
 
 
 class AnswerReader(ABC):
     """Reads one answer, whole or event by event. Each API has a subclass.
 
-    `what` names the API's answers in messages, `end` what ends its streams.
+    Bytes go in, chunks and a Result come out; nothing here waits. `what` names the API's answers in messages, `end`
+    what ends its streams.
     """
 
     what: ClassVar[str]
@@ -29,28 +38,43 @@ class AnswerReader(ABC):
         self.finish_reason = ""
         self.ended = False
         self._texts: list[str] = []
+        self._events = EventData()
+        self._body = bytearray()
 
-    def read_event(self, data: bytes, *, last: bool = False) -> Chunk | None:
-        """Return the chunk in the data of one event.
+    def feed(self, data: bytes) -> Iterator[Chunk]:
+        """Yield the chunks of the events that `data` completes.
 
-        `last` marks an event that the end of the stream may have truncated. Raises NodeError when the event is not one
-        of the API's.
+        Raises NodeError for an event that is not one of the API's, and for one of more than MAX_RESPONSE_BYTES.
         """
+        yield from self._chunks_of(self._events.feed(data))
+        if self._events.held > MAX_RESPONSE_BYTES:
+            raise self._too_large("an event")
+
+    def feed_end(self) -> Iterator[Chunk]:
+        """Yield the chunk of an event that the end of the stream completes, unless it is truncated."""
+        yield from self._chunks_of(self._events.end(), last=True)
+
+    def _chunks_of(self, events: Sequence[bytes], *, last: bool = False) -> Iterator[Chunk]:
+        for data in events:
+            if chunk := self._read_event(data, last=last):
+                yield chunk
+
+    def _read_event(self, data: bytes, *, last: bool) -> Chunk | None:
         if data == b"[DONE]":
             self.ended = True
             return None
         try:
             content = _loads(data)
-        except ValueError as error:
+        except _UNREADABLE as error:
             if last:
                 return None
             raise self.unexpected(data) from error
         if not isinstance(content, dict):
             raise self.unexpected(data)
-        self._raise_if_error(content)
         try:
+            self._raise_if_error(content)
             chunk = self.read_chunk(content)
-        except (AttributeError, LookupError, TypeError) as error:
+        except _UNREADABLE as error:
             raise self.unexpected(data) from error
         if chunk.text:
             self._texts.append(chunk.text)
@@ -63,8 +87,16 @@ class AnswerReader(ABC):
             raise NodeError(message, code="model_broke_off")
         return self._result("".join(self._texts))
 
-    def read_whole(self, body: bytes) -> tuple[Chunk | Result, ...]:
+    def feed_body(self, data: bytes) -> None:
+        """Add to a whole answer. Raises NodeError when it has more than MAX_RESPONSE_BYTES."""
+        self._body += data
+        if len(self._body) > MAX_RESPONSE_BYTES:
+            raise self._too_large("its answer")
+
+    def read_whole(self) -> tuple[Chunk | Result, ...]:
         """Return a whole answer as a chunk and a Result; the answer to a request with tools is a Result alone."""
+        body = bytes(self._body)
+        self._body.clear()
         try:
             content = _loads(body)
             if not isinstance(content, dict):
@@ -72,11 +104,13 @@ class AnswerReader(ABC):
             self._raise_if_error(content)
             if self.offered:
                 message = self.read_message(content)
+                if is_too_deep(message):
+                    raise self.unexpected(body, f"nested more than {MAX_DEPTH} deep")
                 if self.offered == "functions" and message.get("tool_calls"):
                     message, self.finish_reason = with_function_call(message), "function_call"
                 return (self._result(message),)
             chunk = self.read_body(content)
-        except (ValueError, AttributeError, LookupError, TypeError) as error:
+        except _UNREADABLE as error:
             raise self.unexpected(body) from error
         return chunk, self._result(chunk.text)
 
@@ -102,16 +136,21 @@ class AnswerReader(ABC):
     def _raise_if_error(self, content: Mapping[str, Any]) -> None:
         if error := self.error_of(content):
             message = error.get("message") if isinstance(error, dict) else error
-            raise NodeError(f"{self.where}: the model reported an error: {message or error}", code="model_error")
+            text = shorten(as_text(message or error))
+            raise NodeError(f"{self.where}: the model reported an error: {text}", code="model_error")
 
     def _result(self, value: Any) -> Result:
         return Result(value, self.usage, self.model, self.finish_reason or "stop")
 
-    def unexpected(self, data: bytes) -> NodeError:
+    def unexpected(self, data: bytes, reason: str = "") -> NodeError:
         """Return the error for an answer that is not one of the API's."""
-        shown = data[:200].decode("utf-8", "replace")
-        text = f"{self.where}: the model answered with something other than {self.what}: {shown!r}"
+        shown = reason or repr(data[:200].decode("utf-8", "replace"))
+        text = f"{self.where}: the model answered with something other than {self.what}: {shown}"
         return NodeError(text, code="model_bad_answer")
+
+    def _too_large(self, what: str) -> NodeError:
+        text = f"{self.where}: {what} has more than {MAX_RESPONSE_BYTES} bytes, the limit of a model's answer"
+        return NodeError(text, code="model_response_too_large")
 
 
 def optional_text(value: Any) -> str:
@@ -123,11 +162,22 @@ def optional_text(value: Any) -> str:
     return value
 
 
+def optional_name(value: Any) -> str:
+    """Return the name of a model or of a reason, "" for null; raises TypeError for anything else or a long text."""
+    if value is not None and len(value) > _MAX_NAME_CHARS:
+        raise TypeError(value)
+    return optional_text(value)
+
+
 def usage_of(usage: Any, prompt: str, completion: str) -> Usage | None:
-    """Return the token counts under these names of a mapping, or None."""
+    """Return the token counts under these names of a mapping, or None. A count that no call can have is 0."""
     if not isinstance(usage, dict):
         return None
-    return Usage(*(count if isinstance(count := usage.get(name), int) else 0 for name in (prompt, completion)))
+    return Usage(*(_token_count(usage.get(name)) for name in (prompt, completion)))
+
+
+def _token_count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value <= _MAX_TOKENS else 0
 
 
 def _loads(data: bytes) -> Any:

@@ -12,6 +12,11 @@ class Chunk:
     text: str = ""
     reasoning: str = ""
 
+    @property
+    def size(self) -> int:
+        """What the chunk counts against a limit of characters; an empty one takes memory too and counts as one."""
+        return len(self.text) + len(self.reasoning) or 1
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -12,7 +12,9 @@ from flowpod.errors import BuildError
 from flowpod.flow.model import Connection
 from flowpod.telemetry.model_call import CALL
 
+MAX_REDIRECTS = 5
 _CONNECT_TIMEOUT_S = 10
+_MAX_REFUSAL_BYTES = 64 * 1024
 _DEFAULT_BASE_URLS = {"open_ai": "https://api.openai.com/v1", "dashscope": "https://dashscope.aliyuncs.com/api/v1"}
 _NO_LIMIT = httpx2.Limits(max_connections=0)  # no limit, for aiohttp: the process limits its runs, not their calls
 _NO_KEY = "none"  # the client insists on a key, servers that need none ignore it
@@ -41,7 +43,12 @@ def client_of(connection: Connection) -> Client:
     address, headers = _credentials_as_header(address)
     timeout = httpx2.Timeout(float(fields["timeout_s"]), connect=_CONNECT_TIMEOUT_S)
     # With aiohttp a streamed answer costs half of what it costs with the client's own transport.
-    http_client = DefaultAioHttpClient(timeout=timeout, limits=_NO_LIMIT, event_hooks={"request": [_note_retry]})
+    http_client = DefaultAioHttpClient(
+        timeout=timeout,
+        limits=_NO_LIMIT,
+        max_redirects=MAX_REDIRECTS,
+        event_hooks={"request": [_note_retry], "response": [_truncate_refusal]},
+    )
     common: dict[str, Any] = {
         "api_key": str(fields["api_key"]) or _NO_KEY,
         "timeout": timeout,
@@ -65,6 +72,25 @@ async def _note_retry(request: httpx2.Request) -> None:
     attempt, call = request.headers.get("x-stainless-retry-count", "0"), CALL.get()
     if attempt != "0" and call is not None:
         call.add_retry(int(attempt))
+
+
+async def _truncate_refusal(response: httpx2.Response) -> None:
+    """Read the beginning of the body of an error or a redirect, all of which the client would read and keep."""
+    if response.status_code < 300:
+        return
+    body = httpx2.Response(
+        response.status_code, headers=response.headers, stream=response.stream, request=response.request
+    )
+    content = bytearray()
+    try:
+        async for piece in body.aiter_bytes():
+            content += piece
+            if len(content) >= _MAX_REFUSAL_BYTES:
+                break
+    finally:
+        await body.aclose()
+    response.headers.pop("content-encoding", None)
+    response.stream = httpx2.ByteStream(bytes(content[:_MAX_REFUSAL_BYTES]))
 
 
 def _is_address(url: str) -> bool:

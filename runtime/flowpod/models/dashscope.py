@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowpod.flow.model import Connection
-from flowpod.models.answer_reader import AnswerReader, optional_text, usage_of
+from flowpod.models.answer_reader import AnswerReader, optional_name, optional_text, usage_of
 from flowpod.models.base import Chunk, ModelRequest
 from flowpod.models.http_model import HttpCall, HttpModel, with_effect
 from flowpod.models.openai_chat import message_of
@@ -41,8 +41,8 @@ class _DashScopeReader(AnswerReader):
         return message_of(content["output"]["choices"])
 
     def _finish(self, choice: Mapping[str, Any]) -> None:
-        reason = choice.get("finish_reason")
-        self.finish_reason = "" if reason in (None, "null") else str(reason)
+        reason = optional_name(choice.get("finish_reason"))
+        self.finish_reason = "" if reason == "null" else reason
 
 
 def _choice(output: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,24 +7,27 @@ finished.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 
+import aiohttp
 import httpx2
 import openai
+from aiohttp.http import HttpProcessingError
 from openai import AsyncOpenAI, AsyncStream
 
-from flowpod.errors import NodeError
+from flowpod.errors import NodeError, shorten
 from flowpod.flow.model import Connection
 from flowpod.models.answer_reader import AnswerReader
 from flowpod.models.base import Chunk, ModelRequest, Result
-from flowpod.models.client import client_of
-from flowpod.models.sse_reader import EventData
+from flowpod.models.client import MAX_REDIRECTS, client_of
 from flowpod.models.tool_calls import offered_calls
 
 _DRAIN_S = 0.1
+# Bytes that are not HTTP, or not in their declared encoding. The client passes these errors of aiohttp on as they are.
+_INVALID_HTTP = (aiohttp.ClientResponseError, HttpProcessingError, httpx2.DecodingError)
 # Defaults that promptflow's rules always send, without effect. APIs other than chat completions reject some of them.
 _NEUTRAL: Mapping[str, Any] = {
     "n": 1,
@@ -67,7 +70,7 @@ class HttpModel(ABC):
         offered = offered_calls(request.parameters)
         stream = request.stream and not offered
         call = self.http_call(request, stream=stream)
-        sent = posted(self._client, call.path, call.body, {**call.headers, **request.headers}, stream=stream)
+        sent = posted(self._client, call.path, call.body, {**call.headers, **request.headers})
         reader = self.reader(self._where, call.model, offered)
         return answer_of(sent, reader, stream=stream, timeout_s=self._timeout_s)
 
@@ -91,30 +94,28 @@ async def answer_of(
                 async for item in _streamed(response, reader):
                     yield item
             else:
-                for part in reader.read_whole(await response.aread()):
+                async for piece in response.aiter_bytes():
+                    reader.feed_body(piece)
+                for part in reader.read_whole():
                     yield part
-    except (openai.APIError, httpx2.HTTPError) as error:
+    except (openai.APIError, httpx2.HTTPError, *_INVALID_HTTP) as error:
         _explain(error, reader.where, timeout_s)
 
 
 @asynccontextmanager
 async def posted(
-    client: AsyncOpenAI, path: str, body: Mapping[str, Any], headers: Mapping[str, str], *, stream: bool
+    client: AsyncOpenAI, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
 ) -> AsyncGenerator[httpx2.Response, None]:
-    """Send a request with the `openai` client and provide its response, whole or as it comes."""
+    """Send a request with the `openai` client and provide its response, whose body is not read yet."""
     # With the client's own `post`: its typed methods inspect the types of all arguments, which is slow the first time
-    # and a good part of each request.
-    if stream:
-        opened: AsyncStream[object] = await client.post(
-            path, cast_to=object, body=body, options={"headers": headers}, stream=True, stream_cls=AsyncStream[object]
-        )
-        response = opened.response
-    else:
-        response = await client.post(path, cast_to=httpx2.Response, body=body, options={"headers": headers})
+    # and a good part of each request. As a stream always: otherwise the client reads the body without a limit.
+    opened: AsyncStream[object] = await client.post(
+        path, cast_to=object, body=body, options={"headers": headers}, stream=True, stream_cls=AsyncStream[object]
+    )
     try:
-        yield response
+        yield opened.response
     finally:
-        await response.aclose()
+        await opened.response.aclose()
 
 
 def with_effect(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,19 +128,16 @@ def with_effect(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _streamed(response: httpx2.Response, reader: AnswerReader) -> AsyncIterator[Chunk | Result]:
-    events = EventData()
     pieces = response.aiter_bytes()
     try:
         async for piece in pieces:
-            for data in events.feed(piece):
-                if chunk := reader.read_event(data):
-                    yield chunk
+            for chunk in reader.feed(piece):
+                yield chunk
             if reader.ended:
                 break
         else:
-            for data in events.end():
-                if chunk := reader.read_event(data, last=True):
-                    yield chunk
+            for chunk in reader.feed_end():
+                yield chunk
     except httpx2.HTTPError:
         # A server that gives a finish reason but never closes the stream has still sent its whole answer.
         if not reader.finish_reason:
@@ -155,7 +153,7 @@ async def _read_to_end(pieces: AsyncIterator[bytes]) -> None:
         async with asyncio.timeout(_DRAIN_S):
             async for _ in pieces:
                 pass
-    except (TimeoutError, httpx2.HTTPError):
+    except (TimeoutError, httpx2.HTTPError, *_INVALID_HTTP):
         return  # the answer is whole; only the connection is lost
 
 
@@ -168,6 +166,12 @@ def _explain(error: Exception, where: str, timeout_s: float) -> NoReturn:
     if any(isinstance(cause, TimeoutError) for cause in causes):
         message = f"{where}: the model was silent for {timeout_s:g} s (the connection's timeout_s)"
         raise NodeError(message, code="model_timeout") from error
+    if isinstance(error, _INVALID_HTTP) or isinstance(error.__cause__, _INVALID_HTTP):
+        message = f"{where}: the model's server sent bytes that are not valid HTTP: {_reason(causes)}"
+        raise NodeError(message, code="model_invalid_http") from error
+    if any(isinstance(cause, httpx2.TooManyRedirects) for cause in causes):
+        message = f"{where}: the model's server redirects more than {MAX_REDIRECTS} times"
+        raise NodeError(message, code="model_too_many_redirects") from error
     if isinstance(error, openai.APIConnectionError):
         # Other causes may quote the request, and so the key.
         text = next((str(cause) for cause in reversed(causes) if isinstance(cause, OSError)), type(causes[-1]).__name__)
@@ -186,5 +190,12 @@ def _causes(error: BaseException) -> list[BaseException]:
 def _status_message(error: openai.APIStatusError) -> str:
     body = error.body
     if isinstance(body, dict) and isinstance(body.get("message"), str):
-        return str(body["message"])
+        return shorten(str(body["message"]))
     return error.response.text[:500].strip() or error.response.reason_phrase
+
+
+def _reason(causes: Sequence[BaseException]) -> str:
+    """Return what is wrong with bytes; without the request, which aiohttp's own text names."""
+    error = next(cause for cause in causes if isinstance(cause, _INVALID_HTTP))
+    reason = str(error) if isinstance(error, httpx2.DecodingError) else error.message
+    return shorten(reason.strip().partition("\n")[0].removesuffix(":")) or type(error).__name__

@@ -6,7 +6,7 @@ from typing import Any
 from openai.types.chat import ChatCompletion
 
 from flowpod.flow.model import Connection
-from flowpod.models.answer_reader import AnswerReader, optional_text, usage_of
+from flowpod.models.answer_reader import AnswerReader, optional_name, optional_text, usage_of
 from flowpod.models.base import Chunk, ModelRequest
 from flowpod.models.http_model import HttpCall, HttpModel
 
@@ -20,22 +20,22 @@ class _ChatReader(AnswerReader):
         choices = content.get("choices")
         if not choices or choices[0].get("index"):
             return Chunk()  # or a further answer, when the node sets `n`: the first one is the value
-        self.finish_reason = choices[0].get("finish_reason") or self.finish_reason
+        self.finish_reason = optional_name(choices[0].get("finish_reason")) or self.finish_reason
         return _chunk(choices[0], choices[0].get("delta") or {})
 
     def read_body(self, content: dict[str, Any]) -> Chunk:
         choice = content["choices"][0]
         self._note(content)
-        self.finish_reason = choice.get("finish_reason") or ""
+        self.finish_reason = optional_name(choice.get("finish_reason"))
         return _chunk(choice, choice["message"] if "text" not in choice else {})
 
     def read_message(self, content: dict[str, Any]) -> dict[str, Any]:
-        self.finish_reason = content["choices"][0].get("finish_reason") or ""
+        self.finish_reason = optional_name(content["choices"][0].get("finish_reason"))
         self._note(content)
         return message_of(content["choices"])
 
     def _note(self, content: Mapping[str, Any]) -> None:
-        self.model = content.get("model") or self.model
+        self.model = optional_name(content.get("model")) or self.model
         self.usage = usage_of(content.get("usage"), "prompt_tokens", "completion_tokens") or self.usage
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flowpod.models.answer_reader import AnswerReader, optional_text, usage_of
+from flowpod.models.answer_reader import AnswerReader, optional_name, optional_text, usage_of
 from flowpod.models.base import Chunk, ModelRequest
 from flowpod.models.http_model import HttpCall, HttpModel, with_effect
 from flowpod.models.openai_chat import message_of
@@ -58,7 +58,7 @@ class _ResponsesReader(AnswerReader):
         return super().error_of(content)
 
     def _note(self, response: Mapping[str, Any]) -> None:
-        self.model = response.get("model") or self.model
+        self.model = optional_name(response.get("model")) or self.model
         self.usage = usage_of(response.get("usage"), "input_tokens", "output_tokens") or self.usage
         details = response.get("incomplete_details") or {}
         reasons = {"max_output_tokens": "length", "content_filter": "content_filter"}

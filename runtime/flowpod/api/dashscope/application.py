@@ -26,7 +26,15 @@ from flowpod.api.dashscope.messages import (
     with_images,
 )
 from flowpod.api.http.encoder import respond
-from flowpod.api.http.requests import Number, RequestModel, is_session_id, read_caller, read_model, read_object
+from flowpod.api.http.requests import (
+    Limited,
+    Number,
+    RequestModel,
+    is_session_id,
+    read_caller,
+    read_model,
+    read_object,
+)
 from flowpod.api.openai.messages import (
     ChatEndpoint,
     ChatFields,
@@ -87,12 +95,12 @@ class CallInput(RequestModel):
     """The `input` of a call. Keys that are not listed here are ignored, as everywhere in the body."""
 
     prompt: str | None = None
-    messages: tuple[DashScopeMessage, ...] | None = None
-    history: tuple[HistoryTurn, ...] | None = None
+    messages: Annotated[tuple[DashScopeMessage, ...] | None, Limited] = None
+    history: Annotated[tuple[HistoryTurn, ...] | None, Limited] = None
     session_id: str | None = None
     biz_params: BizParams | None = None
-    image_list: tuple[Url, ...] | None = None
-    file_list: tuple[Url, ...] | None = None
+    image_list: Annotated[tuple[Url, ...] | None, Limited] = None
+    file_list: Annotated[tuple[Url, ...] | None, Limited] = None
 
     @property
     def sends_history(self) -> bool:

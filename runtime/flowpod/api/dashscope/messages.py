@@ -8,14 +8,14 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
-from flowpod.api.http.requests import RequestModel
+from flowpod.api.http.requests import RequestModel, check_count
 from flowpod.api.openai.messages import ChatFields, ContentPart, Conversation, Message, content_part
 
 
 def _as_list(content: Any) -> Any:
     if content is None:
         return []
-    return [{"text": content}] if isinstance(content, str) else content
+    return [{"text": content}] if isinstance(content, str) else check_count(content)
 
 
 def _content_of_part(part: Any) -> ContentPart:

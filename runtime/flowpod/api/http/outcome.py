@@ -28,6 +28,7 @@ class Outcome:
     finished: set[str] = field(default_factory=set)
     end: RunTerminated | None = None
     _chunks: dict[str, list[str]] = field(default_factory=dict)
+    _thoughts: dict[str, list[str]] = field(default_factory=dict)
 
     def add_event(self, event: Event) -> None:
         """Apply the next event."""
@@ -53,7 +54,8 @@ class Outcome:
             self._chunks.setdefault(name, []).append(event.delta)
             if event.delta or event.reasoning:
                 self.begun.add(name)
-            self.reasoning[name] = self.reasoning.get(name, "") + event.reasoning
+            if event.reasoning:
+                self._thoughts.setdefault(name, []).append(event.reasoning)
         else:
             self.outputs[name] = event.delta
         if event.status == "Finished":
@@ -63,6 +65,7 @@ class Outcome:
 
     def _join_chunks(self, name: str) -> None:
         self.outputs[name] = "".join(self._chunks[name])
+        self.reasoning[name] = "".join(self._thoughts.get(name, ()))
 
     @property
     def terminated(self) -> RunTerminated:

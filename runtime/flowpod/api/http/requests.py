@@ -7,7 +7,8 @@ from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, FiniteFloat, Strict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FiniteFloat, Strict, ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.requests import ClientDisconnect, Request
 
 from flowpod.api.http.middleware import SESSION_ID
@@ -21,6 +22,8 @@ HISTORY_ROUNDS = "Chat-History-Rounds"
 _SESSION_ID = re.compile(r"[A-Za-z0-9_:-]{32,255}")
 _USER_ID_LENGTH = 255
 _ROUNDS_DIGITS = 9  # longer numbers are slow to parse, and far beyond MAX_ROUNDS
+MAX_ITEMS = 10_000
+"""The limit of the messages of a request, and of the parts of one message: no conversation has more."""
 Body = TypeVar("Body", bound=BaseModel)
 T = TypeVar("T")
 
@@ -166,11 +169,22 @@ def read_model(model: type[Body], content: dict[str, Any]) -> Body:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        detail = error.errors()[0]
+        detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(str(part) for part in detail["loc"])
         messages = {"missing": "is required", "model_type": "input should be an object"}  # pydantic names our classes
         problem = messages.get(detail["type"]) or detail["msg"][0].lower() + detail["msg"][1:]
         raise InvalidRequest(f"{field}: {problem}", param=field) from None
+
+
+def check_count(value: Any) -> Any:
+    """Return `value`; raises pydantic's error for a list of more than MAX_ITEMS."""
+    if isinstance(value, list) and len(value) > MAX_ITEMS:
+        raise PydanticCustomError("count", f"Has {len(value)} items; at most {MAX_ITEMS} are accepted")
+    return value
+
+
+Limited = BeforeValidator(check_count)
+"""Marks a list of a body that has at most MAX_ITEMS."""
 
 
 def read_query(model: type[Body], request: Request) -> Body:

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, StrictBool, StrictInt
 from starlette.requests import Request
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from flowpod.api.http.encoder import respond
 from flowpod.api.http.errors import JsonResponse, error_body
 from flowpod.api.http.outcome import Outcome
-from flowpod.api.http.requests import Number, RequestModel, read_model, read_object
+from flowpod.api.http.requests import Limited, Number, RequestModel, read_model, read_object
 from flowpod.api.openai.client_headers import read_chat_caller, with_user
 from flowpod.api.openai.messages import (
     ChatEndpoint,
@@ -42,7 +42,7 @@ class ChatBody(RequestModel):
     `inputs` are further inputs of the flow by name; OpenAI's clients send them in `extra_body`.
     """
 
-    messages: tuple[Message, ...] = Field(min_length=1)
+    messages: Annotated[tuple[Message, ...], Limited] = Field(min_length=1)
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     inputs: dict[str, Any] | None = None

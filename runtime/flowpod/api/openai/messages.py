@@ -4,20 +4,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from flowpod.api.http.endpoint import Endpoint
-from flowpod.api.http.requests import RequestModel
+from flowpod.api.http.requests import RequestModel, check_count
 from flowpod.errors import InvalidRequest, NotFound
 from flowpod.flow.model import Flow
 
 ContentPart = str | dict[str, str]
 """A text, or an image in promptflow's format: `{"data:image/png;base64": ...}` or `{"data:image/*;url": ...}`."""
 
-_DATA_URL = re.compile(r"data:(image/[^;,]+)[^,]*;base64,(.*)", re.DOTALL)
+_DATA_URL = re.compile(r"data:(image/[^;,]++)([^,]*+),(.*)", re.DOTALL)
+_BASE64 = ";base64"
 
 _SIDE_REQUESTS = (
     ("### Task:", "<chat_history>"),  # Open WebUI: titles, tags, follow-ups, search queries
@@ -40,6 +42,7 @@ def _content_parts(content: Any) -> Any:
         return (content,)
     if not isinstance(content, list):
         raise PydanticCustomError("content", "Expected a string, a list of parts or null")
+    check_count(content)
     return tuple(read for part in content if isinstance(part, dict) and (read := content_part(part)) is not None)
 
 
@@ -55,7 +58,8 @@ def content_part(part: Mapping[str, Any]) -> ContentPart | None:
     if not (isinstance(url, str) and url):
         return None
     match = _DATA_URL.fullmatch(url)
-    return {f"data:{match[1]};base64": match[2]} if match else {"data:image/*;url": url}
+    is_base64 = match is not None and match[2].endswith(_BASE64)
+    return {f"data:{match[1]};base64": match[3]} if match and is_base64 else {"data:image/*;url": url}
 
 
 class Message(RequestModel):
@@ -179,14 +183,11 @@ def read_conversation(messages: Sequence[Message], param: str = "messages") -> C
 
 def _joined_turns(messages: Sequence[Message]) -> list[tuple[str, tuple[ContentPart, ...]]]:
     """Return the roles and contents of the user's and the assistant's messages, consecutive ones of a role joined."""
-    turns: list[tuple[str, tuple[ContentPart, ...]]] = []
-    for message in messages:
-        if message.role in ("user", "assistant"):
-            if turns and turns[-1][0] == message.role:
-                turns[-1] = (message.role, turns[-1][1] + message.content)
-            else:
-                turns.append((message.role, message.content))
-    return turns
+    spoken = [message for message in messages if message.role in ("user", "assistant")]
+    return [
+        (role, tuple(part for message in turn for part in message.content))
+        for role, turn in groupby(spoken, key=lambda message: message.role)
+    ]
 
 
 def _history(turns: Sequence[tuple[str, tuple[ContentPart, ...]]]) -> tuple[tuple[tuple[ContentPart, ...], str], ...]:
@@ -202,8 +203,8 @@ def _history(turns: Sequence[tuple[str, tuple[ContentPart, ...]]]) -> tuple[tupl
 def is_side_request(messages: Sequence[Message]) -> bool:
     """Return whether a chat client asks on its own behalf, for a title, tags or a summary of the chat."""
     return any(
-        message.text.lstrip().startswith(opening) and further in message.text
-        for message in (messages[0], messages[-1])
+        text.startswith(opening) and further in text
+        for text in (messages[0].text.lstrip(), messages[-1].text.lstrip())
         for opening, further in _SIDE_REQUESTS
     )
 

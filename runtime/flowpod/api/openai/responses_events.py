@@ -26,7 +26,8 @@ class ResponseEvents:
         self._output = output
         self._number = 0
         self._item: Wire | None = None
-        self.response: Wire = {
+        self._texts: list[str] = []
+        self._response: Wire = {
             "id": response_id(run_id),
             "object": "response",
             "created_at": details["created_at"],
@@ -53,6 +54,18 @@ class ResponseEvents:
             "metadata": details["metadata"],
         }
 
+    @property
+    def response(self) -> Wire:
+        """The response after the events so far."""
+        self._join_texts()
+        return self._response
+
+    def _join_texts(self) -> None:
+        """Put the text of the open item into the response; not at each chunk, which would take quadratic time."""
+        if self._texts:
+            self._texts = ["".join(self._texts)]
+            self._item_part["text"] = self._texts[0]
+
     def encode(self, event: Event) -> bytes:
         """Return the frames of an event; empty for an event that the protocol does not have."""
         return b"".join(map(encode_frame, self.add_event(event)))
@@ -61,7 +74,7 @@ class ResponseEvents:
         """Add the next event of the run; return its wire events."""
         match event:
             case RunStarted():
-                self.response["status"] = "in_progress"
+                self._response["status"] = "in_progress"
                 return [self._response_event("created"), self._response_event("in_progress")]
             case RunOutput(output=self._output, has_delta=True):
                 return [wire for chunk in event.split_chunks() for wire in self._chunk_events(chunk)]
@@ -80,13 +93,13 @@ class ResponseEvents:
         if self._item is None or self._item["type"] != kind:
             events = [*self._close_item(), *self._open_item(kind)]
         assert self._item is not None
-        self._item_part["text"] += text
+        self._texts.append(text)
         name = "reasoning_summary_text" if kind == "reasoning" else "output_text"
         fields: Wire = {"delta": text} if kind == "reasoning" else {"delta": text, "logprobs": []}
         return [*events, self._part_event(f"{name}.delta", fields)]
 
     def _open_item(self, kind: Literal["reasoning", "message"]) -> list[Wire]:
-        number = len(self.response["output"])
+        number = len(self._response["output"])
         if kind == "reasoning":
             item: Wire = {"id": f"rs_{self._hex}_{number}", "type": "reasoning", "summary": []}
             part: Wire = {"type": "summary_text", "text": ""}
@@ -94,7 +107,8 @@ class ResponseEvents:
             item = {"id": f"msg_{self._hex}_{number}", "type": "message", "role": "assistant", "content": []}
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         item["status"] = "in_progress"
-        self.response["output"].append(item)
+        self._texts = []
+        self._response["output"].append(item)
         self._item = item
         added = self._event("output_item.added", {"output_index": number, "item": deepcopy(item)})
         item["summary" if kind == "reasoning" else "content"].append(part)
@@ -104,6 +118,7 @@ class ResponseEvents:
     def _close_item(self, status: Literal["completed", "incomplete"] = "completed") -> list[Wire]:
         if self._item is None:
             return []
+        self._join_texts()
         item, part = self._item, self._item_part
         item["status"] = status
         if item["type"] == "reasoning":
@@ -112,18 +127,18 @@ class ResponseEvents:
         else:
             text = self._part_event("output_text.done", {"text": part["text"], "logprobs": []})
             whole = self._part_event("content_part.done", {"part": dict(part)})
-        index = len(self.response["output"]) - 1
-        self._item = None
+        index = len(self._response["output"]) - 1
+        self._item, self._texts = None, []
         return [text, whole, self._event("output_item.done", {"output_index": index, "item": deepcopy(item)})]
 
     def _end_events(self, event: RunTerminated) -> list[Wire]:
         reason = _INCOMPLETE.get(event.finish_reason) if event.status == "Completed" else None
         events: list[Wire] = []
-        if event.status == "Completed" and not any(item["type"] == "message" for item in self.response["output"]):
+        if event.status == "Completed" and not any(item["type"] == "message" for item in self._response["output"]):
             events = [*self._close_item(), *self._open_item("message")]  # an empty answer is a message too
         events += self._close_item("completed" if event.status == "Completed" and reason is None else "incomplete")
         status = _STATUS[event.status] if reason is None else "incomplete"
-        self.response |= {
+        self._response |= {
             "status": status,
             "error": None if event.error is None else asdict(event.error),
             "incomplete_details": None if reason is None else {"reason": reason},
@@ -141,7 +156,7 @@ class ResponseEvents:
     def _part_event(self, name: str, fields: Wire) -> Wire:
         assert self._item is not None
         place = "summary_index" if self._item["type"] == "reasoning" else "content_index"
-        index = len(self.response["output"]) - 1
+        index = len(self._response["output"]) - 1
         return self._event(name, {"item_id": self._item["id"], "output_index": index, place: 0, **fields})
 
     def _response_event(self, name: str) -> Wire:

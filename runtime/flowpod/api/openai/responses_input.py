@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, StrictBool, StrictInt, ValidationError
 from pydantic_core import PydanticCustomError
 
-from flowpod.api.http.requests import Number, RequestModel
+from flowpod.api.http.requests import Number, RequestModel, check_count
 from flowpod.api.openai.messages import Message, model_overrides
 from flowpod.errors import InvalidRequest, NotFound
 
@@ -31,6 +31,7 @@ def _items_of(given: Any) -> Any:
         return (Message.model_construct(role="user", content=(given,)),)
     if not (isinstance(given, list) and given):
         raise PydanticCustomError("input", "Expected a text or a list of items")
+    check_count(given)
     found = [_item(item, number) for number, item in enumerate(given)]
     return tuple(item for item in found if item is not None)
 

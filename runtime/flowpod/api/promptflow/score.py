@@ -32,6 +32,8 @@ _JSON_TYPES = frozenset({"application/json", "application/*", "*/*"})
 _FEEDBACK = "feedback"
 _FEEDBACK_SPAN = "promptflow-feedback"
 _MAX_INTEGER = 2**63 - 1
+_MAX_FEEDBACK_KEYS = 1000
+_MAX_FEEDBACK_KEY_CHARS = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +254,10 @@ class Feedback(Endpoint):
         try:
             user_id = read_user_id(request)
             content = await read_bytes(request, self._settings.max_body_bytes)
+            flatten = request.query_params.get("flatten", "false").lower() == "true"
+            attributes = _feedback_attributes(content, flatten)
         except FlowpodError as error:
             return _error_response(error)
-        flatten = request.query_params.get("flatten", "false").lower() == "true"
-        attributes = _feedback_attributes(content, flatten)
         self._service.tracing.add_span(_FEEDBACK_SPAN, request.headers, attributes, user_id)
         return JsonResponse({"status": "Feedback received."})
 
@@ -266,6 +268,12 @@ def _feedback_attributes(content: bytes, flatten: bool) -> Mapping[str, str | bo
     except orjson.JSONDecodeError:
         feedback = None
     if isinstance(feedback, dict):
+        if len(feedback) > _MAX_FEEDBACK_KEYS:
+            raise InvalidRequest(
+                f"flatten: the body has {len(feedback)} keys; at most {_MAX_FEEDBACK_KEYS} are accepted"
+            )
+        if any(len(name) > _MAX_FEEDBACK_KEY_CHARS for name in feedback):
+            raise InvalidRequest(f"flatten: a key has more than {_MAX_FEEDBACK_KEY_CHARS} characters")
         return {name: _attribute(value) for name, value in feedback.items()}
     return {_FEEDBACK: content.decode(errors="replace")}
 

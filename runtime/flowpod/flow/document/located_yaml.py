@@ -15,11 +15,33 @@ Document = TypeVar("Document", bound=BaseModel)
 
 NOT_A_MAPPING = "expected a mapping of keys to values"
 NOT_TEXT = "a key in this mapping is not text; quote numbers, yes, no, on and off"
+_MAX_VALUES = 100_000
 _SURROGATE = r"half of a surrogate pair, such as \ud83d, is not text; write the character itself"
 
 
 def content_of(text: str) -> Any:
     """Return the content of a YAML text. Raises yaml.YAMLError, and RecursionError for text that is nested too deep."""
+    _compose(text)
+    return _construct(text)
+
+
+def _compose(text: str) -> yaml.Node | None:
+    """Return the nodes of a YAML text. Raises yaml.YAMLError if aliases make too many values of a few lines."""
+    root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    waiting, count = [root], 1
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, yaml.CollectionNode):
+            continue
+        items = node.value if isinstance(node, yaml.SequenceNode) else [item for pair in node.value for item in pair]
+        waiting += items
+        count += len(items)
+        if count > _MAX_VALUES:
+            raise yaml.YAMLError(f"more than {_MAX_VALUES} values, each counted as often as an alias repeats it")
+    return root
+
+
+def _construct(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except ValueError as error:  # such as an invalid date
@@ -39,8 +61,8 @@ class Source:
         self._moved: dict[Key, Key] = {}
         try:
             text = path.read_text(encoding="utf-8")
-            content = content_of(text)
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            root = _compose(text)
+            content = _construct(text)
             if root is not None:
                 self._index(root, ())
             self.content = content

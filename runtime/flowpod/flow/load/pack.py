@@ -35,7 +35,7 @@ def pack(flow: Path, target: Path) -> list[str]:
     omitted: list[str] = []
     lines: list[str] = []
     if name is not None or (flow / REQUIREMENTS).is_file():
-        for line in _lines(flow, str(name or REQUIREMENTS), frozenset()):
+        for line in _lines(flow, str(name or REQUIREMENTS), set()):
             package = _NAME.match(line)
             stand_in = package and re.sub(r"[-_.]+", "-", package[0]).lower() in DISTRIBUTIONS
             (omitted if stand_in else lines).append(line)
@@ -59,8 +59,9 @@ def _document(flow: Path) -> Mapping[str, Any]:
     return content if isinstance(content, Mapping) else {}
 
 
-def _lines(flow: Path, name: str, seen: frozenset[str]) -> Iterator[str]:
-    """Yield the requirements in the file `name` and in the files it includes, without comments."""
+def _lines(flow: Path, name: str, seen: set[str]) -> Iterator[str]:
+    """Yield the requirements in the file `name` and in the files it includes, without comments; each file once."""
+    seen.add(name)
     path = flow / name
     if not path.resolve().is_relative_to(flow.resolve()):
         raise FlowProblems([Problem(name, "", "is outside the flow's folder; move the requirements into it")])
@@ -68,12 +69,12 @@ def _lines(flow: Path, name: str, seen: frozenset[str]) -> Iterator[str]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FlowProblems([Problem(name, "", f"the requirements cannot be read: {error}")]) from error
-    for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines():
+    for line in re.sub(r"[^\S\n]*+\\\n\s*", " ", text).splitlines():
         line = re.sub(r"(^|\s)#.*$", "", line).strip()
         if included := _INCLUDE.match(line):
             other = str(Path(name).parent / included[1])
             if other not in seen:
-                yield from _lines(flow, other, seen | {name, other})
+                yield from _lines(flow, other, seen)
         elif line:
             yield line
 

@@ -141,8 +141,8 @@ class Settings(BaseSettings):
     max_output_chars: Count = Field(
         8 * 1024 * 1024,
         description=(
-            "The maximum length of a text that a node streams, or that an output holds back, in characters. "
-            "A node that exceeds it fails."
+            "The maximum length of what a node streams, including reasoning, or returns, and of a text that an output "
+            "holds back, in characters. A node that exceeds it fails."
         ),
     )
     error_detail: ErrorDetail = Field(

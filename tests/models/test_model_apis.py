@@ -100,6 +100,7 @@ TOLERATED = [
     ("reasoning", ["", "", "forty-two"], Result("forty-two", None, "stand-in", "stop")),
     ("length", ["cut off"], Result("cut off", USAGE, "stand-in", "length")),
     ("two-answers", ["fir", "st"], Result("first", Usage(0, 2), "stand-in", "stop")),
+    ("huge-counts", ["all here"], Result("all here", Usage(0, 0), "stand-in", "stop")),
     ("half-an-emoji", ["\ud83d"], Result("\ud83d", None, "stand-in", "stop")),
     ("silent-after-finish", ["all here"], Result("all here", None, "stand-in", "stop")),
     ("json-to-stream", ["You said: hi"], Result("You said: hi", USAGE, "stand-in", "stop")),

@@ -8,13 +8,14 @@ The name of the model says how it behaves, so that tests that share a server do 
     fail-once:STATUS:KEY    answers STATUS to the first request with this KEY, then as echo
     steps:N:KEY             answers "w0 w1 ... ", N words, each after a call of `step(KEY)`
     first-word              behaves as the first word of the last user message says
-    <any name in SCENARIOS> see there
+    <any name in SCENARIOS or WHOLE> see there
 
 It serves chat completions and plain completions, under OpenAI's paths and under Azure's, OpenAI's Responses, and
 DashScope's text and multimodal generation. To a request with tools or functions it answers with a call of the first one.
 """
 
 import asyncio
+import gzip
 import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -203,6 +204,40 @@ async def _endless(wire: Wire) -> AsyncIterator[bytes]:
         await asyncio.sleep(0.01)
 
 
+async def _long_line(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("so far ")
+    yield b"data: "
+    for _ in range(960):
+        yield b"x" * 65536
+
+
+async def _long_event(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("so far ")
+    for _ in range(480):
+        yield b"data: 1234567\n" * 4096
+
+
+async def _endless_reasoning(wire: Wire) -> AsyncIterator[bytes]:
+    while True:
+        yield wire.text("thought " * 8192, reasoning=True)
+
+
+async def _deep(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("so far ")
+    yield data(f'{{"error": {"[" * 1000}{"]" * 1000}}}')
+
+
+async def _deeper(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("so far ")
+    yield data(f'{{"choices": {"[" * 100_000}')
+
+
+async def _huge_counts(wire: Wire) -> AsyncIterator[bytes]:
+    yield wire.text("all here")
+    yield wire.end(usage={"prompt_tokens": 10**30, "completion_tokens": -1})
+    yield wire.done()
+
+
 SCENARIOS: dict[str, Callable[[Wire], AsyncIterator[bytes]]] = {
     "no-done": _no_done,
     "no-finish": _no_finish,
@@ -221,7 +256,43 @@ SCENARIOS: dict[str, Callable[[Wire], AsyncIterator[bytes]]] = {
     "silent": _silent,
     "silent-after-finish": _silent_after_finish,
     "endless": _endless,
+    "long-line": _long_line,
+    "long-event": _long_event,
+    "endless-reasoning": _endless_reasoning,
+    "deep": _deep,
+    "deeper": _deeper,
+    "huge-counts": _huge_counts,
 }
+
+
+async def _large_json() -> AsyncIterator[bytes]:
+    """300 MB."""
+    yield b'{"choices": [{"message": {"content": "'
+    for _ in range(4800):
+        yield b"x" * 65536
+    yield b'"}}]}'
+
+
+async def _large_text() -> AsyncIterator[bytes]:
+    for _ in range(960):
+        yield b"x" * 65536
+
+
+def _compressed() -> bytes:
+    """Return 100 kB that are 100 MB."""
+    return gzip.compress(b"x" * 100_000_000)
+
+
+WHOLE: dict[str, Callable[[], Response]] = {
+    "large-json": lambda: StreamingResponse(_large_json(), media_type="application/json"),
+    "large-error": lambda: StreamingResponse(_large_text(), 500, media_type="text/plain"),
+    "compressed": lambda: Response(_compressed(), headers={"content-encoding": "gzip"}, media_type="application/json"),
+    "compressed-error": lambda: Response(_compressed(), 500, headers={"content-encoding": "gzip"}),
+    "not-compressed": lambda: Response(b"{}", headers={"content-encoding": "gzip"}, media_type="application/json"),
+    "redirects": lambda: Response(b"x" * 1_000_000, 307, headers={"location": "/v1/chat/completions"}),
+    "retry-after": lambda: Response(b"busy", 429, headers={"retry-after": "9" * 30}),
+}
+"""What a server sends whatever was asked."""
 
 
 async def _words(wire: Wire, words: list[str], pause: float, usage: bool) -> AsyncIterator[bytes]:
@@ -274,6 +345,8 @@ class _Model:
             return JSONResponse({"status": "failed", "error": {"message": "out of tokens"}, "output": []})
         if kind == "whole-flat-error":
             return JSONResponse({"code": "Throttling", "message": "out of tokens", "output": None, "request_id": "1"})
+        if respond := WHOLE.get(kind):
+            return respond()
         if kind == "html":
             return Response("<html>a proxy's page</html>", media_type="text/html")
         if not call.streams or kind == "json-to-stream":

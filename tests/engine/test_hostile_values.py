@@ -21,7 +21,7 @@ SHARED = "value = ['x']\n    for _ in range(100):\n        value = [value] * 10\
 
 def flow_of(folder: Path, body: str, *, reader: bool = False) -> Path:
     dag = DAG if reader else DAG[: DAG.index("- {name: reader")]
-    return write_flow(folder, dag, {"node.py": f"def node():\n    {body}\n"})
+    return write_flow(folder, dag, {"node.py": f"from promptflow.core import tool\n\n@tool\ndef node():\n    {body}\n"})
 
 
 @pytest.mark.fault("a node returns or yields too much")

@@ -22,6 +22,9 @@ def problems(tmp_path: Path, dag: str) -> list[str]:
 NODE = "{name: a, type: python, source: {path: a.py}}"
 
 
+TOO_MANY = "flow.dag.yaml: not valid YAML: more than 100000 values, each counted as often as an alias repeats it"
+
+
 @pytest.mark.parametrize(
     ("dag", "expected"),
     [
@@ -49,7 +52,15 @@ NODE = "{name: a, type: python, source: {path: a.py}}"
         ),
         (f"nodes: [{NODE}]\n? [a]\n: b", ["flow.dag.yaml:2: not valid YAML: found unhashable key"]),
         ("tags: {d: 2024-13-45}", ["flow.dag.yaml: not valid YAML: month must be in 1..12"]),
-        ("nodes: &all [*all]", ["flow.dag.yaml: not valid YAML: nested too deep"]),
+        ("nodes: &all [*all]", [TOO_MANY]),
+        ("".join(f"k{n}: &k{n} [{', '.join([f'*k{n - 1}'] * 9 if n else ['x'])}]\n" for n in range(30)), [TOO_MANY]),
+        (
+            "".join(
+                f"k{n}: &k{n} {{<<: [{', '.join([f'*k{n - 1}'] * 9)}]}}\n" if n else "k0: &k0 {a: 1}\n"
+                for n in range(30)
+            ),
+            [TOO_MANY],
+        ),
         (f"nodes:\n- &first {NODE}\n- {{<<: *first, name: b}}", []),
         ("nodes: [\n", ["flow.dag.yaml:2: not valid YAML: expected the node content, but found '<stream end>'"]),
         ("a: 1\n\tb: 2\n", ["flow.dag.yaml:2: not valid YAML: found character '\\t' that cannot start any token"]),

@@ -25,7 +25,7 @@ NOT_HTTP = {
     "two lengths": OK + b"Content-Length: 5\r\nContent-Length: 7\r\n\r\nhello",
     "a negative length": OK + b"Content-Length: -5\r\n\r\nhello",
     "many encodings": OK + b"Content-Encoding: " + b", ".join([b"gzip"] * 50) + b"\r\nContent-Length: 1\r\n\r\nx",
-    "an error of an invalid encoding": b"HTTP/1.1 500 no\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx",
+    "an error of an invalid encoding": b"HTTP/1.1 500 no\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
 }
 TOO_LARGE = [
     ("long-line", ["so far "], "an event has more than"),

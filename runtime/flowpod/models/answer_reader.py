@@ -103,9 +103,9 @@ class AnswerReader(ABC):
                 raise self.unexpected(body)
             self._raise_if_error(content)
             if self.offered:
+                if is_too_deep(content):
+                    raise self.unexpected(body, f"lists and objects nested more than {MAX_DEPTH} deep")
                 message = self.read_message(content)
-                if is_too_deep(message):
-                    raise self.unexpected(body, f"nested more than {MAX_DEPTH} deep")
                 if self.offered == "functions" and message.get("tool_calls"):
                     message, self.finish_reason = with_function_call(message), "function_call"
                 return (self._result(message),)

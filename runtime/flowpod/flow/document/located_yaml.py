@@ -21,13 +21,23 @@ _SURROGATE = r"half of a surrogate pair, such as \ud83d, is not text; write the 
 
 def content_of(text: str) -> Any:
     """Return the content of a YAML text. Raises yaml.YAMLError, and RecursionError for text that is nested too deep."""
-    _compose(text)
-    return _construct(text)
+    return _read(text)[0]
 
 
-def _compose(text: str) -> yaml.Node | None:
-    """Return the nodes of a YAML text. Raises yaml.YAMLError if aliases make too many values of a few lines."""
-    root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+def _read(text: str) -> tuple[Any, yaml.Node | None]:
+    """Return the content of a YAML text and its nodes; raises as `content_of`."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_count(root)
+        return yaml.safe_load(text), root
+    except ValueError as error:  # such as an invalid date
+        raise yaml.YAMLError(str(error)) from error
+    except (AttributeError, LookupError, OverflowError, TypeError) as error:  # PyYAML does not catch these itself
+        raise yaml.YAMLError("a value does not fit its tag, such as !!int, or has an invalid escape") from error
+
+
+def _check_count(root: yaml.Node | None) -> None:
+    """Raise yaml.YAMLError for too many values, which a few lines of aliases can make."""
     waiting, count = [root], 1
     while waiting:
         node = waiting.pop()
@@ -38,16 +48,6 @@ def _compose(text: str) -> yaml.Node | None:
         count += len(items)
         if count > _MAX_VALUES:
             raise yaml.YAMLError(f"more than {_MAX_VALUES} values, each counted as often as an alias repeats it")
-    return root
-
-
-def _construct(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except ValueError as error:  # such as an invalid date
-        raise yaml.YAMLError(str(error)) from error
-    except (AttributeError, LookupError, OverflowError, TypeError) as error:  # PyYAML does not catch these itself
-        raise yaml.YAMLError("a value does not fit its tag, such as !!int, or has an invalid escape") from error
 
 
 class Source:
@@ -61,8 +61,7 @@ class Source:
         self._moved: dict[Key, Key] = {}
         try:
             text = path.read_text(encoding="utf-8")
-            root = _compose(text)
-            content = _construct(text)
+            content, root = _read(text)
             if root is not None:
                 self._index(root, ())
             self.content = content

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import orjson
@@ -46,20 +46,19 @@ class AnswerReader(ABC):
 
         Raises NodeError for an event that is not one of the API's, and for one of more than MAX_RESPONSE_BYTES.
         """
-        yield from self._chunks_of(self._events.feed(data))
+        for event in self._events.feed(data):
+            if chunk := self._read_event(event):
+                yield chunk
         if self._events.held > MAX_RESPONSE_BYTES:
             raise self._too_large("an event")
 
     def feed_end(self) -> Iterator[Chunk]:
         """Yield the chunk of an event that the end of the stream completes, unless it is truncated."""
-        yield from self._chunks_of(self._events.end(), last=True)
-
-    def _chunks_of(self, events: Sequence[bytes], *, last: bool = False) -> Iterator[Chunk]:
-        for data in events:
-            if chunk := self._read_event(data, last=last):
+        for event in self._events.end():
+            if chunk := self._read_event(event, last=True):
                 yield chunk
 
-    def _read_event(self, data: bytes, *, last: bool) -> Chunk | None:
+    def _read_event(self, data: bytes, *, last: bool = False) -> Chunk | None:
         if data == b"[DONE]":
             self.ended = True
             return None

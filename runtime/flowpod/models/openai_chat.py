@@ -20,7 +20,8 @@ class _ChatReader(AnswerReader):
         choices = content.get("choices")
         if not choices or choices[0].get("index"):
             return Chunk()  # or a further answer, when the node sets `n`: the first one is the value
-        self.finish_reason = optional_name(choices[0].get("finish_reason")) or self.finish_reason
+        if reason := choices[0].get("finish_reason"):
+            self.finish_reason = optional_name(reason)
         return _chunk(choices[0], choices[0].get("delta") or {})
 
     def read_body(self, content: dict[str, Any]) -> Chunk:
@@ -35,7 +36,8 @@ class _ChatReader(AnswerReader):
         return message_of(content["choices"])
 
     def _note(self, content: Mapping[str, Any]) -> None:
-        self.model = optional_name(content.get("model")) or self.model
+        if (model := content.get("model")) != self.model:  # it is the same in every event
+            self.model = optional_name(model) or self.model
         self.usage = usage_of(content.get("usage"), "prompt_tokens", "completion_tokens") or self.usage
 
 

@@ -108,6 +108,12 @@ class Settings(BaseSettings):
     run_days: Days = Field(
         30, description="Days after which a finished background run or a stored response is deleted."
     )
+    lease_s: float = Field(
+        30,
+        gt=0,
+        description="Seconds without a sign of life after which other instances mark the background runs of an instance "
+        "as failed. Every instance needs the same value.",
+    )
     threads: Count = Field(
         64,
         description="The number of threads per process for synchronous Python nodes, and again for templates with "

@@ -2,8 +2,6 @@
 
 import asyncio
 import sqlite3
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -131,27 +129,26 @@ async def test_the_renewal_of_leases_survives_an_invalid_row(tmp_path: Path) -> 
         "INSERT INTO langstudio_run_test (run_id, session_id, fingerprint, facts, status, last_event, owner,"
         " lease_until, cancel_requested) VALUES ('r', 's', '', '{}', 'Queued', 0, 'dead', '2026-01-01 00:00:00.000000', 0)"
     )
-    async with service_of(tmp_path / "flow", data=tmp_path):
-        await asyncio.sleep(0.5)  # it was found
+    async with service_of(tmp_path / "flow", data=tmp_path, lease_s=0.3):
+        await asyncio.sleep(0.8)  # it was found
         database.execute("UPDATE langstudio_run_test SET created_at = '2026-01-01 00:00:00.000000'")
         await until(lambda: database.execute("SELECT status FROM langstudio_run_test").fetchone() == ("Failed",))
     database.close()
 
 
-async def test_leases_do_not_expire_right_after_the_database_was_unavailable(tmp_path: Path) -> None:
+async def test_an_instance_never_fails_its_own_runs_and_others_judge_by_renewals_alone(tmp_path: Path) -> None:
     flow = write_sleepy_flow(tmp_path / "flow")
-    async with service_of(flow, data=tmp_path) as one, service_of(flow, data=tmp_path) as two:
-        queue, expired = queue_of(two), datetime(2026, 1, 1, tzinfo=UTC)
-        run_id = await submit(one, seconds=60)
-        run = replace(await queue.reader.read_run(run_id, None), lease_until=expired)
-        queue._availability.mark_unavailable(OSError("the line is cut"))
-        assert not await queue._journal.fail_if_expired(run)  # its instance may have renewed it in the meantime
-        await queue._availability.available.wait()
-        database = sqlite3.connect(tmp_path / "chat_history.db")
-        database.execute("UPDATE langstudio_run_test SET lease_until = '2026-01-01 00:00:00.000000'")
-        database.commit()
+    async with (
+        service_of(flow, data=tmp_path, lease_s=1) as one,
+        service_of(flow, data=tmp_path, lease_s=1) as two,
+    ):
+        ids = [await submit(service, seconds=4) for service in (one, two)]
+        database = sqlite3.connect(tmp_path / "chat_history.db", isolation_level=None)
+        for time in ("2026-01-01 00:00:00.000000", "2099-01-01 00:00:00.000000"):  # as if written by a wrong clock
+            database.execute("UPDATE langstudio_run_test SET lease_until = ?", [time])
+            await asyncio.sleep(0.5)
         database.close()
-        assert (await queue.reader.read_run(run_id, None)).active
+        assert [(await course(one, run_id))[-1] for run_id in ids] == ["terminated Completed"] * 2
 
 
 async def test_a_run_whose_record_is_deleted_ends(tmp_path: Path) -> None:
@@ -232,18 +229,15 @@ async def test_cancel_requests_are_accepted_during_the_grace_period(tmp_path: Pa
 
 async def test_a_reader_learns_that_another_instance_failed_its_run(tmp_path: Path) -> None:
     flow = write_sleepy_flow(tmp_path / "flow")
-    async with service_of(flow, data=tmp_path) as one, service_of(flow, data=tmp_path) as two:
-        request = RunRequest(inputs={"name": "a", "seconds": 1}, session_id=SESSION, assigned=True)
-        run = await one.start(request, AttachedRecording({"kind": "run"}))
-        await asyncio.sleep(0.5)  # its beginning is stored
-        database = sqlite3.connect(tmp_path / "chat_history.db")
-        database.execute("UPDATE langstudio_run_test SET lease_until = '2026-01-01 00:00:00'")
-        database.commit()
-        database.close()
-        assert (await queue_of(two).reader.read_run(run.id, None)).status == "Failed"
+    async with service_of(flow, data=tmp_path) as one, service_of(flow, data=tmp_path, lease_s=0.3) as two:
+        request = RunRequest(inputs={"name": "a", "seconds": 3}, session_id=SESSION, assigned=True)
+        run = await one.start(request, AttachedRecording({"kind": "run"}))  # its lease is renewed after 10 s
         seen = [event async for batch in run.events.batches() for event in batch]
+        recorded = await queue_of(two).reader.read_run(run.id, None)
         stored = await queue_of(two).reader.read_events(run.id)
     assert [event_lines([events[-1]]) for events in (seen, stored)] == [["terminated Failed"]] * 2
+    assert recorded.status == "Failed"
+    assert run_error(stored).code == "instance_lost"
 
 
 async def test_waiting_requests_have_a_limit_of_their_total_size(tmp_path: Path) -> None:

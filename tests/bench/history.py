@@ -83,7 +83,8 @@ async def bench(name: str, url: str) -> None:
 async def report(database: Database, store: Sessions) -> None:
     """Print the cost of what runs and the archive do."""
     availability = Availability()
-    availability.mark_migrated()
+    availability.migrated = True
+    availability.mark_available()
     archive = Archive(database, availability)
     works: dict[str, Callable[[int], Awaitable[object]]] = {
         f"the last {ROUNDS} of {LONG} turns": lambda _: store.find_session("long", ROUNDS),

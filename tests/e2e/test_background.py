@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
-import pymysql
 import pytest
-from sqlalchemy.engine import make_url
 
 from tests.support.background import PATIENCE_S, Seen, seen_in, state, submit, wait_for, write_sleepy_flow
 from tests.support.flows import write_chat_flow
@@ -22,23 +20,6 @@ from tests.support.serving import serving
 
 WORDS = 12
 T = TypeVar("T")
-
-
-def let_leases_expire(url: str, run_ids: Sequence[str]) -> None:
-    """Move the leases of runs into the past, so that nobody has to wait for it."""
-    address = make_url(url)
-    with (
-        pymysql.connect(
-            host=address.host,
-            port=address.port or 3306,
-            user=address.username,
-            password=address.password or "",
-            database=address.database,
-            autocommit=True,
-        ) as connection,
-        connection.cursor() as cursor,
-    ):
-        cursor.execute("UPDATE langstudio_run_flow SET lease_until = '2026-01-01' WHERE run_id IN %s", (run_ids,))
 
 
 async def some_at_once(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
@@ -55,7 +36,7 @@ async def some_at_once(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
 @pytest.mark.needs("mariadbd")
 async def test_what_a_killed_instance_performed_has_failed(tmp_path: Path, mysql_url: str) -> None:
     flow = write_sleepy_flow(tmp_path / "flow")
-    settings = {"FLOWPOD_HISTORY": mysql_url, "FLOWPOD_MAX_BACKGROUND_RUNS": "2"}
+    settings = {"FLOWPOD_HISTORY": mysql_url, "FLOWPOD_MAX_BACKGROUND_RUNS": "2", "FLOWPOD_LEASE_S": "3"}
     (tmp_path / "two").mkdir()
     with serving(flow, tmp_path, **settings) as one, serving(flow, tmp_path / "two", **settings) as two:
         async with httpx.AsyncClient(base_url=one.url) as first, httpx.AsyncClient(base_url=two.url) as second:
@@ -70,7 +51,8 @@ async def test_what_a_killed_instance_performed_has_failed(tmp_path: Path, mysql
             one.process.send_signal(signal.SIGKILL)
             one.process.wait()
             assert (await state(second, running[0]))["status"] == "Running"  # until its lease has run out
-            let_leases_expire(mysql_url, (*running, queued))
+            for run_id in (*running, queued):
+                await wait_for(second, run_id, "Failed")
             lost = await asyncio.gather(*(state(second, run_id) for run_id in (*running, queued) * 5))
             followed = seen_in((await following).text)
             assert [(await state(second, run_id))["status"] for run_id in (ended, other)] == ["Completed", "Running"]

@@ -4,13 +4,13 @@ import asyncio
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flowpod.storage.database import Database
 from flowpod.storage.runs.cancel_requests import CancelRequest, CancelRequests
 from flowpod.storage.runs.continuations import Continuation
-from flowpod.storage.runs.records import EventBatch, NewRun
+from flowpod.storage.runs.records import EventBatch, Lease, NewRun
 from flowpod.storage.runs.store import RunStore
 from flowpod.storage.sessions.deletion import delete_sessions
 from tests.support.history import NOW, Sessions, opened, turn
@@ -65,32 +65,49 @@ async def test_only_the_owner_of_an_active_run_stores_events(history_url: str) -
         assert [len(await store.read_events(run_id, 0)) for run_id in ("mine", "over", "others")] == [2, 1, 0]
 
 
-async def test_one_instance_fails_a_run_whose_lease_has_expired(history_url: str) -> None:
+async def test_one_instance_fails_a_run_whose_lease_is_not_renewed(history_url: str) -> None:
+    def end(run_id: str, count: int) -> list[str]:
+        return [f"end {run_id} {count}"]
+
     async with run_store(history_url) as (one, _), run_store(history_url) as (two, _):
-        await one.add_run(new("r"), "dead", LATER)
+        await one.add_run(new("r"), "dead", NOW)
         await one.append_events("dead", [batch("r", 2, "a", "b")])
-        assert await one.list_expired(NOW) == []
-        assert not await two.fail_expired("r", NOW, lambda count: ["never"])
-        late = LATER + timedelta(seconds=1)
-        assert [run.run_id for run in await two.list_expired(late)] == ["r"]
-        tries = [store.fail_expired("r", late, lambda count: [f"end {count}"]) for store in (one, two) * 10]
-        assert sum(await asyncio.gather(*tries)) == 1
-        assert await one.read_events("r", 0) == [(1, "a"), (2, "b"), (3, "end 2")]
-        assert await one.renew_leases("dead", ["r"], late) == {"r"}
+        old = Lease("dead", NOW)
+        assert await one.list_leases("dead") == []
+        assert await two.list_leases("alive") == [old]
+        assert await one.renew_leases("dead", ["r"], LATER) == set()
+        assert await two.fail_lost_runs(old, end) == []
+        assert await two.list_leases("alive") == [lease := Lease("dead", LATER)]
+        tries = [store.fail_lost_runs(lease, end) for store in (one, two) * 10]
+        assert sorted(await asyncio.gather(*tries))[-2:] == [[], ["r"]]
+        assert await one.read_events("r", 0) == [(1, "a"), (2, "b"), (3, "end r 2")]
+        assert await one.renew_leases("dead", ["r"], LATER) == {"r"}
         for number in (3, 4):  # a batch that ends with the last stored event, or after it, is refused
-            assert await one.append_events("dead", [batch("r", number, "late", status="Completed", at=late)]) == {"r"}
+            assert await one.append_events("dead", [batch("r", number, "late", status="Completed", at=LATER)]) == {"r"}
         run = await one.find_run("r")
     assert run is not None
-    assert (run.status, run.last_event, run.finished_at) == ("Failed", 3, late)
+    assert run.finished_at is not None
+    assert (run.status, run.last_event, run.finished_at >= NOW) == ("Failed", 3, True)
 
 
-async def test_only_renewed_leases_last(history_url: str) -> None:
+async def test_a_run_that_another_clock_began_in_the_future_ends_no_earlier(history_url: str) -> None:
+    future = datetime(2099, 1, 1, tzinfo=UTC)
+    async with run_store(history_url) as (store, _):
+        await store.add_run(new("r"), "dead", NOW)
+        await store.append_events("dead", [EventBatch("r", ["a"], 1, "Running", future, None)])
+        assert await store.fail_lost_runs(Lease("dead", NOW), lambda _, count: [f"end {count}"]) == ["r"]
+        run = await store.find_run("r")
+    assert run is not None
+    assert run.finished_at == run.started_at == future
+
+
+async def test_only_the_owner_renews_a_lease(history_url: str) -> None:
     async with run_store(history_url) as (store, _):
         for run_id, owner in (("mine", "me"), ("not renewed", "me"), ("other", "other")):
             await store.add_run(new(run_id), owner, NOW)
         assert await store.renew_leases("me", ["mine", "other", "gone"], LATER) == {"other", "gone"}
-        expired = await store.list_expired(NOW + timedelta(seconds=1))
-    assert {run.run_id for run in expired} == {"not renewed", "other"}
+        leases = await store.list_leases("nobody")
+    assert set(leases) == {Lease("me", NOW), Lease("me", LATER), Lease("other", NOW)}
 
 
 async def test_an_idempotency_key_names_one_run(history_url: str) -> None:

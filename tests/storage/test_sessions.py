@@ -24,7 +24,8 @@ async def archive_of(url: str) -> AsyncIterator[tuple[Archive, Sessions]]:
 
 def available() -> Availability:
     availability = Availability()
-    availability.mark_migrated()
+    availability.migrated = True
+    availability.mark_available()
     return availability
 
 

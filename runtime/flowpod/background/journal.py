@@ -6,25 +6,23 @@ notices stores that.
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from flowpod.background.event_buffer import EventBuffer, termination_events
 from flowpod.background.event_json import event_to_json
+from flowpod.background.leases import LOOKS, LeaseWatch
 from flowpod.errors import RunError
 from flowpod.storage.availability import FAILURES, Availability, is_set_within, reason_of
-from flowpod.storage.runs.records import EventBatch, RecordedRun
+from flowpod.storage.runs.records import EventBatch
 from flowpod.storage.runs.store import RunStore
 from flowpod.storage.schema import ACTIVE
 
 logger = logging.getLogger(__name__)
 
 BATCH_S = 0.25
-LEASE_S = 30.0
 _LOST = "instance_lost"
-_RENEW_S = 10.0
 _RETRY_S = 1.0
 _MAX_TRIES_ALONE = 5
 _MAX_RUNS_PER_WRITE = 500
@@ -34,10 +32,12 @@ _CLOSE_TIMEOUT_S = 5.0
 class Journal:
     """Writes the buffers of one process every 250 ms, and at once when a run ends."""
 
-    def __init__(self, store: RunStore, availability: Availability) -> None:
+    def __init__(self, store: RunStore, availability: Availability, lease_s: float) -> None:
         self.owner = str(uuid.uuid4())
         self._store = store
         self._availability = availability
+        self._lease_s = lease_s
+        self._watch = LeaseWatch(lease_s)
         self._buffers: dict[str, EventBuffer] = {}
         self._flush = asyncio.Event()
         self._closing = asyncio.Event()
@@ -45,12 +45,12 @@ class Journal:
 
     @property
     def lease_until(self) -> datetime:
-        """The end of a lease that starts now."""
-        return datetime.now(UTC) + timedelta(seconds=LEASE_S)
+        """The end of a lease that starts now. It only has to differ from that of the lease before."""
+        return datetime.now(UTC) + timedelta(seconds=self._lease_s)
 
     def open(self) -> None:
         """Start to write."""
-        self._tasks = {asyncio.create_task(self._write_buffers()), asyncio.create_task(self._renew_leases())}
+        self._tasks = {asyncio.create_task(self._write_buffers()), asyncio.create_task(self._keep_leases())}
 
     async def close(self) -> None:
         """Write the remaining events; waits for that for some seconds."""
@@ -69,29 +69,6 @@ class Journal:
         """Return a buffer for the events of a run whose record is in the database."""
         buffer = self._buffers[run_id] = EventBuffer(run_id, cancel, self._flush)
         return buffer
-
-    async def fail_if_expired(self, run: RecordedRun) -> bool:
-        """Fail a run whose lease has expired; return whether the run has changed, by this instance or another.
-
-        After the database was unavailable, every instance has the time of one lease to renew its own.
-        """
-        now = datetime.now(UTC)
-        if not run.active or run.lease_until > now or time.monotonic() < self._availability.recovered_at + LEASE_S:
-            return False
-
-        def final_events(count: int) -> list[object]:
-            error = RunError(
-                f"the instance that executed the run has ended, or could not reach the database for {LEASE_S:g} s; how "
-                "far the run got is not known",
-                code=_LOST,
-            ).info
-            return [
-                event_to_json(event) for event in termination_events(run.run_id, error, "Failed", started=count > 0)
-            ]
-
-        if await self._store.fail_expired(run.run_id, now, final_events):
-            logger.error("run %s: Failed, because its instance is gone", run.run_id)
-        return True
 
     async def _write_buffers(self) -> None:
         while not self._closing.is_set() or any(buffer.has_unwritten for buffer in self._buffers.values()):
@@ -152,16 +129,16 @@ class Journal:
         return ""
 
     async def _wait_until_writable(self) -> None:
-        """Wait until the database accepts a write that is always valid, the renewal of the leases."""
+        """Wait until the database accepts a write that is always valid."""
         while True:
             await self._availability.available.wait()
             try:
-                await self._renew()
+                await self._store.check_writes()
                 return
             except FAILURES as error:
                 self._availability.mark_unavailable(error)
             except Exception:  # the batches must not be lost
-                logger.exception("a bug in Flowpod while renewing leases")
+                logger.exception("a bug in Flowpod while checking the database")
             await asyncio.sleep(_RETRY_S)
 
     def _close_buffer(self, buffer: EventBuffer) -> None:
@@ -176,19 +153,21 @@ class Journal:
                 message = "the run was deleted, or failed because this instance had not renewed its lease in time"
                 buffer.mark_lost(RunError(message, code=_LOST).info)
 
-    async def _renew_leases(self) -> None:
+    async def _keep_leases(self) -> None:
+        """Renew this process's leases, then look for those that others no longer renew."""
         while not self._closing.is_set():
             pause_s = _RETRY_S
-            if not self._availability.failure:
-                try:
+            try:
+                if self._availability.failure:
+                    self._watch.restart()
+                else:
                     await self._renew()
-                    for run in await self._store.list_expired(datetime.now(UTC)):
-                        await self.fail_if_expired(run)
-                    pause_s = _RENEW_S
-                except FAILURES as error:
-                    self._availability.mark_unavailable(error)
-                except Exception:
-                    logger.exception("a bug in Flowpod while renewing leases")
+                    await self._fail_lost_runs()
+                    pause_s = self._lease_s / LOOKS
+            except FAILURES as error:
+                self._availability.mark_unavailable(error)
+            except Exception:
+                logger.exception("a bug in Flowpod while renewing leases")
             await is_set_within(self._closing, pause_s)
 
     async def _renew(self) -> None:
@@ -197,3 +176,17 @@ class Journal:
         for start in range(0, len(owned), _MAX_RUNS_PER_WRITE):
             run_ids = owned[start : start + _MAX_RUNS_PER_WRITE]
             self._mark_lost(await self._store.renew_leases(self.owner, run_ids, self.lease_until))
+
+    async def _fail_lost_runs(self) -> None:
+        for lease in self._watch.expired(await self._store.list_leases(self.owner)):
+            while run_ids := await self._store.fail_lost_runs(lease, self._lost_events):
+                for run_id in run_ids:
+                    logger.error("run %s: Failed, because its instance is gone", run_id)
+
+    def _lost_events(self, run_id: str, count: int) -> list[object]:
+        error = RunError(
+            f"the instance that executed the run has ended, or could not reach the database for {self._lease_s:g} s; "
+            "how far the run got is not known",
+            code=_LOST,
+        ).info
+        return [event_to_json(event) for event in termination_events(run_id, error, "Failed", started=count > 0)]

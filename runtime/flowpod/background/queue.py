@@ -44,8 +44,8 @@ class RunQueue:
         self, database: Database, availability: Availability, runs: Mapping[str, Run], settings: Settings
     ) -> None:
         self._store = RunStore(database)
-        self._journal = Journal(self._store, availability)
-        self.reader = RunReader(database, availability, self._journal, settings.run_days)
+        self._journal = Journal(self._store, availability, settings.lease_s)
+        self.reader = RunReader(database, availability, settings.run_days)
         self._cancel_requests = CancelRequests(database)
         self._availability = availability
         self._runs = runs

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flowpod.background.event_json import event_from_json
-from flowpod.background.journal import BATCH_S, Journal
+from flowpod.background.journal import BATCH_S
 from flowpod.engine.events import Event, RunTerminated
 from flowpod.errors import InvalidRequest, NotFound
 from flowpod.storage.availability import FAILURES, Availability, is_set_within
@@ -31,11 +31,10 @@ class RunReader:
     `days`.
     """
 
-    def __init__(self, database: Database, availability: Availability, journal: Journal, days: float) -> None:
+    def __init__(self, database: Database, availability: Availability, days: float) -> None:
         self._store = RunStore(database)
         self._cancel_requests = CancelRequests(database)
         self._availability = availability
-        self._journal = journal
         self._max_age = timedelta(days=days)
         self._closing = asyncio.Event()
         self._followers = 0
@@ -49,11 +48,9 @@ class RunReader:
             await is_set_within(self._no_followers, _WAIT_S)
 
     async def read_run(self, run_id: str, user_id: str | None) -> RecordedRun:
-        """Return a run; a run whose instance is gone has failed."""
+        """Return a run."""
         with self._availability.required():
             run = await self._store.find_run(run_id)
-            if run is not None and await self._journal.fail_if_expired(run):
-                run = await self._store.find_run(run_id)
         if run is None or (user_id is not None and run.user_id != user_id):
             raise run_not_found(run_id)
         return run
@@ -170,10 +167,7 @@ class RunReader:
 
     async def _is_active(self, run_id: str) -> bool:
         run = await self._store.find_run(run_id)
-        if run is None:
-            return False
-        await self._journal.fail_if_expired(run)  # changes nothing if its instance has just renewed the lease
-        return run.active
+        return run is not None and run.active
 
 
 def run_not_found(run_id: str) -> NotFound:

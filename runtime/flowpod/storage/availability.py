@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -18,11 +16,10 @@ FAILURES = (SQLAlchemyError, OSError, TimeoutError, ValueError)
 
 
 class Availability:
-    """Whether the database responds, as of the last statement.
+    """Whether the database can be read and written, as of the last statement.
 
     `migrated`: its tables have been migrated. `failure`: why it is unavailable, or "". `available`: set while it is
-    available. `checked`: set after the first check. `recovered_at`: when it last became available again, on the
-    monotonic clock; infinity while it is unavailable. `on_failure` is called when it becomes unavailable.
+    available. `checked`: set after the first check. `on_failure` is called when it becomes unavailable.
     """
 
     def __init__(self, on_failure: Callable[[], None] = lambda: None) -> None:
@@ -30,7 +27,6 @@ class Availability:
         self.failure = "it has not been checked yet"
         self.available = asyncio.Event()
         self.checked = asyncio.Event()
-        self.recovered_at = -math.inf
         self._on_failure = on_failure
 
     def mark_available(self) -> None:
@@ -38,19 +34,12 @@ class Availability:
         if self.failure and self.migrated:
             logger.info("the chat history is available")
             self.failure = ""
-            if self.recovered_at == math.inf:
-                self.recovered_at = time.monotonic()
             self.available.set()
             self.checked.set()
 
-    def mark_migrated(self) -> None:
-        """Mark the tables as migrated and the database as available."""
-        self.migrated = True
-        self.mark_available()
-
     def mark_unavailable(self, error: BaseException) -> None:
         """Mark the database as unavailable because of `error`."""
-        before, self.failure, self.recovered_at = self.failure, reason_of(error), math.inf
+        before, self.failure = self.failure, reason_of(error)
         self.available.clear()
         self.checked.set()
         if self.failure != before:

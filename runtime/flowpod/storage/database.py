@@ -2,12 +2,13 @@
 
 import asyncio
 import random
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Delete, Insert, Row, Select, Update, text
+from sqlalchemy import Delete, Insert, Row, Select, Update, delete, insert, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,6 +17,8 @@ from flowpod.storage.migrations import MIGRATIONS, Migration, apply_migrations
 from flowpod.storage.schema import schema_of
 
 _MIGRATION_S = 600.0
+_WRITE_CHECK = "write check"
+_WRITE_CHECK_BYTES = 512 * 1024
 _ATTEMPTS = 10
 _LONGEST_PAUSE_S = 0.05
 T = TypeVar("T")
@@ -73,8 +76,9 @@ class Database:
         """Migrate the tables; return the names of the migrations that were applied.
 
         Of instances that start together, one applies them and the others wait. Raises InvalidRequest when a table of
-        the same name is not Flowpod's.
+        the same name is not Flowpod's, or when the folder of a database file cannot be created.
         """
+        self.dialect.prepare()
         await self.ping()  # fails sooner than a migration may
         async with asyncio.timeout(_MIGRATION_S), self._writer.connect() as connection:
             await self.dialect.read_limits(connection)
@@ -87,6 +91,19 @@ class Database:
         """Raise what a statement raises when the database is unavailable."""
         async with self.reading() as connection:
             await connection.execute(text("SELECT 1"))
+
+    async def check_reads(self) -> None:
+        """Raise what a query raises when the database is unavailable or its tables are gone."""
+        await self.fetch_rows(select(self.schema.sessions.c.session_id).limit(1))
+
+    async def check_writes(self) -> None:
+        """Raise what a write raises when the database is unavailable, full or read-only."""
+        # Two transactions: one that ends as it began would write nothing. As large as a batch of events: on a disk that
+        # is almost full, a smaller write would succeed.
+        events = self.schema.events
+        row = {"run_id": f"{_WRITE_CHECK} {uuid.uuid4()}", "last": 1, "events": "x" * _WRITE_CHECK_BYTES}
+        await self.execute(insert(events).values(row))
+        await self.execute(delete(events).where(events.c.run_id.startswith(_WRITE_CHECK)))
 
     async def close(self) -> None:
         """Close every connection."""

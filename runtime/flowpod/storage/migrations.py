@@ -17,7 +17,7 @@ Migration = Callable[[Connection, Schema], None]
 
 
 def apply_migrations(connection: Connection, schema: Schema, migrations: Sequence[Migration]) -> list[str]:
-    """Apply the migrations that have not been applied yet, in order; return their names.
+    """Apply the migrations that have not been applied yet, or all if a table is missing, in order; return their names.
 
     The caller makes sure that one process at a time does so. Raises InvalidRequest when a table of the same name exists
     and is not Flowpod's.
@@ -25,15 +25,16 @@ def apply_migrations(connection: Connection, schema: Schema, migrations: Sequenc
     table = schema.migrations
     connection.execute(CreateTable(table, if_not_exists=True))
     done = set(connection.execute(select(table.c.name)).scalars())
-    applied = []
-    for migration in migrations:
+    due = [migration for migration in migrations if migration.__name__ not in done]
+    if not due and not all(inspect(connection).has_table(table.name) for table in schema.metadata.sorted_tables):
+        due = list(migrations)  # somebody has dropped a table
+    for migration in due:
+        migration(connection, schema)
         if migration.__name__ not in done:
-            migration(connection, schema)
             now = datetime.now(UTC).replace(tzinfo=None)
             connection.execute(table.insert().values(name=migration.__name__, applied_at=now))
-            applied.append(migration.__name__)
     _check_columns(connection, schema)
-    return applied
+    return [migration.__name__ for migration in due]
 
 
 def m001_initial(connection: Connection, schema: Schema) -> None:

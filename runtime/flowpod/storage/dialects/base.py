@@ -64,6 +64,9 @@ class Dialect(ABC):
         Raises InvalidRequest when this machine cannot hold the database.
         """
 
+    def prepare(self) -> None:  # noqa: B027 - most databases need nothing
+        """Create what the database needs on this machine. Raises InvalidRequest when that is not possible."""
+
     @abstractmethod
     async def read_limits(self, connection: AsyncConnection) -> None:
         """Read the limits that the server sets; called once, before the tables are migrated."""

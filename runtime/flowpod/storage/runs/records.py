@@ -10,6 +10,14 @@ from flowpod.storage.schema import ACTIVE, RecordStatus
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """The lease of a process on some of its runs. Each renewal changes `until`, by the clock of `owner`."""
+
+    owner: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class NewRun:
     """A run to be recorded.
 
@@ -37,7 +45,6 @@ class RecordedRun:
     facts: Mapping[str, Any]
     status: RecordStatus
     last_event: int
-    lease_until: datetime
     cancel_requested: bool
     created_at: datetime
     started_at: datetime | None

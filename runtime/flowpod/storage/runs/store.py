@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from flowpod.jsonable import dumps
 from flowpod.storage.database import Database, as_stored
 from flowpod.storage.runs.continuations import Continuations
-from flowpod.storage.runs.records import EventBatch, NewRun, RecordedRun
+from flowpod.storage.runs.records import EventBatch, Lease, NewRun, RecordedRun
 from flowpod.storage.schema import ACTIVE
 from flowpod.storage.sessions.reader import History
 
@@ -132,34 +132,40 @@ class RunStore:
         query = select(runs.c.run_id).where(runs.c.owner == owner, runs.c.status.in_(ACTIVE), runs.c.cancel_requested)
         return [run_id for (run_id,) in await self._database.fetch_rows(query)]
 
-    async def list_expired(self, now: datetime) -> list[RecordedRun]:
-        """Return some active runs whose lease has expired."""
+    async def list_leases(self, except_of: str) -> list[Lease]:
+        """Return the leases of all active runs that `except_of` does not own."""
         runs = self._runs
-        expired = runs.c.status.in_(ACTIVE) & (runs.c.lease_until < as_stored(now))
-        query = select(runs).where(expired).limit(_BATCH)
-        return [_recorded_run(row) for row in await self._database.fetch_rows(query)]
+        query = select(runs.c.owner, runs.c.lease_until).distinct()
+        rows = await self._database.fetch_rows(query.where(runs.c.status.in_(ACTIVE), runs.c.owner != except_of))
+        return [Lease(owner, until.replace(tzinfo=UTC)) for owner, until in rows]
 
-    async def fail_expired(self, run_id: str, now: datetime, end: Callable[[int], Sequence[Any]]) -> bool:
-        """Mark a run whose lease has expired as failed; return whether this call did so, and not another instance.
+    async def fail_lost_runs(self, lease: Lease, end: Callable[[str, int], Sequence[Any]]) -> list[str]:
+        """Mark some active runs that still have this lease as failed; return the ids of those that this call marked.
 
-        From then on the run has no owner, so its previous owner's events are refused. `end` returns the run's last
-        events as JSON, given the number of its events so far.
+        From then on a run has no owner, so its previous owner's events are refused. `end` returns a run's last events
+        as JSON, given its id and the number of its events so far.
         """
         runs = self._runs
-        expired = (runs.c.run_id == run_id) & runs.c.status.in_(ACTIVE) & (runs.c.lease_until < as_stored(now))
+        lost = (runs.c.owner == lease.owner) & (runs.c.lease_until == as_stored(lease.until))
+        query = select(runs).where(lost, runs.c.status.in_(ACTIVE)).order_by(runs.c.run_id).limit(_BATCH)
 
-        async def write(connection: AsyncConnection) -> bool:
-            failed = update(runs).where(expired).values(status="Failed", finished_at=as_stored(now), owner="")
-            if not (await connection.execute(failed)).rowcount:
-                return False
-            row = (await connection.execute(select(runs).where(runs.c.run_id == run_id))).one()
-            events = end(row.last_event)
-            batch = EventBatch(run_id, events, row.last_event + len(events), "Failed", None, now)
-            await connection.execute(update(runs).where(runs.c.run_id == run_id).values(last_event=batch.last))
-            await connection.execute(insert(self._events), [_event_row(batch)])
-            return True
+        async def write(connection: AsyncConnection) -> list[str]:
+            rows = (await connection.execute(query.with_for_update())).all()
+            for row in rows:
+                # The previous owner's clock may be ahead of this one.
+                now = max(datetime.now(UTC), (row.started_at or row.created_at).replace(tzinfo=UTC))
+                events = end(row.run_id, row.last_event)
+                batch = EventBatch(row.run_id, events, row.last_event + len(events), "Failed", row.started_at, now)
+                changes = {"status": "Failed", "last_event": batch.last, "finished_at": as_stored(now), "owner": ""}
+                await connection.execute(update(runs).where(runs.c.run_id == row.run_id).values(changes))
+                await connection.execute(insert(self._events), [_event_row(batch)])
+            return [row.run_id for row in rows]
 
         return await self._database.transact(write)
+
+    async def check_writes(self) -> None:
+        """Raise what a write raises when the database is unavailable, full or read-only."""
+        await self._database.check_writes()
 
     async def read_history(self, run_id: str, user_id: str | None, rounds: int, budget: int) -> History:
         """Return the newest `rounds` completed turns up to that of a run, as many as fit in `budget` bytes of JSON.
@@ -241,7 +247,6 @@ def _recorded_run(row: Row[*tuple[Any, ...]]) -> RecordedRun:
         facts=orjson.loads(row.facts),
         status=row.status,
         last_event=row.last_event,
-        lease_until=row.lease_until.replace(tzinfo=UTC),
         cancel_requested=row.cancel_requested,
         created_at=row.created_at.replace(tzinfo=UTC),
         started_at=row.started_at and row.started_at.replace(tzinfo=UTC),

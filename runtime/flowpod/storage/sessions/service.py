@@ -4,7 +4,7 @@ import asyncio
 import logging
 from datetime import timedelta
 
-from flowpod.errors import FlowpodError, NotFound
+from flowpod.errors import FlowpodError, NotFound, Unavailable
 from flowpod.storage.availability import FAILURES, Availability, is_set_within, reason_of
 from flowpod.storage.database import Database
 from flowpod.storage.sessions.archive import Archive
@@ -74,6 +74,7 @@ class HistoryService:
         user, Unavailable when the database is unavailable.
         """
         with self.availability.required():
+            await self._require_stored_turns(session_id)
             async with asyncio.timeout(_READ_TIMEOUT_S):
                 stored = await self._reader.find_session(session_id, rounds, history_budget(tokens))
                 owner = None if stored is None else stored.user_id
@@ -95,20 +96,31 @@ class HistoryService:
         if owner != user_id:
             raise _session_not_found(session_id)
 
+    async def _require_stored_turns(self, session_id: str) -> None:
+        if not await self._queue.are_stored(session_id):
+            message = f"the last turn of session {session_id!r} is not stored yet; try again"
+            raise Unavailable(message, code="history_unavailable")
+
     async def store_turn(self, turn: Turn) -> bool:
         """Store a turn; return whether it was stored in time. If not, the write continues in the background."""
         return await self._queue.store_turn(turn)
 
     async def _check_database(self) -> None:
+        """Check that the database can be read, or, while it is unavailable, that it has its tables and can be written.
+
+        A database may answer reads and refuse writes: its disk is full, or it is read-only. Its tables, or the file
+        itself, may have been deleted.
+        """
         try:
-            if self.availability.migrated:
-                async with asyncio.timeout(_READ_TIMEOUT_S):
-                    await self._database.ping()
-                self.availability.mark_available()
-            else:
+            async with asyncio.timeout(_READ_TIMEOUT_S if self.availability.migrated else None):
+                if not self.availability.failure:
+                    await self._database.check_reads()
+                    return
                 if applied := await self._database.migrate():
-                    logger.info("the chat history's tables were migrated: %s", ", ".join(applied))
-                self.availability.mark_migrated()
+                    logger.info("the chat history's tables were created or migrated: %s", ", ".join(applied))
+                self.availability.migrated = True
+                await self._database.check_writes()
+            self.availability.mark_available()
         except (*FAILURES, FlowpodError) as error:  # FlowpodError: a table that is not Flowpod's
             self.availability.mark_unavailable(error)
 

@@ -4,8 +4,11 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
+from flowpod.jsonable import dumps
 from flowpod.storage.availability import FAILURES, Availability, reason_of
 from flowpod.storage.sessions.turns import Turn, TurnWriter
 from flowpod.telemetry.metrics import HistoryMetrics
@@ -14,26 +17,33 @@ logger = logging.getLogger(__name__)
 
 _MIN_RETRY_S = 0.2
 _MAX_RETRY_S = 5.0
-_GIVE_UP_AFTER_S = 120.0
-_MAX_PAUSE_S = 30.0  # also while the database is unavailable, so that old turns are given up
+_MAX_REFUSALS = 28  # about two minutes of retries
 _MAX_WAITING = 10_000
+_MAX_DEFERRED_BYTES = 256 * 1024 * 1024
 _MAX_BATCH = 64
+_OUTAGE_WAIT_S = 0.2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _WaitingTurn:
-    """A turn to be stored; the result of `stored` is whether it was."""
+    """A turn to be stored; the result of `stored` is whether it was.
+
+    `refusals`: how often an available database has refused it. `size`: its bytes of JSON, once it is deferred.
+    """
 
     turn: Turn
     stored: asyncio.Future[bool]
     since: float = field(default_factory=time.monotonic)
+    refusals: int = 0
+    size: int = 0
 
 
 class TurnQueue:
     """Stores turns in a task of its own, in batches of one transaction; each run waits up to `timeout_s` for its own.
 
-    A batch that fails is retried in smaller ones, down to single turns, so that a turn which the database refuses
-    delays no other.
+    The turns of a session are stored in the order in which their runs ended: while one is not stored, the later ones
+    wait behind it. A batch that fails is retried in smaller ones, down to single turns, so that a turn which the
+    database refuses delays no other session. While the database is unavailable, turns are kept.
     """
 
     def __init__(
@@ -43,26 +53,40 @@ class TurnQueue:
         self._availability = availability
         self._metrics = metrics
         self._timeout_s = timeout_s
-        self._waiting: deque[_WaitingTurn] = deque()
+        self._sessions: dict[str, deque[_WaitingTurn]] = {}
+        self._count = 0
+        self._deferred_bytes = 0
         self._arrived = asyncio.Event()
         self._closing = asyncio.Event()
         self._batch_size = _MAX_BATCH
         self._task: asyncio.Task[None] | None = None
 
     async def store_turn(self, turn: Turn) -> bool:
-        """Store a turn; return whether it was stored in time. If not, the write continues in the background."""
+        """Store a turn; return whether it was stored in time. If not, the write continues in the background.
+
+        While the database is unavailable, the turn is deferred after a moment.
+        """
         waiting = _WaitingTurn(turn, asyncio.get_running_loop().create_future())
-        if len(self._waiting) >= _MAX_WAITING:
-            self._give_up(waiting, f"{_MAX_WAITING} others wait for the database")
+        if self._count >= _MAX_WAITING or self._deferred_bytes >= _MAX_DEFERRED_BYTES:
+            self._give_up(waiting, f"{self._count} others wait for the database, which is the limit")
             return False
         if self._task is None:
             self._task = asyncio.create_task(self._keep_storing())
-        self._waiting.append(waiting)
+        self._sessions.setdefault(turn.session_id, deque()).append(waiting)
+        self._count += 1
         self._arrived.set()
-        if (await asyncio.wait({waiting.stored}, timeout=self._timeout_s))[0]:
+        timeout_s = min(self._timeout_s, _OUTAGE_WAIT_S) if self._availability.failure else self._timeout_s
+        if (await asyncio.wait({waiting.stored}, timeout=timeout_s))[0]:
             return waiting.stored.result()
+        waiting.size = len(dumps(turn.inputs)) + len(dumps(turn.outputs))
+        self._deferred_bytes += waiting.size
         self._metrics.deferred()
         return False
+
+    async def are_stored(self, session_id: str) -> bool:
+        """Return whether the session's turns so far are stored, after waiting for them as long as a run would."""
+        turns = self._sessions.get(session_id)
+        return turns is None or bool((await asyncio.wait({turns[-1].stored}, timeout=self._timeout_s))[0])
 
     async def close(self) -> None:
         """Try the waiting turns once more, for as long as a run would wait, and give up the rest."""
@@ -72,35 +96,38 @@ class TurnQueue:
             await asyncio.wait({self._task}, timeout=self._timeout_s)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for waiting in self._waiting:
-            self._give_up(waiting, "the service ended before it could be stored")
+        for turns in self._sessions.values():
+            for waiting in turns:
+                self._give_up(waiting, "the service ended before it could be stored")
 
     async def _keep_storing(self) -> None:
         pause = _MIN_RETRY_S
-        while self._waiting or not self._closing.is_set():
-            if not self._waiting:
+        while self._sessions or not self._closing.is_set():
+            if not self._sessions:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
             pause = _MIN_RETRY_S if await self._store_batch() else await self._pause(pause)
 
     async def _store_batch(self) -> bool:
-        batch = self._next_batch()
+        """Store the turns that come next, one of each session; return whether to go on without a pause."""
+        batch = [turns[0] for turns in islice(self._sessions.values(), self._batch_size)]
         try:
             refused = await self._writer.append_turns([waiting.turn for waiting in batch])
         except FAILURES as error:
             self._availability.mark_unavailable(error)
             self._retry(batch, reason_of(error))
             return False
-        except asyncio.CancelledError:
-            self._waiting.extendleft(reversed(batch))
-            raise
         except Exception:  # the queue must go on for all other turns
             logger.exception("a bug in Flowpod, while storing turns")
-            self._retry_alone(batch)
+            self._batch_size = 1
+            if len(batch) == 1:
+                self._remove(batch)
+                self._give_up(batch[0], "a bug in Flowpod")
             return True
         self._batch_size = min(self._batch_size * 2, _MAX_BATCH)
         self._availability.mark_available()
+        self._remove(batch)
         for waiting in batch:
             if reason := refused.get(waiting.turn.run_id):
                 self._give_up(waiting, reason)
@@ -109,44 +136,32 @@ class TurnQueue:
                 waiting.stored.set_result(True)
         return True
 
-    def _next_batch(self) -> list[_WaitingTurn]:
-        """Remove and return the turns that have waited longest, one of each session."""
-        batch: dict[str, _WaitingTurn] = {}
-        others: list[_WaitingTurn] = []
-        while self._waiting and len(batch) < self._batch_size:
-            waiting = self._waiting.popleft()
-            if waiting.turn.session_id in batch:
-                others.append(waiting)
-            else:
-                batch[waiting.turn.session_id] = waiting
-        self._waiting.extendleft(reversed(others))
-        return list(batch.values())
-
     def _retry(self, batch: list[_WaitingTurn], reason: str) -> None:
-        """Put turns back that the database did not store, in smaller batches; give up those that have waited too long.
+        """Retry turns that the database did not store in a smaller batch; give up one that it refuses again and again.
 
-        A turn that fails alone goes to the end of the queue: perhaps it is the only one that the database refuses.
+        The session of a turn that fails alone goes to the end: perhaps it is the only turn that the database refuses.
         """
-        now, left = time.monotonic(), []
         for waiting in batch:
-            if now - waiting.since > _GIVE_UP_AFTER_S:
-                self._give_up(waiting, reason)
-            else:
-                left.append(waiting)
-                logger.warning("run %s: its turn is not stored yet, retrying: %s", waiting.turn.run_id, reason)
+            logger.warning("run %s: its turn is not stored yet, retrying: %s", waiting.turn.run_id, reason)
         self._batch_size = max(1, len(batch) // 2)
         if len(batch) == 1:
-            self._waiting.extend(left)
-        else:
-            self._waiting.extendleft(reversed(left))
+            waiting = batch[0]
+            waiting.refusals += 1
+            if waiting.refusals > _MAX_REFUSALS:
+                self._remove(batch)
+                self._give_up(waiting, reason)
+            else:
+                self._sessions[waiting.turn.session_id] = self._sessions.pop(waiting.turn.session_id)
 
-    def _retry_alone(self, batch: list[_WaitingTurn]) -> None:
-        """Put turns back that met a bug, to be stored one by one; give up a turn that was alone."""
-        self._batch_size = 1
-        if len(batch) == 1:
-            self._give_up(batch[0], "a bug in Flowpod")
-        else:
-            self._waiting.extendleft(reversed(batch))
+    def _remove(self, batch: Iterable[_WaitingTurn]) -> None:
+        """Remove the first turns of their sessions, which then go to the end."""
+        for waiting in batch:
+            turns = self._sessions.pop(waiting.turn.session_id)
+            turns.popleft()
+            if turns:
+                self._sessions[waiting.turn.session_id] = turns
+            self._count -= 1
+            self._deferred_bytes -= waiting.size
 
     async def _pause(self, pause_s: float) -> float:
         """Wait until a retry may succeed; return how long to pause after the next failure.
@@ -160,7 +175,7 @@ class TurnQueue:
         started = time.monotonic()
         tasks = {asyncio.create_task(self._until_available(pause_s)), asyncio.create_task(self._closing.wait())}
         try:
-            await asyncio.wait(tasks, timeout=_MAX_PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()

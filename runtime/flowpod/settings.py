@@ -111,8 +111,8 @@ class Settings(BaseSettings):
     lease_s: float = Field(
         30,
         gt=0,
-        description="Seconds without a sign of life after which other instances mark the background runs of an instance "
-        "as failed. Every instance needs the same value.",
+        description="Seconds without a sign of life after which other instances mark an instance's background runs as "
+        "failed. Every instance needs the same value.",
     )
     threads: Count = Field(
         64,

@@ -77,7 +77,8 @@ async def test_one_instance_fails_a_run_whose_lease_is_not_renewed(history_url: 
         assert await two.list_leases("alive") == [old]
         assert await one.renew_leases("dead", ["r"], LATER) == set()
         assert await two.fail_lost_runs(old, end) == []
-        assert await two.list_leases("alive") == [lease := Lease("dead", LATER)]
+        lease = Lease("dead", LATER)
+        assert await two.list_leases("alive") == [lease]
         tries = [store.fail_lost_runs(lease, end) for store in (one, two) * 10]
         assert sorted(await asyncio.gather(*tries))[-2:] == [[], ["r"]]
         assert await one.read_events("r", 0) == [(1, "a"), (2, "b"), (3, "end r 2")]

@@ -15,7 +15,7 @@ from flowpod.storage.database import Database
 from flowpod.storage.dialects import dialect_of
 from flowpod.storage.sessions.reader import StoredSession
 from flowpod.storage.sessions.service import HistoryService
-from tests.support.history import history_turn, turn
+from tests.support.history import history_turn, turn, turns_of
 from tests.support.mariadb import MariaDB
 from tests.support.waiting import until
 
@@ -83,12 +83,12 @@ async def test_a_turn_is_deferred_while_the_database_is_locked(tmp_path: Path) -
         lock = sqlite3.connect(path, isolation_level=None)
         lock.execute("BEGIN IMMEDIATE")
         assert await service.store_turn(turn(run="r1")) is False
-        assert await service.read_state("s", None, 9) == StoredSession()
+        with pytest.raises(Unavailable, match="not stored yet"):  # the next run would not see it
+            await service.read_state("s", None, 9)
+        assert await service.read_state("other", None, 9) == StoredSession()
         lock.execute("COMMIT")
         lock.close()
-        async with asyncio.timeout(20):
-            while (await service.read_state("s", None, 9)).last_turn == 0:
-                await asyncio.sleep(0.05)
+        assert await turns_of(service, 1)
 
 
 async def test_closing_waits_for_deferred_turns(tmp_path: Path) -> None:
@@ -146,21 +146,15 @@ async def test_the_history_recovers_when_the_server_does(tmp_path: Path) -> None
             assert await service.store_turn(turn(run="r1")) is False
             server.start()
             await until_migrated(service)
-            async with asyncio.timeout(20):
-                while (await service.read_state("s", None, 9)).last_turn == 0:
-                    await asyncio.sleep(0.05)
+            assert await turns_of(service, 1)
             server.stop()
             with pytest.raises(Unavailable):
                 await service.read_state("s", None, 9)
             assert await service.store_turn(turn(run="r2")) is False
             assert service.availability.migrated
             server.start()
-            async with asyncio.timeout(20):
-                while not await service.store_turn(turn(run="r2")):
-                    await asyncio.sleep(0.1)
-            assert await service.read_state("s", None, 9) == StoredSession(
-                None, 2, (history_turn("r1"), history_turn("r2"))
-            )
+            history = (history_turn("r1"), history_turn("r2"))
+            assert await turns_of(service, 2) == StoredSession(None, 2, history)
     finally:
         server.stop()
         shutil.rmtree(tmp_path, ignore_errors=True)

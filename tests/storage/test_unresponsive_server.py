@@ -13,7 +13,7 @@ from flowpod.errors import Unavailable
 from flowpod.storage.database import Database
 from flowpod.storage.dialects import dialect_of
 from flowpod.storage.sessions.service import HistoryService
-from tests.support.history import turn
+from tests.support.history import turn, turns_of
 
 pytestmark = pytest.mark.needs("mariadbd")
 
@@ -79,9 +79,7 @@ async def test_connections_that_stop_responding_are_replaced(mysql_url: str) -> 
         assert await service.store_turn(turn()) is False
         proxy.silent = False
         await until_available(service)
-        async with asyncio.timeout(20):
-            while (await service.read_state("s", None, 9)).last_turn == 0:
-                await asyncio.sleep(0.05)
+        assert (await turns_of(service, 1)).last_turn == 1
         await service.close()
 
 

@@ -1,14 +1,18 @@
 """Turns and databases for tests of the history."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from flowpod.errors import Unavailable
 from flowpod.storage.database import Database
 from flowpod.storage.dialects import dialect_of
-from flowpod.storage.sessions.reader import SessionReader
+from flowpod.storage.sessions.reader import SessionReader, StoredSession
+from flowpod.storage.sessions.service import HistoryService
 from flowpod.storage.sessions.turns import Turn, TurnWriter
+from tests.support.waiting import PATIENCE_S
 
 NOW = datetime(2026, 11, 22, 10, 0, 0, 123456, tzinfo=UTC)
 
@@ -60,3 +64,13 @@ async def opened(url: str, service: str = "svc") -> AsyncIterator[tuple[Database
         yield database, Sessions(database)
     finally:
         await database.close()
+
+
+async def turns_of(service: HistoryService, count: int) -> StoredSession:
+    """Return the session "s" once it has so many turns."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with suppress(Unavailable):
+                if (state := await service.read_state("s", None, 99)).last_turn >= count:
+                    return state
+            await asyncio.sleep(0.05)

@@ -129,11 +129,12 @@ class Journal:
         return ""
 
     async def _wait_until_writable(self) -> None:
-        """Wait until the database accepts a write that is always valid."""
+        """Wait until the database accepts writes that are always valid."""
         while True:
             await self._availability.available.wait()
             try:
                 await self._store.check_writes()
+                await self._renew()
                 return
             except FAILURES as error:
                 self._availability.mark_unavailable(error)

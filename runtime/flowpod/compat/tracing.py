@@ -3,13 +3,16 @@
 import contextvars
 import functools
 import inspect
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from opentelemetry import trace as otel
 from opentelemetry.trace import Span
+
+from flowpod.spans import end_span
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,18 +72,16 @@ def _span(function: Callable[..., Any], *, current: bool = True) -> Iterator[Spa
     span = otel.get_tracer(_SCOPE).start_span(
         getattr(function, "__name__", repr(function)), attributes={"openinference.span.kind": "CHAIN"}
     )
-    if current:
-        with otel.use_span(span, end_on_exit=True):
-            yield span
-        return
+    started = time.monotonic()
     try:
-        yield span
+        with otel.use_span(span, record_exception=False, set_status_on_exception=False) if current else nullcontext():
+            yield span
     except Exception as error:
         span.record_exception(error)
         span.set_status(otel.StatusCode.ERROR, f"{type(error).__name__}: {error}")
         raise
     finally:
-        span.end()
+        end_span(span, time.monotonic() - started)
 
 
 def start_trace(*, resource_attributes: Any = None, collection: str | None = None, **kwargs: Any) -> None:

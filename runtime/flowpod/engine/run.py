@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from opentelemetry.trace import Span
@@ -23,6 +24,7 @@ from flowpod.flow.references import Scope
 from flowpod.jsonable import as_text
 from flowpod.models.base import Usage
 from flowpod.settings import Settings
+from flowpod.spans import end_span
 from flowpod.storage.sessions.service import HistoryService
 from flowpod.storage.sessions.turns import Turn
 from flowpod.telemetry.redaction import RunSecrets, redact_value
@@ -88,8 +90,19 @@ class Run:
         self._status: RunStatus | None = None
         self._failure: Failure | None = None
         self._started_at = datetime.now(UTC)
+        self._started = time.monotonic()  # a duration by the wall clock is wrong when the clock is set
         self._performing: asyncio.Task[Failure | None] | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def _seconds(self) -> float:
+        """The seconds since the run's start."""
+        return time.monotonic() - self._started
+
+    @property
+    def _now(self) -> datetime:
+        """The time, by the clock as it was at the run's start."""
+        return self._started_at + timedelta(seconds=self._seconds)
 
     def start(self, when_done: Callable[["Run"], None]) -> None:
         """Start the run; `when_done` is called after its last event."""
@@ -132,7 +145,7 @@ class Run:
         timeout_s = self._settings.run_timeout_s
         timeout = RunError(f"the run took longer than {timeout_s:g} s (FLOWPOD_RUN_TIMEOUT_S)", code="run_timeout").info
         timer = asyncio.get_running_loop().call_later(timeout_s, self._stop, "Failed", timeout)
-        self.events.put(RunStarted(self.id, self._trace_id))
+        self.events.put(RunStarted(self.id, self._trace_id, self._started_at))
         if self._status is None:
             self._performing = asyncio.create_task(self._perform())
             await asyncio.wait({self._performing})
@@ -177,7 +190,7 @@ class Run:
                 error=None if self._failure is None else asdict(self._failure.info),
                 otel_trace_id=self._trace_id,
                 started_at=self._started_at,
-                finished_at=datetime.now(UTC),
+                finished_at=self._now,
                 variables={**(self._variables.written if self._status == "Completed" else {}), **self._request.marks},
                 question=as_text(inputs.get(self._package.flow.chat_input or "")),
             )
@@ -210,9 +223,10 @@ class Run:
                 self._runner.finish_reason,
                 "deferred" if deferred else "",
                 self._runner.reporter.model_usage,
+                self._now,
             )
         )
-        seconds = (datetime.now(UTC) - self._started_at).total_seconds()
+        seconds = self._seconds
         self._tracing.metrics.run_ended(self._status, self._request.protocol, seconds)
         cause = f": {self._failure.text}" if self._failure else ""
         logger.info("run %s %s in %.3f s%s", self.id, self._status, seconds, cause)
@@ -224,7 +238,7 @@ class Run:
         span.set_attribute("flowpod.run.status", self._status or "")
         if self._failure is not None:
             tracing.fail(span, self._failure.text, self._failure.info.code or self._failure.info.type)
-        span.end()
+        end_span(span, self._seconds)
 
 
 def _bug(error: BaseException) -> ErrorInfo:

@@ -11,6 +11,7 @@ from opentelemetry.trace import Span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
+from flowpod.spans import end_span
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.messages import input_messages, output_message
 from flowpod.telemetry.metrics import Metrics
@@ -123,8 +124,9 @@ class ModelCall:
         """End the span. A call without a response or an error was abandoned by its caller, and counts as canceled."""
         if self._error == "canceled":
             self.span.set_attribute("error.type", self._error)
-        self._metrics.model_call_ended(self._counted, time.perf_counter() - self._started, self._error)
-        self.span.end()
+        seconds = time.perf_counter() - self._started
+        self._metrics.model_call_ended(self._counted, seconds, self._error)
+        end_span(self.span, seconds)
 
 
 def _parameter_attributes(parameters: Mapping[str, Any]) -> dict[str, AttributeValue]:

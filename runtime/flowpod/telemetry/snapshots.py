@@ -146,7 +146,7 @@ class Snapshots:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         body = orjson.dumps([_as_data(family) for family in families.values()])
         with self._file() as connection:
-            connection.execute("REPLACE INTO snapshot VALUES (?, ?, ?)", [self._instance, time.time(), body])
+            connection.execute("REPLACE INTO snapshot VALUES (?, ?, ?)", [self._instance, time.monotonic(), body])
 
     def _own(self) -> dict[str, Family]:
         data = self.reader.get_metrics_data()
@@ -159,7 +159,7 @@ class Snapshots:
             ).fetchall()
         for written_at, body in rows:
             families = [_from_data(item) for item in orjson.loads(body)]
-            yield {family.name: family for family in families}, time.time() - written_at < _DEAD_S
+            yield {family.name: family for family in families}, time.monotonic() - written_at < _DEAD_S
 
     @contextmanager
     def _file(self) -> Iterator[sqlite3.Connection]:

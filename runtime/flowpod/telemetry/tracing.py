@@ -3,6 +3,7 @@
 Names and attributes are those of OpenTelemetry's GenAI conventions, with OpenInference's for inputs and outputs.
 """
 
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from flowpod.errors import text_of
+from flowpod.spans import end_span
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.model_call import ModelCall
@@ -88,10 +90,14 @@ class Tracing:
                 **_run_attributes(parent),
             },
         )
+        started = time.monotonic()
         TRACING.set(self)
-        # `fail` records failures, with the message that the caller gets.
-        with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
-            yield span
+        try:
+            # `fail` records failures, with the message that the caller gets.
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                yield span
+        finally:
+            end_span(span, time.monotonic() - started)
 
     def start_model_call(self, model: str, provider: str, address: str, operation: str = "chat") -> ModelCall:
         """Start one call of a model, under the current span; `address` is the model's host, or host and port."""

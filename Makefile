@@ -121,7 +121,7 @@ rollout: $(VENV)/.dev ## replace three instances behind nginx under load (needs 
 test-deps: ## install the external programs that the tests use (Debian, as root)
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-	    chromium curl debootstrap mariadb-server nginx podman runc
+	    chromium curl debootstrap libfaketime mariadb-server nginx podman runc
 	command -v npm || DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nodejs npm
 	$(MAKE) $(BIN)/helm
 

@@ -13,7 +13,7 @@ from tests.support.mariadb import MariaDB, running_mariadb
 from tests.support.model_server import ModelServer, running_model_server
 from tests.support.needs import need
 
-pytest_plugins = ["tests.support.faults"]
+pytest_plugins = ["tests.support.faults", "tests.support.outages"]
 
 stand_ins.install()
 # A busy machine is no reason for an example to fail.

@@ -61,15 +61,22 @@ class MariaDB:
             self._process.wait()
             self._process = None
 
-    def new_database(self, name: str) -> str:
-        """Create an empty database and return its address for FLOWPOD_HISTORY."""
+    def execute(self, *statements: str) -> None:
+        """Execute statements as the server's administrator."""
         with (
             pymysql.connect(unix_socket=str(self._folder / "s"), user="root") as connection,
             connection.cursor() as cursor,
         ):
-            cursor.execute(f"CREATE DATABASE {name}")
-            cursor.execute(f"CREATE USER IF NOT EXISTS '{USER}'@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'")
-            cursor.execute(f"GRANT ALL ON {name}.* TO '{USER}'@'127.0.0.1'")
+            for statement in statements:
+                cursor.execute(statement)
+
+    def new_database(self, name: str) -> str:
+        """Create an empty database and return its address for FLOWPOD_HISTORY."""
+        self.execute(
+            f"CREATE DATABASE {name}",
+            f"CREATE USER IF NOT EXISTS '{USER}'@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'",
+            f"GRANT ALL ON {name}.* TO '{USER}'@'127.0.0.1'",
+        )
         return f"mysql://{USER}:p%40ss%2Fw%3Ard@127.0.0.1:{self.port}/{name}"
 
 

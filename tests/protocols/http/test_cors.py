@@ -38,7 +38,7 @@ async def test_responses_and_errors_can_be_read_across_origins(chat_flow: Path, 
         headers = {"Origin": ORIGIN, "Authorization": f"Bearer {token}"}
         response = await client.post("/v1/chat/completions", json=BODY, headers=headers)
     assert (response.status_code, response.headers["access-control-allow-origin"]) == (status, ORIGIN)
-    assert response.headers["access-control-expose-headers"] == "Chat-Session-Id, X-Request-Id"
+    assert response.headers["access-control-expose-headers"] == "Chat-Session-Id, X-Request-Id, X-Flowpod-History"
     assert "Origin" in response.headers["vary"]
 
 

@@ -11,6 +11,8 @@ from flowpod.service import FlowService
 
 REQUEST_ID_HEADER = "X-Request-Id"
 SESSION_ID = "Chat-Session-Id"
+HISTORY = "X-Flowpod-History"
+"""`deferred` on a JSON response whose turn is not stored yet; a stream has it in a comment."""
 CLIENT_REQUEST_ID = "x-ms-client-request-id"
 """promptflow's header for the caller's request id; used as the request id if there is no X-Request-Id."""
 OPENAPI, DOCS = "/openapi.json", "/docs"
@@ -48,6 +50,8 @@ class RequestHeaders:
                     response[CLIENT_REQUEST_ID] = client_id
                 if session_id := state.get("session_id"):
                     response[SESSION_ID] = session_id
+                if history := state.get("history"):
+                    response[HISTORY] = history
                 if self._service.draining or self._service.closing:
                     response["Connection"] = "close"
             await send(message)

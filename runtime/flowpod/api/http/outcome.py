@@ -82,12 +82,17 @@ async def fold(run: Readable, request: Request) -> Outcome:
 
 
 async def read_to_end(run: Readable, request: Request, add_event: Callable[[Event], object]) -> None:
-    """Pass each event of a run to `add_event`. If the client disconnects, the run is cancelled."""
+    """Pass each event of a run to `add_event`. If the client disconnects, the run is cancelled.
+
+    A turn that is not stored yet is noted in the request's state, for the response's headers.
+    """
     try:
         async with _reading(run, request) as batches:
             async for batch in batches:
                 for event in batch:
                     add_event(event)
+                if isinstance(last := batch[-1], RunTerminated) and last.history:
+                    request.state.history = last.history
     finally:
         run.leave()
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus
 
-from flowpod.engine.events import Event, Readable
+from flowpod.engine.events import Event, Readable, RunTerminated
 
 _HEADERS = {"Cache-Control": "no-cache, no-transform"}
 
@@ -38,7 +38,10 @@ async def _frames(run: Readable, encode: Callable[[Event], bytes]) -> AsyncItera
     try:
         async for batch in run.events.batches():
             # All waiting events are sent as one chunk: each chunk costs a system call here and one at the client.
-            if data := b"".join(map(encode, batch)):
+            frames = list(map(encode, batch))
+            if isinstance(last := batch[-1], RunTerminated) and last.history:
+                frames.insert(-1, b": X-Flowpod-History: %b\n\n" % last.history.encode())
+            if data := b"".join(frames):
                 yield data
     finally:
         run.leave()

@@ -84,21 +84,29 @@ class SQLite(Dialect):
         create_folder(self.file)
 
     def _remember_file(self, connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ARG002
-        record.info["file"] = file_id(self.file)
+        record.info.update({file: file_id(file) for file in (self.file, *self._logs)})
 
     def _replace_if_file_is_gone(self, connection: Any, record: ConnectionPoolEntry, proxy: Any) -> None:  # noqa: ARG002
         """Have the pool open another connection, if the file of this one has been deleted or replaced.
 
         The deleted file would accept statements until its last connection is closed. A look at the file takes 2 µs.
         """
-        opened, now = record.info["file"], file_id(self.file)
+        opened, now = record.info[self.file], file_id(self.file)
         if opened == now:
             return
         if opened != self._lost_file:
             self._lost_file = opened
             what = "deleted" if now is None else "replaced"
             logger.error("the chat history %s was %s while it was in use; opening it again", self.file, what)
+        for log in self._logs:  # SQLite would apply the old file's log to the new file
+            if record.info[log] is not None and record.info[log] == file_id(log):
+                log.unlink(missing_ok=True)
         raise DisconnectionError
+
+    @property
+    def _logs(self) -> Sequence[Path]:
+        """The log of the file, and the log's index."""
+        return [self.file.with_name(f"{self.file.name}-{end}") for end in ("wal", "shm")]
 
     async def read_limits(self, connection: AsyncConnection) -> None:
         """Do nothing: no limit of SQLite is below those of Flowpod."""
@@ -124,8 +132,7 @@ class SQLite(Dialect):
 
     async def size_on_disk(self, connection: AsyncConnection, tables: Sequence[str]) -> int:  # noqa: ARG002
         """Return the size of the file, its log and the log's index."""
-        files = [self.file, *(self.file.with_name(f"{self.file.name}-{end}") for end in ("wal", "shm"))]
-        return sum(path.stat().st_size for path in files if path.exists())
+        return sum(path.stat().st_size for path in (self.file, *self._logs) if path.exists())
 
 
 class _DriverExecutor:
@@ -170,6 +177,7 @@ def _configure_connection(connection: Any, record: ConnectionPoolEntry) -> None:
         if cursor.fetchone() != ("wal",):  # the switch locks the whole file, and fails while another process uses it
             cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA schema_version")  # creates the log, whose number is then remembered
         cursor.close()
     except BaseException:  # also a cancelled task
         connection.close()  # otherwise its thread would keep the process from exiting

@@ -18,8 +18,8 @@ FAILURES = (SQLAlchemyError, OSError, TimeoutError, ValueError)
 class Availability:
     """Whether the database can be read and written, as of the last statement.
 
-    `migrated`: its tables have been migrated. `failure`: why it is unavailable, or "". `available`: set while it is
-    available. `checked`: set after the first check. `on_failure` is called when it becomes unavailable.
+    `migrated`: it has had its tables, and could be written, once. `failure`: why it is unavailable, or "".
+    `available`: set while it is available. `checked`: set after the first check. `on_failure` is called when it becomes unavailable.
     """
 
     def __init__(self, on_failure: Callable[[], None] = lambda: None) -> None:
@@ -30,7 +30,7 @@ class Availability:
         self._on_failure = on_failure
 
     def mark_available(self) -> None:
-        """Mark the database as available, once its tables have been migrated."""
+        """Mark the database as available, once it has been migrated."""
         if self.failure and self.migrated:
             logger.info("the chat history is available")
             self.failure = ""

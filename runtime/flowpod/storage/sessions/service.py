@@ -118,8 +118,8 @@ class HistoryService:
                     return
                 if applied := await self._database.migrate():
                     logger.info("the chat history's tables were created or migrated: %s", ", ".join(applied))
-                self.availability.migrated = True
                 await self._database.check_writes()
+            self.availability.migrated = True
             self.availability.mark_available()
         except (*FAILURES, FlowpodError) as error:  # FlowpodError: a table that is not Flowpod's
             self.availability.mark_unavailable(error)

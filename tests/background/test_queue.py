@@ -42,6 +42,7 @@ async def course(service: FlowService, run_id: str) -> list[str]:
     return event_lines([event for page in pages for _, event in page])
 
 
+@pytest.mark.fault("the database of a background run goes away")
 async def test_a_run_continues_while_its_database_is_unavailable(tmp_path: Path) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         run_id = await submit(service, seconds=0.5)
@@ -61,6 +62,7 @@ async def test_a_run_continues_while_its_database_is_unavailable(tmp_path: Path)
         ]
 
 
+@pytest.mark.fault("the database rejects a background run's events")
 async def test_a_run_whose_events_are_rejected_fails_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         database = sqlite3.connect(tmp_path / "chat_history.db")
@@ -81,6 +83,7 @@ async def test_a_run_whose_events_are_rejected_fails_alone(tmp_path: Path, caplo
     assert "unavailable" not in caplog.text
 
 
+@pytest.mark.fault("the database of a background run goes away")
 async def test_runs_continue_while_their_database_rejects_writes(tmp_path: Path) -> None:
     async with service_of(write_sleepy_flow(tmp_path / "flow"), data=tmp_path) as service:
         run_id = await submit(service, seconds=0.5)
@@ -227,6 +230,7 @@ async def test_cancel_requests_are_accepted_during_the_grace_period(tmp_path: Pa
     assert (end.status, end.error.message) == ("Canceled", "the run was cancelled: a client requested it")
 
 
+@pytest.mark.fault("an instance with background runs is killed")
 async def test_a_reader_learns_that_another_instance_failed_its_run(tmp_path: Path) -> None:
     flow = write_sleepy_flow(tmp_path / "flow")
     async with service_of(flow, data=tmp_path) as one, service_of(flow, data=tmp_path, lease_s=0.3) as two:

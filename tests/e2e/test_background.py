@@ -34,6 +34,7 @@ async def some_at_once(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
 
 
 @pytest.mark.needs("mariadbd")
+@pytest.mark.fault("an instance with background runs is killed")
 async def test_what_a_killed_instance_performed_has_failed(tmp_path: Path, mysql_url: str) -> None:
     flow = write_sleepy_flow(tmp_path / "flow")
     settings = {"FLOWPOD_HISTORY": mysql_url, "FLOWPOD_MAX_BACKGROUND_RUNS": "2", "FLOWPOD_LEASE_S": "3"}

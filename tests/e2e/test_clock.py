@@ -16,8 +16,8 @@ from tests.support.background import PATIENCE_S, state, submit, wait_for, write_
 from tests.support.needs import need_library
 from tests.support.serving import Served, serving
 
-STEP = "wall clock set"
-SLEEP = "machine slept"
+STEP = "the wall clock is set forward or back"
+SLEEP = "the machine sleeps, or its processes are stopped"
 DAY_S = 86_400
 
 

@@ -17,6 +17,7 @@ def logs_in(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("database", ["sqlite", pytest.param("mysql", marks=pytest.mark.needs("mariadbd"))])
+@pytest.mark.fault("the database goes away for a while")
 async def test_a_database_that_goes_away_for_a_while_loses_nothing(tmp_path: Path, database: str) -> None:
     soak = await (soak_mysql if database == "mysql" else soak_sqlite)(tmp_path, sessions=20, seconds=5)
     assert soak.missing == []
@@ -26,6 +27,7 @@ async def test_a_database_that_goes_away_for_a_while_loses_nothing(tmp_path: Pat
         assert soak.talk.deferred
 
 
+@pytest.mark.fault("a process is killed (kill -9)")
 async def test_a_killed_process_has_stored_every_turn_whose_end_was_seen(tmp_path: Path, history_url: str) -> None:
     flow = write_talking_flow(tmp_path / "flow")
     for _ in range(3):

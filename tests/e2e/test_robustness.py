@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.flows import write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
@@ -26,6 +27,7 @@ from tests.support.serving import (
 )
 
 
+@pytest.mark.fault("a signal arrives while the server starts")
 def test_a_signal_while_starting_ends_the_server(tmp_path: Path, chat_flow: Path) -> None:
     for delay in (0.0, 0.02, 0.05):
         with start_server(chat_flow, tmp_path) as served:  # returns as soon as the address is logged
@@ -33,6 +35,7 @@ def test_a_signal_while_starting_ends_the_server(tmp_path: Path, chat_flow: Path
             assert served.stop(timeout=10) == 0
 
 
+@pytest.mark.fault("a signal arrives while the server starts")
 def test_a_signal_while_workers_start_ends_them_all(tmp_path: Path, chat_flow: Path) -> None:
     command = [sys.executable, "-m", "flowpod", "serve", str(chat_flow), "--port", "0", "--workers", "4"]
     with subprocess.Popen(command, cwd=ROOT, env=environment(tmp_path), stderr=subprocess.PIPE, text=True) as process:
@@ -45,6 +48,7 @@ def test_a_signal_while_workers_start_ends_them_all(tmp_path: Path, chat_flow: P
         assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.fault("a worker, or the parent of the workers, is killed")
 def test_workers_end_with_their_parent_and_one_that_dies_is_replaced(tmp_path: Path, chat_flow: Path) -> None:
     with start_server(chat_flow, tmp_path, "--workers", "2") as served:
         wait_for_workers(served, 2)
@@ -88,6 +92,7 @@ def test_log_lines_carry_the_request_id(tmp_path: Path, model_server: ModelServe
         assert re.search(r"\[find-me\] run \S+ Failed", served.log)
 
 
+@pytest.mark.fault("a client leaves while it sends its request")
 def test_a_client_that_leaves_while_it_sends_is_no_error(tmp_path: Path, chat_flow: Path) -> None:
     with serving(chat_flow, tmp_path) as served:
         address = served.url.removeprefix("http://").split(":")
@@ -98,6 +103,7 @@ def test_a_client_that_leaves_while_it_sends_is_no_error(tmp_path: Path, chat_fl
         assert "Traceback" not in served.log
 
 
+@pytest.mark.fault("a flow's own thread does not return")
 def test_the_end_does_not_wait_for_a_flows_own_threads(tmp_path: Path) -> None:
     dag = """
     outputs:
@@ -130,6 +136,7 @@ def test_a_key_with_a_line_break_works_and_is_never_shown(tmp_path: Path, model_
     assert "secret" not in done.stderr
 
 
+@pytest.mark.fault("a question is made to be slow to process")
 def test_a_question_of_blank_lines_holds_nobody_up(tmp_path: Path, model_server: ModelServer) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url, "words:1")
     hostile = ["a" + "\n" * 50_000 + "x", "a" + " " * 50_000 + "x", "\n#" * 50_000, ("\n" + " " * 500) * 200 + ":"]

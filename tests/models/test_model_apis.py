@@ -158,6 +158,7 @@ async def test_reasoning_is_apart_from_the_text(model_server: ModelServer, api: 
 
 @each_api
 @pytest.mark.parametrize(("model", "texts", "code", "message"), BAD)
+@pytest.mark.fault("a model fails, breaks off or goes silent")
 async def test_failed_stream_says_where_and_why(
     model_server: ModelServer, model: str, texts: list[str], code: str, message: str, api: Api
 ) -> None:
@@ -177,6 +178,7 @@ async def test_failed_stream_says_where_and_why(
 @pytest.mark.parametrize(
     ("model", "code", "message"), [(model, code, message) for model, _, code, message in BAD if model not in SCENARIOS]
 )
+@pytest.mark.fault("a model fails, breaks off or goes silent")
 async def test_failed_answer_says_why(model_server: ModelServer, model: str, code: str, message: str, api: Api) -> None:
     with pytest.raises(NodeError) as caught:
         await answer(model_server.url, model, False, api, timeout_s=0.5 if model == "hang" else 20)
@@ -205,6 +207,7 @@ async def test_failed_answer_says_why(model_server: ModelServer, model: str, cod
         ("silent", 2, 1, True),
     ],
 )
+@pytest.mark.fault("a model fails before its first token")
 async def test_call_is_repeated_only_before_its_first_token(
     model_server: ModelServer, model: str, retries: int, calls: int, fails: bool, api: Api
 ) -> None:
@@ -312,6 +315,7 @@ async def test_server_without_a_key_is_called(model_server: ModelServer, api: Ap
 
 @each_api
 @pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.fault("a model's server cannot be reached")
 async def test_refused_connection_is_named(stream: bool, api: Api) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
@@ -544,6 +548,7 @@ async def test_a_text_is_continued(model_server: ModelServer, api: Api, stream: 
 @each_api
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("model", ["whole-error", "whole-flat-error"])
+@pytest.mark.fault("a model fails, breaks off or goes silent")
 async def test_an_error_in_one_piece_is_an_error(model_server: ModelServer, api: Api, stream: bool, model: str) -> None:
     with pytest.raises(NodeError, match="the model reported an error: out of tokens"):
         await answer(model_server.url, model, stream, api)

@@ -17,7 +17,7 @@ from tests.support.flows import SESSION, service_of
 from tests.support.history import history_turn, opened, turn, turns_of
 from tests.support.waiting import until
 
-DELETED = "history deleted while in use"
+DELETED = "the history's file, folder or tables are deleted while in use"
 FILE = "chat_history.db"
 
 

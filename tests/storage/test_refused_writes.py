@@ -20,8 +20,8 @@ from tests.support.history import history_turn, turn, turns_of
 from tests.support.outages import LockedFile, Outage
 from tests.support.waiting import until
 
-FULL = "database full or read-only"
-ORDER = "turns after a write outage"
+FULL = "the database's disk is full, or the server is read-only"
+ORDER = "writes fail, and later turns of the session follow"
 
 
 @asynccontextmanager

@@ -77,6 +77,7 @@ async def test_the_history_is_unavailable_until_it_has_been_opened(history_url: 
     await service.close()
 
 
+@pytest.mark.fault("another process locks the SQLite file")
 async def test_a_turn_is_deferred_while_the_database_is_locked(tmp_path: Path) -> None:
     path = tmp_path / "chat_history.db"
     async with opened(f"sqlite:///{path}", write_timeout_s=0.2) as service:
@@ -91,6 +92,7 @@ async def test_a_turn_is_deferred_while_the_database_is_locked(tmp_path: Path) -
         assert await turns_of(service, 1)
 
 
+@pytest.mark.fault("the process ends while turns wait")
 async def test_closing_waits_for_deferred_turns(tmp_path: Path) -> None:
     path = tmp_path / "chat_history.db"
     async with opened(f"sqlite:///{path}", write_timeout_s=1) as service:
@@ -103,6 +105,7 @@ async def test_closing_waits_for_deferred_turns(tmp_path: Path) -> None:
         assert (await service.read_state("s", None, 9)).last_turn == 1
 
 
+@pytest.mark.fault("the process ends while turns wait")
 async def test_a_turn_that_is_not_stored_by_the_end_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "chat_history.db"
     async with opened(f"sqlite:///{path}", write_timeout_s=0.3) as service:
@@ -113,6 +116,7 @@ async def test_a_turn_that_is_not_stored_by_the_end_is_logged(tmp_path: Path, ca
     assert "run r1: its turn could not be stored in the chat history: the service ended" in caplog.text
 
 
+@pytest.mark.fault("a turn cannot be stored because of a bug")
 async def test_a_turn_that_meets_a_bug_delays_no_other(history_url: str) -> None:
     async with opened(history_url) as service:
         turns = [turn(f"s{number}", f"r{number}") for number in range(5)]
@@ -122,6 +126,7 @@ async def test_a_turn_that_meets_a_bug_delays_no_other(history_url: str) -> None
         assert await service.store_turn(turn("s6", "r6"))
 
 
+@pytest.mark.fault("the history file is not a database")
 async def test_a_file_that_is_not_a_database_leaves_no_connection_open(tmp_path: Path) -> None:
     path = tmp_path / "chat_history.db"
     path.write_bytes(b"this is not a database" * 1000)
@@ -133,6 +138,7 @@ async def test_a_file_that_is_not_a_database_leaves_no_connection_open(tmp_path:
 
 
 @pytest.mark.needs("mariadbd")
+@pytest.mark.fault("the database server is killed and started again")
 async def test_the_history_recovers_when_the_server_does(tmp_path: Path) -> None:
     server = MariaDB(tmp_path)
     server.start()

@@ -64,6 +64,7 @@ async def until_available(service: HistoryService) -> None:
         await service.availability.available.wait()
 
 
+@pytest.mark.fault("the database server stops responding")
 async def test_connections_that_stop_responding_are_replaced(mysql_url: str) -> None:
     async with proxy_to(mysql_url) as (proxy, url):
         database = Database(dialect_of(url), "svc", timeout_s=0.5)
@@ -83,6 +84,7 @@ async def test_connections_that_stop_responding_are_replaced(mysql_url: str) -> 
         await service.close()
 
 
+@pytest.mark.fault("the database server stops responding")
 async def test_opening_does_not_wait_for_a_server_that_does_not_respond(mysql_url: str) -> None:
     async with proxy_to(mysql_url) as (proxy, url):
         proxy.silent = True

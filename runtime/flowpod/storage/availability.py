@@ -19,7 +19,8 @@ class Availability:
     """Whether the database can be read and written, as of the last statement.
 
     `migrated`: it has had its tables, and could be written, once. `failure`: why it is unavailable, or "".
-    `available`: set while it is available. `checked`: set after the first check. `on_failure` is called when it becomes unavailable.
+    `available`: set while it is available. `checked`: set after the first check. `on_failure` is called when it becomes
+    unavailable.
     """
 
     def __init__(self, on_failure: Callable[[], None] = lambda: None) -> None:

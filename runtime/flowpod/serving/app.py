@@ -104,7 +104,9 @@ def create_service(
     return FlowService(name, package, conversations, tracing, settings, files, database)
 
 
-def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | None = None) -> list[Route]:
+def routes_of(
+    service: FlowService, settings: Settings, telemetry: Telemetry | None = None, *, needs_token: bool = False
+) -> list[Route]:
     """Return the routes of all endpoints; without `telemetry`, traces and metrics are empty."""
     processor = telemetry.trace_processor if telemetry else None
     routes = [
@@ -127,7 +129,7 @@ def routes_of(service: FlowService, settings: Settings, telemetry: Telemetry | N
         *Sessions(service, settings).routes(),
         *Traces(TraceReader(processor) if processor else None).routes(),
     ]
-    return [*routes, *ApiDocs(service).routes()] if settings.docs == "on" else routes
+    return [*routes, *ApiDocs(service, needs_token=needs_token).routes()] if settings.docs == "on" else routes
 
 
 def create_app(
@@ -150,7 +152,7 @@ def create_app(
     # Without a token, FLOWPOD_AUTH=off says that a gateway forwards requests, for any host.
     rules = AccessRules(tokens, settings.cors_origins, only_loopback=settings.auth == "on")
     app = Starlette(
-        routes=routes_of(service, settings, telemetry),
+        routes=routes_of(service, settings, telemetry, needs_token=bool(tokens)),
         middleware=[Middleware(AccessControl, rules=rules, errors=errors)],
         exception_handlers=errors.handlers(),
         lifespan=lifespan,

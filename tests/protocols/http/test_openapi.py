@@ -133,6 +133,14 @@ async def test_every_response_has_a_request_id(tmp_path: Path) -> None:
                 assert "X-Request-Id" in response["headers"], (path, method, status)
 
 
+@pytest.mark.parametrize("tokens", [(), ("t",)])
+async def test_a_token_is_described_where_one_is_needed(tmp_path: Path, tokens: tuple[str, ...]) -> None:
+    document = await document_of(tmp_path, tokens=tokens)
+    assert ("security" in document) is ("securitySchemes" in document["components"]) is bool(tokens)
+    assert ("401" in document["paths"]["/run"]["post"]["responses"]) is bool(tokens)
+    assert ("security" in document["paths"]["/healthz"]["get"]) is bool(tokens)
+
+
 async def test_the_docs_need_no_token_and_contain_no_secret(tmp_path: Path) -> None:
     async with client_of(write_flow(tmp_path / "flow", DAG), tokens=("token-1",)) as client:
         document = await client.get("/openapi.json")

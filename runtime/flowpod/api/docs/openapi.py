@@ -58,8 +58,9 @@ _PAGE = """<!doctype html>
 class ApiDocs:
     """The endpoints of the documentation. They need no token and contain no secrets."""
 
-    def __init__(self, service: FlowService) -> None:
+    def __init__(self, service: FlowService, *, needs_token: bool) -> None:
         self._service = service
+        self._needs_token = needs_token
 
     def routes(self) -> list[Route]:
         """Return the routes of the endpoints."""
@@ -90,10 +91,10 @@ class ApiDocs:
 
     @cached_property
     def _document(self) -> dict[str, Any]:
-        return openapi_document(self._service)
+        return openapi_document(self._service, needs_token=self._needs_token)
 
 
-def openapi_document(service: FlowService) -> dict[str, Any]:
+def openapi_document(service: FlowService, *, needs_token: bool) -> dict[str, Any]:
     """Return the OpenAPI 3.0 document of a service: openapi.yaml with its placeholders replaced for the flow."""
     flow = service.flow
     inputs, score = (
@@ -129,18 +130,26 @@ def openapi_document(service: FlowService) -> dict[str, Any]:
     unavailable += [] if service.history is not None else ["/chat/"]
     paths = document["paths"].items()
     document["paths"] = {path: item for path, item in paths if not path.startswith(tuple(unavailable))}
+    if not needs_token:
+        del document["security"], document["components"]["securitySchemes"]
+        for operation in _operations(document):
+            operation["responses"].pop("401", None)
+            operation.pop("security", None)
     for response in _responses(document):
         response["headers"] = {**response.get("headers", {}), REQUEST_ID_HEADER: _REQUEST_ID}
     return document
 
 
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for item in document["paths"].values():
+        yield from (operation for method, operation in item.items() if method != "parameters")
+
+
 def _responses(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield every response that is written out, instead of by reference."""
     yield from document["components"]["responses"].values()
-    for item in document["paths"].values():
-        for method, operation in item.items():
-            if method != "parameters":
-                yield from (response for response in operation["responses"].values() if "$ref" not in response)
+    for operation in _operations(document):
+        yield from (response for response in operation["responses"].values() if "$ref" not in response)
 
 
 def _chat_examples(inputs: dict[str, Any], chat_input: str | None) -> dict[str, Any]:

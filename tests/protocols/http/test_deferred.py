@@ -32,7 +32,7 @@ MODES: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
 def said(answer: httpx.Response) -> bool:
     """Return whether a JSON answer has the header, or a stream the comment."""
     if "text/event-stream" not in answer.headers["content-type"]:
-        return answer.headers.get("x-flowpod-history") == "deferred"
+        return bool(answer.headers.get("x-flowpod-history") == "deferred")
     return ": X-Flowpod-History: deferred" in answer.text.split("\n\n")
 
 

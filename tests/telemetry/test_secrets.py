@@ -103,7 +103,7 @@ async def test_no_response_or_turn_has_a_secret(
     chat = dag.read_text().replace("string}", "string, is_chat_input: true}", 1)
     dag.write_text(chat.replace('leak.output}"}', 'leak.output}", is_chat_output: true}'))
     inputs = {"question": "fail", "password": PASSWORD}
-    async with client_of(flow, data=tmp_path / "data") as client:
+    async with client_of(flow, data=tmp_path / "data", error_detail="full") as client:
         simple = await client.post("/", json=inputs)
         stream = await client.post(
             "/run", json={"inputs": inputs, "stream": True}, headers={"Chat-Session-Id": SESSION}

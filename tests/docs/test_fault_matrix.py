@@ -23,16 +23,16 @@ def marked_tests() -> dict[str, list[str]]:
         if "node_modules" in file.parts or "mark.fault(" not in (source := file.read_text(encoding="utf-8")):
             continue
         tree = ast.parse(source)
-        texts = {node.targets[0].id: node.value for node in tree.body if is_constant(node)}
+        texts = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
         for node in tree.body:
-            for decorator in getattr(node, "decorator_list", ()):
-                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.fault":
-                    row = decorator.args[0]
-                    row = texts[row.id] if isinstance(row, ast.Name) else row
-                    test = f"{file.relative_to(TESTS)}::{node.name}"
-                    found.setdefault(ast.literal_eval(row), []).append(test)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                for row in rows_of(node):
+                    text = ast.literal_eval(texts[row.id] if isinstance(row, ast.Name) else row)
+                    found.setdefault(text, []).append(f"{file.relative_to(TESTS)}::{node.name}")
     return found
 
 
-def is_constant(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+def rows_of(test: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.expr]:
+    """Return what the marks of a test name: texts, or names of them."""
+    marks = [mark for mark in test.decorator_list if isinstance(mark, ast.Call)]
+    return [mark.args[0] for mark in marks if ast.unparse(mark.func) == "pytest.mark.fault"]

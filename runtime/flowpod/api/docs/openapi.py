@@ -29,6 +29,8 @@ from flowpod.service import FlowService
 
 _ASSETS = ("swagger-ui.css", "swagger-ui-bundle.js")
 _REQUEST_ID = {"$ref": "#/components/headers/RequestId"}
+_UNAUTHORIZED = {"$ref": "#/components/responses/Unauthorized"}
+_FORBIDDEN = {"$ref": "#/components/responses/Forbidden"}
 _INPUTS = {"$ref": "#/components/schemas/Inputs"}
 _BY_PLUGIN: Mapping[str, Any] = {
     name: {
@@ -133,7 +135,8 @@ def openapi_document(service: FlowService, *, needs_token: bool) -> dict[str, An
     if not needs_token:
         del document["security"], document["components"]["securitySchemes"]
         for operation in _operations(document):
-            operation["responses"].pop("401", None)
+            if (response := operation["responses"].pop("401", None)) is not None:
+                operation["responses"]["403"] = _FORBIDDEN if response == _UNAUTHORIZED else response
             operation.pop("security", None)
     for response in _responses(document):
         response["headers"] = {**response.get("headers", {}), REQUEST_ID_HEADER: _REQUEST_ID}

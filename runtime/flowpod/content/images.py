@@ -19,7 +19,7 @@ from flowpod.jsonable import is_too_deep
 
 _KEY = re.compile(r"data:image/(.*);(path|base64|url)")
 _DATA_URL = re.compile(r"data:(image/[^;,]*);base64,(.*)", re.DOTALL)
-_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})+|[A-Za-z0-9+/]{2,}={1,2}")
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})++|[A-Za-z0-9+/]{2,}+={1,2}")
 _TOKEN = f"\u2063image {secrets.token_hex(8)} "
 TOKEN = re.compile(rf"{_TOKEN}\d+\u2063")
 """What stands for an image in a rendered prompt."""

@@ -69,7 +69,7 @@ def _lines(flow: Path, name: str, seen: set[str]) -> Iterator[str]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FlowProblems([Problem(name, "", f"the requirements cannot be read: {error}")]) from error
-    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+    for line in " ".join(part.strip() for part in text.split("\\\n")).splitlines():
         line = re.sub(r"(^|\s)#.*$", "", line).strip()
         if included := _INCLUDE.match(line):
             other = str(Path(name).parent / included[1])

@@ -220,6 +220,7 @@ async def _long_event(wire: Wire) -> AsyncIterator[bytes]:
 async def _endless_reasoning(wire: Wire) -> AsyncIterator[bytes]:
     while True:
         yield wire.text("thought " * 8192, reasoning=True)
+        await asyncio.sleep(0)  # after its client has left, the server drops what it sends and never waits
 
 
 async def _deep(wire: Wire) -> AsyncIterator[bytes]:

@@ -185,8 +185,8 @@ def whole_answer(wire: Wire) -> Callable[[int], Read]:
 
         def read() -> object:
             reader = api(wire)("here", "m")
-            for at in range(0, len(body), 4096):
-                reader.feed_body(body[at : at + 4096])
+            for at in range(0, len(body), 1024):
+                reader.feed_body(body[at : at + 1024])
             return reader.read_whole()
 
         return read
@@ -352,17 +352,17 @@ READERS: dict[str, tuple[Callable[[int], Read], int]] = {
     "messages of two roles": (two_roles, 50_000),
     "invalid chat messages": (invalid_messages, 20_000),
     "content parts": (content_parts, 100_000),
-    "an image's data URL": (text_of_a_data_url, 2_000_000),
-    "an image's base64": (image_that_is_not_base64, 1_000_000),
+    "an image's data URL": (text_of_a_data_url, 100_000),
+    "an image's base64": (image_that_is_not_base64, 100_000),
     "items of a response": (response_items, 20_000),
     "messages of an application call": (application_messages, 20_000),
     "history of an application call": (application_history, 10_000),
     "messages of a generation call": (generation_messages, 20_000),
     "inputs of /run": (run_inputs, 40_000),
     "an input's JSON text": (json_text, 50_000),
-    "an input's number": (long_number, 1_000_000),
+    "an input's number": (long_number, 100_000),
     "Accept": (accept_header, 50_000),
-    "a page's cursor": (cursor, 2_000_000),
+    "a page's cursor": (cursor, 100_000),
     "feedback": (feedback, 200_000),
     "a stream of chat completions": (stream_of(ChatWire()), 20_000),
     "a stream of reasoning": (stream_of(ChatWire(), reasoning=True), 20_000),
@@ -370,9 +370,9 @@ READERS: dict[str, tuple[Callable[[int], Read], int]] = {
     "a stream of DashScope": (stream_of(DashScopeWire()), 20_000),
     "a long event": (long_event, 2_000_000),
     "an event of many lines": (event_of_many_lines, 200_000),
-    "a whole chat completion": (whole_answer(ChatWire()), 1_000_000),
-    "a whole answer of Responses": (whole_answer(ResponsesWire()), 1_000_000),
-    "a whole answer of DashScope": (whole_answer(DashScopeWire()), 1_000_000),
+    "a whole chat completion": (whole_answer(ChatWire()), 100_000),
+    "a whole answer of Responses": (whole_answer(ResponsesWire()), 100_000),
+    "a whole answer of DashScope": (whole_answer(DashScopeWire()), 100_000),
     "tool calls": (answer_of_tool_calls, 10_000),
     "the outcome of a streamed run": (outcome_of(reasoning=False), 100_000),
     "the outcome of streamed reasoning": (outcome_of(reasoning=True), 100_000),

@@ -40,10 +40,10 @@ PARTIAL = {
 ERRORS = {
     "token": "the token is not valid",
     "invalid": "the last message must be the user's",
-    "failed": "the model answered 500",
-    "failed_stream": "the model answered 500",
+    "failed": "the model answered with status 500",
+    "failed_stream": "the model answered with status 500",
     "middle": "broke off",
-    "response_failed": "the model answered 500",
+    "response_failed": "the model answered with status 500",
     "response_middle": "broke off",
 }
 STATUSES = {"token": 401, "invalid": 400, "failed": 424, "response_failed": 424}

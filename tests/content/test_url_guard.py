@@ -128,7 +128,7 @@ async def test_url_of_a_public_host_or_of_a_name_passes(url: str, host: str) -> 
 def test_only_the_guard_fetches_what_a_request_names() -> None:
     """Besides the guard, only the models' clients call anything: the addresses of connections."""
     clients = re.compile(
-        r"\b(AsyncClient|DefaultAioHttpClient|HTTPTransport|urlopen|create_connection|open_connection|aiohttp\.|import requests)"
+        r"\b(AsyncClient|DefaultAioHttpClient|HTTPTransport|urlopen|create_connection|open_connection|aiohttp\.(ClientSession|request)|import requests)"
     )
     runtime = ROOT / "runtime" / "flowpod"
     having = {str(path.relative_to(runtime)) for path in runtime.rglob("*.py") if clients.search(path.read_text())}

@@ -221,7 +221,7 @@ def test_a_run_that_fails_is_not_repeated(tmp_path: Path, model: ModelServer, be
     with serving(flow, tmp_path) as served, Client(api_key="none", base_url=f"{served.url}/api/v1") as client:
         create: Any = client.apps.completions.create
         if behaviour == "fail:500":
-            with pytest.raises(InternalServerError, match="the model answered 500"):
+            with pytest.raises(InternalServerError, match="the model answered with status 500"):
                 create(app_id="any", prompt="hi")
             assert len(model.calls_of(behaviour)) - before == 1
         with pytest.raises(DashScopeError) as caught:

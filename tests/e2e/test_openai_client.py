@@ -54,7 +54,7 @@ def test_a_failed_run_is_not_repeated_by_the_client(tmp_path: Path, model_server
     flow = write_chat_flow(tmp_path / "flow", model_server.url, model)
     with serving(flow, tmp_path) as served, openai.OpenAI(base_url=f"{served.url}/v1", api_key="none") as client:
         before = len(model_server.calls_of(model))
-        with pytest.raises(openai.APIStatusError, match="the model answered 500") as caught:
+        with pytest.raises(openai.APIStatusError, match="the model answered with status 500") as caught:
             client.chat.completions.create(model="any", messages=HI)
         assert (caught.value.status_code, len(model_server.calls_of(model))) == (424, before + 1)
 

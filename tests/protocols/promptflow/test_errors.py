@@ -95,7 +95,7 @@ async def test_a_client_that_disconnects_before_the_first_byte_cancels(
 
     answered: list[Any] = []
     scope = {"type": "http", "method": "POST", "path": "/score", "query_string": b"", "http_version": "1.1"}
-    headers = [(b"accept", b"text/event-stream")]
+    headers = [(b"host", b"localhost"), (b"accept", b"text/event-stream")]
     async with service_of(write_chat_flow(tmp_path, model_server.url, "hang")) as service:
         await app_of(service)({**scope, "headers": headers}, receive, send)
         await service.finish(grace_s=60)

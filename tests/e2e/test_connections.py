@@ -309,6 +309,7 @@ def test_a_client_that_does_not_read_loses_its_run(
     assert talking.log[before:].count("has not read its response") == 1
     assert "Traceback" not in talking.log[before:]
     figures["peak MiB"] = round(peak_mib(talking))
+    assert peak_mib(talking) < 500  # a stream that repeats its whole text once took 2,300
 
 
 @pytest.mark.fault("a client that does not read")

@@ -7,6 +7,7 @@ from sse_starlette.sse import AppStatus
 
 from flowpod.engine.events import Event, Readable, RunTerminated
 
+_MAX_WRITE = 256 * 1024  # bytes
 _HEADERS = {"Cache-Control": "no-cache, no-transform"}
 
 
@@ -37,11 +38,18 @@ def stream_of(frames: AsyncIterator[bytes], heartbeat_s: float) -> EventSourceRe
 async def _frames(run: Readable, encode: Callable[[Event], bytes]) -> AsyncIterator[bytes]:
     try:
         async for batch in run.events.batches():
-            # All waiting events are sent as one chunk: each chunk costs a system call here and one at the client.
-            frames = list(map(encode, batch))
-            if isinstance(last := batch[-1], RunTerminated) and last.history:
-                frames.insert(-1, b": X-Flowpod-History: %b\n\n" % last.history.encode())
-            if data := b"".join(frames):
-                yield data
+            # Waiting events are sent as one chunk: each chunk costs a system call here and one at the client.
+            frames, size = list[bytes](), 0
+            for event in batch:
+                if isinstance(event, RunTerminated) and event.history:
+                    frames.append(b": X-Flowpod-History: %b\n\n" % event.history.encode())
+                frame = encode(event)
+                frames.append(frame)
+                size += len(frame)
+                if size >= _MAX_WRITE:  # frames that repeat the whole text could add up to gigabytes
+                    yield b"".join(frames)
+                    frames, size = [], 0
+            if size:
+                yield b"".join(frames)
     finally:
         run.leave()

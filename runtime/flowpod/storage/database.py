@@ -20,7 +20,8 @@ _MIGRATION_S = 600.0
 _WRITE_CHECK = "write check"
 _WRITE_CHECK_BYTES = 512 * 1024
 _ATTEMPTS = 10
-_LONGEST_PAUSE_S = 0.05
+_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
 T = TypeVar("T")
 
 
@@ -60,7 +61,8 @@ class Database:
     async def transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Call `work` with a connection, commit its transaction and return its result.
 
-        When the database ends one of several transactions that wait for each other, `work` is called again.
+        When the database ends one of several transactions that wait for each other, `work` is called again after a
+        random pause, and after longer ones if that happens again.
         """
         for attempt in range(_ATTEMPTS):
             try:
@@ -69,7 +71,8 @@ class Database:
             except OperationalError as error:
                 if not self.dialect.is_deadlock(error) or attempt == _ATTEMPTS - 1:
                     raise
-            await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_S))  # noqa: S311 - no secret
+            longest_s = min(_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S)
+            await asyncio.sleep(random.uniform(0, longest_s))  # noqa: S311 - no secret
         raise AssertionError
 
     async def migrate(self, migrations: Sequence[Migration] = MIGRATIONS) -> list[str]:

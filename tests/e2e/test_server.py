@@ -23,6 +23,7 @@ from tests.support.serving import (
     wait_for_workers,
     wait_until_refused,
 )
+from tests.support.waiting import wait_until
 
 HEADERS = {"Accept": "text/event-stream"}
 
@@ -91,7 +92,7 @@ def test_a_client_that_leaves_cancels_the_model_call(tmp_path: Path, model_serve
             assert call.over.wait(10)
             assert call.ended == "left"
         wait_for_turns(tmp_path, ["Canceled"])
-        assert "Canceled" in served.log
+        wait_until(lambda: "Canceled" in served.log, "the log to say so")
         assert httpx.get(f"{served.url}/healthz").status_code == 200
 
 

@@ -41,9 +41,9 @@ async def _frames(run: Readable, encode: Callable[[Event], bytes]) -> AsyncItera
             # Waiting events are sent as one chunk: each chunk costs a system call here and one at the client.
             frames, size = list[bytes](), 0
             for event in batch:
-                if isinstance(event, RunTerminated) and event.history:
-                    frames.append(b": X-Flowpod-History: %b\n\n" % event.history.encode())
                 frame = encode(event)
+                if isinstance(event, RunTerminated) and event.history:
+                    frame = b": X-Flowpod-History: %b\n\n%b" % (event.history.encode(), frame)
                 frames.append(frame)
                 size += len(frame)
                 if size >= _MAX_WRITE:  # frames that repeat the whole text could add up to gigabytes

@@ -45,7 +45,7 @@ class Failure:
 
     @classmethod
     def of(cls, info: ErrorInfo) -> "Failure":
-        """Return the failure of which callers may see everything."""
+        """Return a failure whose whole text callers may see."""
         return cls(info, info.message)
 
 
@@ -67,8 +67,11 @@ class Failures:
             return Failure(info, text, f"({type(error).__name__}) {reason}")
         whole, name = self.content.redact(text_of(error)), type(error).__name__
         text = f"node {path!r} failed: {whole}{self._place(error)}"
-        shown = whole if self.detail == "full" else self._plain_text(error)
-        message = text if self.detail == "full" else f"node {path!r} failed: {shown}"
+        if self.detail == "full":
+            shown, message = whole, text
+        else:
+            shown = self._plain_text(error)
+            message = f"node {path!r} failed: {shown}"
         cause = f"({name}) {shown.removeprefix(name).removeprefix(': ')}"
         return Failure(ErrorInfo(message, "node_error", path, "node_failed"), text, cause)
 
@@ -80,11 +83,9 @@ class Failures:
             return self.content.redact(error.plain)
         if error.code in _REASONS:
             return _REASONS[error.code]
-        return (
-            _MODEL_REASON
-            if error.code.startswith(_MODEL_CODES)
-            else _without_places(self.content.redact(error.message))
-        )
+        if error.code.startswith(_MODEL_CODES):
+            return _MODEL_REASON
+        return _without_places(self.content.redact(error.message))
 
     def _plain_text(self, error: BaseException) -> str:
         """Return the type of an exception, and its text if the flow's author wrote it and not a library."""

@@ -75,7 +75,7 @@ async def _note_retry(request: httpx2.Request) -> None:
 
 
 async def _truncate_refusal(response: httpx2.Response) -> None:
-    """Read the beginning of the body of an error or a redirect, all of which the client would read and keep."""
+    """Keep only the start of the body of an error or a redirect: the client would read and keep all of it."""
     if response.status_code < 300:
         return
     body = httpx2.Response(

@@ -124,7 +124,7 @@ class Server(uvicorn.Server):
             self.failed = True
             logger.error(
                 "all threads have run code that does not return for %g s (FLOWPOD_THREADS_EXIT_S): this process ends "
-                "and needs to be started again by whatever supervises it",
+                "and its supervisor has to start it again",
                 limit_s,
             )
             self._drain()

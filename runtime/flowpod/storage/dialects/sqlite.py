@@ -190,7 +190,7 @@ def _begin_immediate(connection: Connection) -> None:
 
 
 def file_id(file: Path) -> FileId | None:
-    """Return what identifies a file, whatever its name, or None when there is none."""
+    """Return a file's device and its number there, or None if the file does not exist."""
     try:
         status = os.stat(file)  # noqa: PTH116 - half the time of Path.stat, and done for every transaction
     except OSError:

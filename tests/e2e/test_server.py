@@ -189,6 +189,7 @@ async def test_two_hundred_streams_at_once_all_end(tmp_path: Path, model_server:
         headers = {**HEADERS, "Chat-Session-Id": f"{number:032}"}
         async with client.stream("POST", "/", json={"question": "hi"}, headers=headers) as response:
             lines = [line async for line in response.aiter_lines()]
+            assert response.status_code == 200, lines
         return "".join(json.loads(line.removeprefix("data: "))["answer"] for line in lines if line.startswith("data: "))
 
     with serving(flow, tmp_path) as served:

@@ -1,7 +1,7 @@
 """Recorded runs under `/runs`: their state and events, and their cancellation, on any instance."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from flowpod.api.http.endpoint import Endpoint, get, post
 from flowpod.api.http.errors import JsonResponse
 from flowpod.api.http.outcome import Outcome
 from flowpod.api.http.requests import read_user_id
-from flowpod.api.http.sse import stream_of
+from flowpod.api.http.sse import EventStream
 from flowpod.api.native.background import ACCEPTED, run_reader_of
 from flowpod.api.native.complete import Encoder, ResponseConfig
 from flowpod.background.reader import run_not_found
@@ -62,7 +62,7 @@ class Runs(Endpoint):
             raise InvalidRequest(message, param=LAST_EVENT_ID, code=_INVALID)
         if after == run.last_event and not run.active:
             return Response(status_code=_NO_MORE_EVENTS)
-        return stream_of(self._frames(run, after), self._settings.heartbeat_s)
+        return EventStream(self._frames(run, after), self._settings.heartbeat_s)
 
     async def cancel_run(self, request: Request) -> Response:
         """Cancel a run, recorded or not."""
@@ -73,7 +73,7 @@ class Runs(Endpoint):
     async def _read_run(self, request: Request) -> RecordedRun:
         return await run_reader_of(self._service).read_run(_run_id(request), read_user_id(request))
 
-    async def _frames(self, run: RecordedRun, after: int) -> AsyncIterator[bytes]:
+    async def _frames(self, run: RecordedRun, after: int) -> AsyncGenerator[bytes, None]:
         encode = _encoder(run).encode
         async with aclosing(run_reader_of(self._service).follow(run.run_id, after)) as pages:
             async for page in pages:

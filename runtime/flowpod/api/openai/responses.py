@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from flowpod.api.http.endpoint import delete, get, post
 from flowpod.api.http.errors import RUN_FAILED, JsonResponse
 from flowpod.api.http.outcome import read_to_end
 from flowpod.api.http.requests import RequestModel, read_model, read_object, read_query, read_user_id
-from flowpod.api.http.sse import event_stream, stream_of
+from flowpod.api.http.sse import EventStream, event_stream
 from flowpod.api.native.background import RESPONSE, read_idempotency_key, request_content, run_reader_of
 from flowpod.api.openai.client_headers import read_chat_caller, with_user
 from flowpod.api.openai.messages import ChatEndpoint, ChatFields, Conversation, read_conversation
@@ -144,7 +144,7 @@ class Responses(ChatEndpoint):
         query = read_query(ResponseQuery, request)
         run = await self._read_run(request)
         if query.stream == "true":
-            return stream_of(self._frames(run, query.starting_after), self._settings.heartbeat_s)
+            return EventStream(self._frames(run, query.starting_after), self._settings.heartbeat_s)
         return JsonResponse(await self._response(run))
 
     async def delete_response(self, request: Request) -> Response:
@@ -180,7 +180,7 @@ class Responses(ChatEndpoint):
         run = await self._service.start(run_request, BackgroundRecording(details, continuation, key, compared))
         request.state.session_id = run.session_id
         if parsed.body.stream:
-            return stream_of(self._frames(run, -1), self._settings.heartbeat_s)
+            return EventStream(self._frames(run, -1), self._settings.heartbeat_s)
         return JsonResponse(await self._response(run))
 
     async def _unstored_request(self, parsed: _ResponseRequest) -> RunRequest:
@@ -241,7 +241,7 @@ class Responses(ChatEndpoint):
             events.add_event(event)
         return events.response
 
-    async def _frames(self, run: RecordedRun, after: int) -> AsyncIterator[bytes]:
+    async def _frames(self, run: RecordedRun, after: int) -> AsyncGenerator[bytes, None]:
         events = self._events(run)
         async with aclosing(run_reader_of(self._service).follow(run.run_id)) as pages:
             async for page in pages:

@@ -162,8 +162,8 @@ class Outputs:
         self._put_streamed(stream, stream.last_run, "Finished")
 
     def _put_streamed(self, stream: _Streamed, run: NodeRun, status: OutputStatus, chunk: Chunk = _EMPTY) -> None:
-        event = RunOutput(self._run_id, run.node, run.id, stream.name, chunk.text, True, status, chunk.reasoning)
-        self._events.put(event)
+        name, text, reasoning, lengths = stream.name, chunk.text, chunk.reasoning, chunk.lengths
+        self._events.put(RunOutput(self._run_id, run.node, run.id, name, text, True, status, reasoning, lengths))
 
     def _put_whole(self, run: NodeRun, name: str, value: Any) -> None:
         self.values[name] = value

@@ -18,7 +18,7 @@ class StreamTee:
 
     def add_chunk(self, chunk: Chunk) -> None:
         """Add a chunk."""
-        self._chunks.append(chunk)
+        self._chunks += chunk.split()
         self._changed.set()
 
     def end(self, value: Any) -> None:

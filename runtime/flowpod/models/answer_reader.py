@@ -9,7 +9,7 @@ import orjson
 
 from flowpod.errors import NodeError, shorten
 from flowpod.jsonable import MAX_DEPTH, as_text, is_too_deep
-from flowpod.models.base import Chunk, Result, Usage
+from flowpod.models.base import Chunk, Result, Usage, merged
 from flowpod.models.sse_reader import EventData
 from flowpod.models.tool_calls import OfferedCalls, with_function_call
 
@@ -42,13 +42,22 @@ class AnswerReader(ABC):
         self._body = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Chunk]:
-        """Yield the chunks of the events that `data` completes.
+        """Yield the chunks of the events that `data` completes, merged.
 
         Raises NodeError for an event that is not one of the API's, and for one of more than MAX_RESPONSE_BYTES.
         """
+        chunks, failure = list[Chunk](), None
         for event in self._events.feed(data):
-            if chunk := self._read_event(event):
-                yield chunk
+            try:
+                chunk = self._read_event(event)
+            except NodeError as error:
+                failure = error
+                break
+            if chunk is not None:
+                chunks.append(chunk)
+        yield from merged(chunks)
+        if failure is not None:
+            raise failure
         if self._events.held > MAX_RESPONSE_BYTES:
             raise self._too_large("an event")
 

@@ -1,21 +1,55 @@
 """What a model takes and gives: a request, and an answer in chunks that ends with a result."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import groupby
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A chunk of a streamed text. `reasoning` is the model's thinking, which is not part of the value."""
+    """A chunk of a streamed text. `reasoning` is the model's thinking, which is not part of the value.
+
+    Chunks that arrived together are merged into one, which has either a text or reasoning; `lengths` are theirs.
+    """
 
     text: str = ""
     reasoning: str = ""
+    lengths: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
         """What the chunk counts against a limit of characters; an empty one takes memory too and counts as one."""
         return len(self.text) + len(self.reasoning) or 1
+
+    def split(self) -> "list[Chunk]":
+        """Return the chunks that were merged into this one."""
+        chunks, start = list[Chunk](), 0
+        for length in self.lengths:
+            part = slice(start, start + length)
+            chunks.append(Chunk(self.text[part], self.reasoning[part]))
+            start += length
+        return chunks or [self]
+
+
+def merged(chunks: Sequence[Chunk]) -> Iterator[Chunk]:
+    """Yield the chunks, with consecutive ones merged that have only a text, or only reasoning."""
+    for kind, group in groupby(chunks, _kind):
+        found = list(group)
+        if kind == "both" or len(found) == 1:
+            yield from found
+        elif kind == "text":
+            texts = [chunk.text for chunk in found]
+            yield Chunk("".join(texts), "", tuple(map(len, texts)))
+        else:
+            texts = [chunk.reasoning for chunk in found]
+            yield Chunk("", "".join(texts), tuple(map(len, texts)))
+
+
+def _kind(chunk: Chunk) -> Literal["text", "reasoning", "both"]:
+    if not chunk.reasoning:
+        return "text"
+    return "both" if chunk.text else "reasoning"
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,8 @@ class ApplicationEncoder:
 
     def encode(self, event: Event) -> bytes:
         """Return the frames of an event, or b""."""
+        if isinstance(event, RunOutput) and event.chunk_lengths:
+            return b"".join(map(self.encode, event.split_chunks()))
         if isinstance(event, NodeUpdated | RunTerminated):
             self._models = event.models or {}
         if isinstance(event, RunTerminated):

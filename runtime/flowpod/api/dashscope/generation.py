@@ -117,6 +117,8 @@ class GenerationEncoder:
         if isinstance(event, NodeUpdated):
             self._models = event.models or {}
         match event:
+            case RunOutput() if event.chunk_lengths:
+                return b"".join(map(self.encode, event.split_chunks()))
             case RunOutput(output=self.output, has_delta=True):
                 return self._chunk_frame(as_text(event.delta), event.reasoning)
             case RunTerminated(error=error) if error is not None:

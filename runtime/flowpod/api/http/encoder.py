@@ -1,6 +1,8 @@
 """From a run to its response, the same for every protocol: stream its events, or fold them into one JSON body."""
 
+import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -9,18 +11,41 @@ from starlette.responses import Response
 from flowpod.api.http.errors import DO_NOT_RETRY, RUN_FAILED, JsonResponse
 from flowpod.api.http.outcome import Outcome, fold
 from flowpod.api.http.sse import event_stream
-from flowpod.engine.events import Event, Readable
+from flowpod.engine.events import Event, Readable, RunOutput
 from flowpod.errors import ErrorInfo
+from flowpod.jsonable import dumps
+
+_MARK = f"chunk-{secrets.token_hex(16)}"
+_QUOTED_MARK = dumps(_MARK)
 
 
 class RunEncoder(Protocol):
     """Encodes one run in a protocol's format."""
 
     def encode(self, event: Event) -> bytes:
-        """Return the frames of an event; b"" if the protocol does not show it."""
+        """Return the frames of an event, one for each chunk merged into it; b"" if the protocol does not show it."""
 
     def body(self, outcome: Outcome) -> dict[str, Any]:
         """Return the JSON body of a run that has ended, whether it completed or failed."""
+
+
+def chunk_frames(event: RunOutput, encode: Callable[[Event], bytes]) -> bytes:
+    """Return a frame for each chunk that was merged into `event`, equal to what `encode` returns for each alone.
+
+    `encode` must depend on the text of a chunk only by showing it once as JSON, or not at all. It is called once, with
+    a mark as the text; what it returns before and after the mark is the same for all chunks.
+    """
+    text = event.delta or event.reasoning
+    delta, reasoning = (_MARK, "") if event.delta else ("", _MARK)
+    marked = replace(event, delta=delta, reasoning=reasoning, chunk_lengths=())
+    head, mark, tail = encode(marked).partition(_QUOTED_MARK)
+    if not mark:
+        return b""
+    texts, start = list[bytes](), 0
+    for length in event.chunk_lengths:
+        texts.append(dumps(text[start : start + length]))
+        start += length
+    return head + (tail + head).join(texts) + tail
 
 
 async def respond(

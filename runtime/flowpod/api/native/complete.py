@@ -7,7 +7,7 @@ from pydantic import StrictBool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flowpod.api.http.encoder import respond
+from flowpod.api.http.encoder import chunk_frames, respond
 from flowpod.api.http.endpoint import Endpoint
 from flowpod.api.http.errors import JsonResponse, error_body
 from flowpod.api.http.outcome import Outcome
@@ -87,6 +87,8 @@ class Encoder:
 
     def encode(self, event: Event) -> bytes:
         """Return the frame of an event; empty for an event that the caller does not get."""
+        if isinstance(event, RunOutput) and event.chunk_lengths:
+            return chunk_frames(event, self.encode)
         run_id = event.run_id
         match event:
             case RunStarted():

@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ from flowpod.api.http.sse import EventStream
 from flowpod.api.native.background import ACCEPTED, run_reader_of
 from flowpod.api.native.complete import Encoder, ResponseConfig
 from flowpod.background.reader import run_not_found
+from flowpod.engine.events import Event, RunOutput
 from flowpod.errors import InvalidRequest
 from flowpod.jsonable import timestamp
 from flowpod.storage.runs.records import RecordedRun
@@ -77,7 +79,8 @@ class Runs(Endpoint):
         encode = _encoder(run).encode
         async with aclosing(run_reader_of(self._service).follow(run.run_id, after)) as pages:
             async for page in pages:
-                frames = [(number, encode(event)) for number, event in page]
+                # A stored event has one number, so the chunks that were merged into it make one frame.
+                frames = [(number, encode(_as_one_chunk(event))) for number, event in page]
                 if data := b"".join(b"id: %d\n%b" % (number, frame) for number, frame in frames if frame):
                     yield data
 
@@ -87,6 +90,10 @@ def _run_id(request: Request) -> str:
     if not _RUN_ID.fullmatch(run_id):
         raise run_not_found(run_id)
     return run_id
+
+
+def _as_one_chunk(event: Event) -> Event:
+    return replace(event, chunk_lengths=()) if isinstance(event, RunOutput) else event
 
 
 def _encoder(run: RecordedRun) -> Encoder:

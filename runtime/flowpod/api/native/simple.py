@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flowpod.api.http.encoder import respond
+from flowpod.api.http.encoder import chunk_frames, respond
 from flowpod.api.http.endpoint import Endpoint
 from flowpod.api.http.errors import error_body
 from flowpod.api.http.outcome import Outcome
@@ -36,6 +36,8 @@ class SimpleEncoder:
         A streamed output starts and ends with an empty frame; any other output has one frame with its value.
         """
         match event:
+            case RunOutput() if event.chunk_lengths:
+                return chunk_frames(event, self.encode)
             case RunOutput(has_delta=True) if not event.reasoning or event.delta:
                 return b"event: Message\ndata: " + dumps({event.output: event.delta}) + b"\n\n"
             case RunTerminated(error=error) if error is not None:

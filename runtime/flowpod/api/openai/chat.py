@@ -8,7 +8,7 @@ from pydantic import Field, StrictBool, StrictInt
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flowpod.api.http.encoder import respond
+from flowpod.api.http.encoder import chunk_frames, respond
 from flowpod.api.http.errors import JsonResponse, error_body
 from flowpod.api.http.outcome import Outcome
 from flowpod.api.http.requests import Limited, Number, RequestModel, read_model, read_object
@@ -131,6 +131,8 @@ class ChatEncoder:
         match event:
             case RunStarted():
                 return self._chunk({"role": "assistant", "content": ""})
+            case RunOutput() if event.chunk_lengths:
+                return chunk_frames(event, self.encode)
             case RunOutput(output=self.output, has_delta=True):
                 delta: dict[str, str] = {}
                 if event.reasoning:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flowpod import __version__
+from flowpod.api.http.encoder import chunk_frames
 from flowpod.api.http.endpoint import Endpoint
 from flowpod.api.http.errors import RUN_FAILED, JsonResponse, error_response
 from flowpod.api.http.outcome import Outcome, fold, look_ahead
@@ -191,6 +192,8 @@ class ScoreStreamEncoder:
         match event:
             case RunStarted() if self._others:
                 return _data_frame(self._others)
+            case RunOutput() if event.chunk_lengths:
+                return chunk_frames(event, self.encode)
             case RunOutput(output=self._output, has_delta=True) if event.delta or not event.reasoning:
                 return _data_frame({self._output: event.delta})
             case NodeUpdated(status="Failed"):

@@ -67,13 +67,13 @@ async def collect(chat: Model, model: str, texts: list[str]) -> None:
     """Add the text of each chunk to `texts`, as long as they come."""
     async for part in chat.answer(ModelRequest(ASK, {"model": model}, True)):
         assert isinstance(part, Chunk)
-        texts.append(part.text)
+        texts += [chunk.text for chunk in part.split()]
 
 
 async def parts_of(chat: Model, model: str, stream: bool) -> tuple[list[Chunk], Result]:
     *chunks, result = [part async for part in chat.answer(ModelRequest(ASK, {"model": model}, stream))]
     assert isinstance(result, Result)
-    return [chunk for chunk in chunks if isinstance(chunk, Chunk)], result
+    return [chunk for part in chunks if isinstance(part, Chunk) for chunk in part.split()], result
 
 
 async def answer(

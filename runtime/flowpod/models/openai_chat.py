@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from openai.types.chat import ChatCompletion
-
 from flowpod.flow.model import Connection
 from flowpod.models.answer_reader import AnswerReader, optional_name, optional_text, usage_of
 from flowpod.models.base import Chunk, ModelRequest
@@ -43,6 +41,9 @@ class _ChatReader(AnswerReader):
 
 def message_of(choices: Any) -> dict[str, Any]:
     """Return the message of a model that was offered tools, with the keys of the client's type, as promptflow does."""
+    # Imported on first use, because it takes half a second, and few models are offered tools.
+    from openai.types.chat import ChatCompletion
+
     message: dict[str, Any] = ChatCompletion.construct(choices=choices).model_dump()["choices"][0]["message"]
     return message
 

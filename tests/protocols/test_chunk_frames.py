@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from flowpod.engine.events import Event, RunOutput, RunStarted, RunTerminated
 
 RUN = "3f2b8f0e-2f0a-4f5c-9a53-0f1e2d3c4b5a"
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
-DETAILS = {
+DETAILS: dict[str, Any] = {
     "created_at": 1,
     "background": False,
     "instructions": None,
@@ -70,8 +71,8 @@ def chunk(text: str, reasoning: str = "", lengths: Sequence[int] = ()) -> RunOut
 
 
 def frames_of(encode: Encode, chunks: Sequence[RunOutput]) -> bytes:
-    started, ended = RunStarted(RUN, "", NOW), RunTerminated(RUN, "Completed", "", timestamp=NOW)
-    return b"".join(map(encode, (started, *chunks, ended)))
+    events: list[Event] = [RunStarted(RUN, "", NOW), *chunks, RunTerminated(RUN, "Completed", "", timestamp=NOW)]
+    return b"".join(map(encode, events))
 
 
 @pytest.mark.parametrize("name", ENCODERS)

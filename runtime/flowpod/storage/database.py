@@ -4,7 +4,7 @@ import asyncio
 import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from flowpod.storage.dialects import Dialect
 from flowpod.storage.migrations import MIGRATIONS, Migration, apply_migrations
 from flowpod.storage.schema import schema_of
+from flowpod.storage.time_limit import time_limit
 
 _MIGRATION_S = 600.0
 _WRITE_CHECK = "write check"
@@ -39,10 +40,14 @@ class Database:
         self._timeout_s = timeout_s
         self._reader, self._writer = dialect.create_engines()
 
+    def time_limit(self, seconds: float | None) -> AbstractAsyncContextManager[None]:
+        """Return a time limit of statements; there is none for a database that cannot stop responding."""
+        return time_limit(seconds if self.dialect.may_stop_responding else None)
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection for reading."""
-        async with asyncio.timeout(self._timeout_s), self._reader.connect() as connection:
+        async with self.time_limit(self._timeout_s), self._reader.connect() as connection:
             yield connection
 
     async def fetch_rows(self, query: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
@@ -66,7 +71,7 @@ class Database:
         """
         for attempt in range(_ATTEMPTS):
             try:
-                async with asyncio.timeout(self._timeout_s), self._writer.begin() as connection:
+                async with self.time_limit(self._timeout_s), self._writer.begin() as connection:
                     return await work(connection)
             except OperationalError as error:
                 if not self.dialect.is_deadlock(error) or attempt == _ATTEMPTS - 1:
@@ -83,7 +88,7 @@ class Database:
         """
         self.dialect.prepare()
         await self.ping()  # fails sooner than a migration may
-        async with asyncio.timeout(_MIGRATION_S), self._writer.connect() as connection:
+        async with self.time_limit(_MIGRATION_S), self._writer.connect() as connection:
             await self.dialect.read_limits(connection)
             async with self.dialect.migration_lock(connection, self.schema.service):
                 applied = await connection.run_sync(apply_migrations, self.schema, migrations)

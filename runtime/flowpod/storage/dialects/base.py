@@ -16,6 +16,8 @@ from flowpod.storage.prepared import Executor
 
 ID_LENGTH = 255
 """The longest id of a session or user, in characters."""
+POOL_TIMEOUT_S = 3600
+"""A statement may wait this long for a connection: waiting for others is no failure of the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Dialect(ABC):
     """What makes an INSERT skip a row whose key is already in the table."""
     inserts_sessions_first: ClassVar[bool]
     """Whether a session's row must be inserted in a transaction of its own, before the one that updates it."""
+    may_stop_responding: ClassVar[bool]
+    """Whether a statement may never end. A server can stop responding, and a network can fail; a file cannot."""
     password: str | None = None
     """The password in its address, so that logs can redact it."""
 

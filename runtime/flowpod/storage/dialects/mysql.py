@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from flowpod.errors import InvalidRequest
-from flowpod.storage.dialects.base import ID_LENGTH, ColumnTypes, Dialect
+from flowpod.storage.dialects.base import ID_LENGTH, POOL_TIMEOUT_S, ColumnTypes, Dialect
 from flowpod.storage.prepared import Executor, SQLAlchemyExecutor
 
 SslMode = Literal["disabled", "required", "verify_ca", "verify_identity"]
@@ -45,6 +45,7 @@ class MySQL(Dialect):
     ignore_prefix = "IGNORE"
     # Concurrent inserts of one row all hold a shared lock on it, and an update in the same transaction would deadlock.
     inserts_sessions_first = True
+    may_stop_responding = True
 
     def __init__(self, url: URL, tls: ssl.SSLContext | None) -> None:
         self.url = url
@@ -73,6 +74,7 @@ class MySQL(Dialect):
             isolation_level="READ COMMITTED",
             pool_size=_POOL_SIZE,
             max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
             pool_pre_ping=True,
             pool_recycle=_RECYCLE_S,
             hide_parameters=True,

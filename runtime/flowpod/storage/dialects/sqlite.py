@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from flowpod.errors import InvalidRequest
-from flowpod.storage.dialects.base import ID_LENGTH, ColumnTypes, Dialect
+from flowpod.storage.dialects.base import ID_LENGTH, POOL_TIMEOUT_S, ColumnTypes, Dialect
 from flowpod.storage.prepared import Executor, PreparedStatement
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class SQLite(Dialect):
     )
     ignore_prefix = "OR IGNORE"
     inserts_sessions_first = False
+    may_stop_responding = False
 
     def __init__(self, file: Path) -> None:
         self.file = file.absolute()
@@ -67,10 +68,17 @@ class SQLite(Dialect):
         create_folder(self.file)
         url = URL.create("sqlite+aiosqlite", database=str(self.file))
         # SQLite has one writer at a time, and waiting for a pool's only connection is cheaper than for a file's lock.
-        writer = create_async_engine(url, pool_size=1, max_overflow=0, hide_parameters=True)
+        writer = create_async_engine(
+            url, pool_size=1, max_overflow=0, pool_timeout=POOL_TIMEOUT_S, hide_parameters=True
+        )
         # Reads run outside a transaction, so a returned connection has nothing to roll back.
         reader = create_async_engine(
-            url, pool_size=_READERS, max_overflow=0, pool_reset_on_return=None, hide_parameters=True
+            url,
+            pool_size=_READERS,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
+            pool_reset_on_return=None,
+            hide_parameters=True,
         )
         for engine in (reader, writer):
             event.listen(engine.sync_engine, "connect", _configure_connection)

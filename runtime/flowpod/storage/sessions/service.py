@@ -75,7 +75,7 @@ class HistoryService:
         """
         with self.availability.required():
             await self._require_stored_turns(session_id)
-            async with asyncio.timeout(_READ_TIMEOUT_S):
+            async with self._database.time_limit(_READ_TIMEOUT_S):
                 stored = await self._reader.find_session(session_id, rounds, history_budget(tokens))
                 owner = None if stored is None else stored.user_id
                 if user_id is not None and owner is None:
@@ -90,7 +90,7 @@ class HistoryService:
         Raises NotFound when the session belongs to another user, Unavailable when the database is unavailable.
         """
         with self.availability.required():
-            async with asyncio.timeout(_READ_TIMEOUT_S):
+            async with self._database.time_limit(_READ_TIMEOUT_S):
                 owner = await self._reader.find_owner(session_id)
                 owner = owner or await self._reader.claim_session(session_id, user_id)
         if owner != user_id:
@@ -112,7 +112,7 @@ class HistoryService:
         itself, may have been deleted.
         """
         try:
-            async with asyncio.timeout(_READ_TIMEOUT_S if self.availability.migrated else None):
+            async with self._database.time_limit(_READ_TIMEOUT_S if self.availability.migrated else None):
                 if not self.availability.failure:
                     await self._database.check_reads()
                     return

@@ -5,12 +5,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
 from flowpod.jsonable import dumps
 from flowpod.storage.availability import FAILURES, Availability, reason_of
 from flowpod.storage.sessions.turns import Turn, TurnWriter
+from flowpod.storage.time_limit import time_limit
 from flowpod.telemetry.metrics import HistoryMetrics
 
 logger = logging.getLogger(__name__)
@@ -85,8 +87,13 @@ class TurnQueue:
 
     async def are_stored(self, session_id: str) -> bool:
         """Return whether the session's turns so far are stored, after waiting for them as long as a run would."""
-        turns = self._sessions.get(session_id)
-        return turns is None or bool((await asyncio.wait({turns[-1].stored}, timeout=self._timeout_s))[0])
+        if (turns := self._sessions.get(session_id)) is None:
+            return True
+        with suppress(TimeoutError):
+            async with time_limit(self._timeout_s):
+                await asyncio.wait({turns[-1].stored})
+                return True
+        return False
 
     async def close(self) -> None:
         """Try the waiting turns once more, for as long as a run would wait, and give up the rest."""

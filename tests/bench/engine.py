@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from opentelemetry.sdk.trace import TracerProvider
 
 from flowpod.compat import stand_ins
 from flowpod.engine.request import RunRequest
 from flowpod.service import FlowService
 from flowpod.serving.server import collect_rarely
-from flowpod.telemetry.setup import tracing_of
+from flowpod.telemetry.span_provider import SpanProvider
 from flowpod.telemetry.tracing import Tracing
 from tests.bench.results import keep, options
 from tests.support.flows import SESSION, service_of, write_flow
@@ -97,7 +96,7 @@ async def measure() -> list[dict[str, Any]]:
             alone = await milliseconds(plain)
             async with service_of(flow, tracing=Tracing(None)) as service:
                 bare = await milliseconds(lambda service=service: run_flow(service))  # type: ignore[misc]
-            async with service_of(flow, tracing=tracing_of(TracerProvider())) as service:
+            async with service_of(flow, tracing=Tracing(SpanProvider())) as service:
                 traced = await milliseconds(lambda service=service: run_flow(service))  # type: ignore[misc]
             print(f"{name:24}{alone:10.3f}{bare:10.3f}{traced:10.3f}{(bare - alone) / count * 1000:11.1f}")
             rows.append({"flow": name, "nodes": count, "plain_ms": alone, "flow_ms": bare, "recorded_ms": traced})

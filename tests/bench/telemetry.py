@@ -18,20 +18,20 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from flowpod.compat import stand_ins
 from flowpod.engine.request import RunRequest
 from flowpod.service import FlowService
 from flowpod.telemetry.content import Content
+from flowpod.telemetry.exporters import BatchExporter
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.redaction import Secrets
-from flowpod.telemetry.setup import tracing_of
-from flowpod.telemetry.span_redaction import RedactingProcessor
+from flowpod.telemetry.span_provider import SpanProvider
+from flowpod.telemetry.span_record import SpanConsumer
 from flowpod.telemetry.trace_store import TraceStore
-from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
+from flowpod.telemetry.trace_writer import TraceWriter
 from flowpod.telemetry.tracing import Tracing
 from tests.support.flows import SESSION, service_of
 from tests.support.serving import ROOT
@@ -60,10 +60,12 @@ async def measure(name: str, tracing: Tracing) -> None:
     print(f"{name:34}{statistics.median(times):10.3f}{used:10.3f}", flush=True)
 
 
-def watched(processor: SpanProcessor) -> Tracing:
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(processor)
-    return tracing_of(provider, counted())
+def watched(consumer: SpanConsumer) -> Tracing:
+    return Tracing(SpanProvider([consumer]), counted())
+
+
+def exporting(exporter: SpanExporter) -> Tracing:
+    return watched(BatchExporter(exporter, "otlp", counted(), {}))
 
 
 def counted() -> Metrics:
@@ -82,21 +84,18 @@ async def main() -> None:
     print(f"{'':34}{'ms a run':>10}{'cpu ms':>10}")
     await measure("neither spans nor metrics", Tracing(None))
     await measure("metrics", Tracing(None, counted()))
-    off = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
-    await measure("and spans that nobody takes", tracing_of(off, counted()))
+    await measure("and spans that nobody takes", Tracing(SpanProvider(sampler=ALWAYS_OFF), counted()))
     with tempfile.TemporaryDirectory() as folder:
         store = TraceStore(Path(folder) / "traces.db", max_bytes=200 << 20, max_age_s=86400)
-        processor = RedactingProcessor(Content(Secrets(["a-secret-key"])), [TraceStoreProcessor(store, counted())])
-        await measure("and spans in the local store", watched(processor))
-        processor.shutdown()
+        writer = TraceWriter(store, counted(), Content(Secrets(["a-secret-key"])))
+        await measure("and spans in the local store", watched(writer))
+        writer.shutdown()
         stored = store.path.stat().st_size / (ROUNDS * RUNS + 1) / 1024
-    await measure("or to a gRPC port that refuses", watched(BatchSpanProcessor(GrpcExporter("http://127.0.0.1:9"))))
-    refusing = HttpExporter("http://127.0.0.1:9/v1/traces")
-    await measure("or to an HTTP port that refuses", watched(BatchSpanProcessor(refusing)))
+    await measure("or to a gRPC port that refuses", exporting(GrpcExporter("http://127.0.0.1:9")))
+    await measure("or to an HTTP port that refuses", exporting(HttpExporter("http://127.0.0.1:9/v1/traces")))
     with silent_collector() as address:
-        await measure("or to gRPC that never answers", watched(BatchSpanProcessor(GrpcExporter(f"http://{address}"))))
-        silent = HttpExporter(f"http://{address}/v1/traces")
-        await measure("or to HTTP that never answers", watched(BatchSpanProcessor(silent)))
+        await measure("or to gRPC that never answers", exporting(GrpcExporter(f"http://{address}")))
+        await measure("or to HTTP that never answers", exporting(HttpExporter(f"http://{address}/v1/traces")))
     print(f"{stored:.1f} KiB a run in the store")
 
 

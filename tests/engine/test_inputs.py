@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -13,9 +12,8 @@ from flowpod.engine.request import flow_inputs
 from flowpod.errors import InvalidRequest
 from flowpod.jsonable import MAX_DEPTH
 from flowpod.settings import Settings
-from flowpod.telemetry.content import Content
-from flowpod.telemetry.setup import tracing_of
-from flowpod.telemetry.span_redaction import RedactingProcessor
+from flowpod.telemetry.span_provider import SpanProvider
+from flowpod.telemetry.tracing import Tracing
 from tests.support.flows import build, client_of, run_flow, write_flow
 
 SECRETIVE = """
@@ -59,10 +57,10 @@ def test_null_counts_as_not_given(tmp_path: Path) -> None:
 
 async def test_a_secret_reaches_the_code_and_nothing_else(tmp_path: Path) -> None:
     exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(RedactingProcessor(Content(), [SimpleSpanProcessor(exporter)]))
+    provider = SpanProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
     flow = write_flow(tmp_path / "flow", SECRETIVE, {"node.py": CODE})
-    events = await run_flow(flow, {"question": "hi", "key": "topsecret"}, tracing=tracing_of(provider), data=tmp_path)
+    events = await run_flow(flow, {"question": "hi", "key": "topsecret"}, tracing=Tracing(provider), data=tmp_path)
     assert events[-2].delta == "9"  # type: ignore[union-attr]
     assert "topsecret" not in str([dict(span.attributes or {}) for span in exporter.get_finished_spans()])
     kept = stored_in(tmp_path)

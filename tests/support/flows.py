@@ -7,7 +7,6 @@ from textwrap import dedent
 from typing import Any
 
 import httpx
-from opentelemetry.sdk.trace import TracerProvider
 
 from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunStarted, RunTerminated
 from flowpod.engine.package import Package, build_package
@@ -17,7 +16,7 @@ from flowpod.service import FlowService
 from flowpod.serving.app import create_app, create_service
 from flowpod.settings import Settings
 from flowpod.storage.dialects import dialect_of
-from flowpod.telemetry.setup import tracing_of
+from flowpod.telemetry.span_provider import SpanProvider
 from flowpod.telemetry.tracing import Tracing
 
 SESSION = "s" * 32
@@ -131,7 +130,7 @@ async def service_of(
     **settings: Any,
 ) -> AsyncIterator[FlowService]:
     """Open a service for the flow in `folder`; it keeps a history in `data`, or in `database`, if there is one."""
-    tracing = tracing or tracing_of(TracerProvider())
+    tracing = tracing or Tracing(SpanProvider())
     database = database if data is None else f"sqlite:///{data / 'chat_history.db'}"
     history = None if database is None else dialect_of(database)
     service = create_service(

@@ -11,16 +11,17 @@ from typing import Any
 import httpx
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from flowpod.settings import Settings
-from flowpod.telemetry.exporters import CountingBatchProcessor, exporter_secrets
+from flowpod.telemetry.exporters import BatchExporter, exporter_secrets
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.redaction import Secrets
 from flowpod.telemetry.setup import stores_traces
 from flowpod.telemetry.snapshots import Snapshots
+from flowpod.telemetry.span_provider import SpanProvider
 from tests.support.collector import Collector, attributes_of, running_collector
 from tests.support.flows import write_chat_flow
 from tests.support.serving import ROOT, run_command, serving
@@ -196,7 +197,7 @@ def test_variables_that_opentelemetry_refuses_are_reported(
 def test_dropped_spans_start_at_zero(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path, "one")
     counted = Metrics(MeterProvider([snapshots.reader]))
-    CountingBatchProcessor(InMemorySpanExporter(), "otlp", counted, {}).shutdown()  # type: ignore[no-untyped-call]
+    BatchExporter(InMemorySpanExporter(), "otlp", counted, {}).shutdown()  # type: ignore[no-untyped-call]
     families = {family.name: family for family in snapshots.families()}
     assert families["flowpod.trace.dropped_spans"].values == {(("flowpod.destination", "otlp"),): 0}
 
@@ -207,9 +208,8 @@ def test_spans_of_a_failing_exporter_count_as_dropped(tmp_path: Path) -> None:
             raise OverflowError(f"{len(spans)} spans are too many")
 
     snapshots = Snapshots(tmp_path, "one")
-    provider = TracerProvider()
     counted = Metrics(MeterProvider([snapshots.reader]))
-    provider.add_span_processor(CountingBatchProcessor(Breaking(), "otlp", counted, {}))
+    provider = SpanProvider([BatchExporter(Breaking(), "otlp", counted, {})])
     provider.get_tracer("test").start_span("lost").end()
     provider.shutdown()
     families = {family.name: family for family in snapshots.families()}
@@ -228,8 +228,7 @@ def test_spans_that_do_not_fit_the_queue_count_as_dropped(tmp_path: Path) -> Non
 
     counted = Metrics(MeterProvider([snapshots.reader]))
     environ = {"OTEL_BSP_MAX_QUEUE_SIZE": "512"}
-    provider = TracerProvider()
-    provider.add_span_processor(CountingBatchProcessor(Refusing(), "otlp", counted, environ))
+    provider = SpanProvider([BatchExporter(Refusing(), "otlp", counted, environ)])
     tracer = provider.get_tracer("test")
     for _ in range(512):
         tracer.start_span("fills the first batch").end()

@@ -8,21 +8,22 @@ from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.util.types import AttributeValue
 
 from flowpod.engine.failures import Failures
 from flowpod.errors import NodeError
 from flowpod.telemetry.content import Content
-from flowpod.telemetry.exporters import CountingBatchProcessor
+from flowpod.telemetry.exporters import BatchExporter
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.redaction import RUN_SECRETS, RunSecrets
-from flowpod.telemetry.setup import tracing_of
-from flowpod.telemetry.span_redaction import RedactingProcessor, redact_span
+from flowpod.telemetry.span_provider import SpanProvider
+from flowpod.telemetry.span_redaction import redact_span
+from flowpod.telemetry.tracing import Tracing
 from tests.support.flows import client_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import serving
+from tests.support.spans import ended_span
 from tests.telemetry.test_tracing import recording
 
 PATH = "/api/v1/apps/any/completion"
@@ -130,10 +131,9 @@ def test_ids_and_states_are_not_redacted() -> None:
         "gen_ai.workflow.name": "flow",
         "llm.token_count.prompt": 7,
     }
-    secrets = RunSecrets.of("a-session-id", "Completed", "python", "flow", 7, "workflow", 10203040)
-    span = TracerProvider().get_tracer("test").start_span("node", attributes={**ours, "pin": 10203040, "pins": [7, 8]})
-    assert isinstance(span, ReadableSpan)
-    redacted = redact_span(span, Content(), secrets)
+    secrets = ("a-session-id", "Completed", "python", "flow", 7, "workflow", 10203040)
+    span = ended_span({**ours, "pin": 10203040, "pins": [7, 8]}, *secrets)
+    redacted = redact_span(span, Content())
     assert dict(redacted.attributes or {}) == {**ours, "pin": "***", "pins": ("***", 8)}
 
 
@@ -157,10 +157,9 @@ async def test_plugins_get_a_limited_number_of_values(tmp_path: Path, model_serv
 
 @pytest.mark.parametrize("question", ["hi", "fail"])
 async def test_no_span_has_secrets_for_plugins(tmp_path: Path, model_server: ModelServer, question: str) -> None:
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    exporting = CountingBatchProcessor(exporter, "otlp", Metrics(), {})
-    provider.add_span_processor(RedactingProcessor(Content(), [exporting]))
-    async with client_of(flow_of(tmp_path, model_server.url), tracing=tracing_of(provider)) as client:
+    exporter = InMemorySpanExporter()
+    provider = SpanProvider([BatchExporter(exporter, "otlp", Metrics(), {})])
+    async with client_of(flow_of(tmp_path, model_server.url), tracing=Tracing(provider)) as client:
         answer = (await client.post(PATH, json=body(question))).json()
     provider.force_flush()
     spans = {span.name: span for span in exporter.get_finished_spans()}

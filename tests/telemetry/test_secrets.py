@@ -7,20 +7,21 @@ from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link, SpanContext
 
 from flowpod.telemetry.content import Content
-from flowpod.telemetry.exporters import CountingBatchProcessor
+from flowpod.telemetry.exporters import BatchExporter
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.redaction import RUN_SECRETS, RunSecrets, Secrets
-from flowpod.telemetry.span_redaction import RedactingProcessor, redact_span
+from flowpod.telemetry.span_provider import SpanProvider
+from flowpod.telemetry.span_redaction import redact_span
 from flowpod.telemetry.trace_store import Filters, TraceStore
-from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
+from flowpod.telemetry.trace_writer import TraceWriter
 from tests.support.flows import SESSION, client_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import serving
+from tests.support.spans import ended_span
 from tests.telemetry.test_plugin_secrets import recorded
 from tests.telemetry.test_tracing import recording
 
@@ -140,11 +141,10 @@ def test_no_log_line_and_no_stored_trace_has_a_secret(tmp_path: Path, model_serv
 
 
 def test_a_span_without_secrets_is_not_copied() -> None:
-    span = TracerProvider().get_tracer("test").start_span("node", attributes={"own": "x", "output.value": '{"a":"b"}'})
-    assert isinstance(span, ReadableSpan)
-    assert redact_span(span, Content(Secrets([KEY])), RunSecrets.of()) is span
-    span.set_attribute("own", f"x {KEY}")
-    assert dict(redact_span(span, Content(Secrets([KEY])), RunSecrets.of()).attributes or {})["own"] == "x ***"
+    content = Content(Secrets([KEY]))
+    span = ended_span({"own": "x", "output.value": '{"a":"b"}'})
+    assert redact_span(span, content) is span
+    assert redact_span(ended_span({"own": f"x {KEY}"}), content).attributes == {"own": "x ***"}
 
 
 @pytest.mark.parametrize("value", [f"{'x' * 95}{KEY}", {"a": f"{'x' * 89}{KEY}"}])
@@ -153,17 +153,14 @@ def test_truncation_cuts_through_no_secret(value: Any, secrets: tuple[Secrets, R
     content = Content(secrets[0], max_chars=100)
     for given in (value, f"{value}{'y' * 200}"):
         assert KEY[:3] not in recorded(given, secrets[1], content)
-    span = TracerProvider().get_tracer("test").start_span("node", attributes={"own": f"{'x' * 95}{KEY}{'y' * 200}"})
-    assert isinstance(span, ReadableSpan)
-    assert KEY[:3] not in redact_span(span, content, secrets[1]).to_json()
+    span = ended_span({"own": f"{'x' * 95}{KEY}{'y' * 200}"})._replace(secrets=secrets[1])
+    assert KEY[:3] not in repr(redact_span(span, content).attributes)
 
 
 def test_attributes_of_every_type_are_redacted() -> None:
     attributes: dict[str, Any] = {"bytes": KEY.encode(), "map": {"in": {KEY: [KEY]}}, "list": [[KEY, b"plain"], None]}
-    span = TracerProvider().get_tracer("test").start_span("node", attributes=attributes)
-    assert isinstance(span, ReadableSpan)
-    redacted = redact_span(span, Content(Secrets([KEY])), RunSecrets.of())
-    assert dict(redacted.attributes or {}) == {
+    redacted = redact_span(ended_span(attributes), Content(Secrets([KEY])))
+    assert redacted.attributes == {
         "bytes": "***",
         "map": {"in": {"***": ("***",)}},
         "list": (("***", b"plain"), None),
@@ -193,9 +190,7 @@ def test_opentelemetrys_length_limit_cuts_through_no_secret(tmp_path: Path, mode
 def test_every_part_of_a_span_is_redacted(tmp_path: Path) -> None:
     store = TraceStore(tmp_path / "traces.db", max_bytes=1 << 30, max_age_s=1e9)
     exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    processors = [TraceStoreProcessor(store, Metrics()), CountingBatchProcessor(exporter, "otlp", Metrics(), {})]
-    provider.add_span_processor(RedactingProcessor(Content(), processors))
+    provider = SpanProvider([TraceWriter(store, Metrics()), BatchExporter(exporter, "otlp", Metrics(), {})])
     tracer = provider.get_tracer("mine")
 
     def node() -> None:

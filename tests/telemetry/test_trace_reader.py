@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from flowpod.errors import Unavailable
+from flowpod.jsonable import dumps
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.trace_reader import TraceReader
 from flowpod.telemetry.trace_store import Filters, Stopped, TraceStore
-from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
+from flowpod.telemetry.trace_writer import TraceWriter
 from tests.support.flows import write_chat_flow
 from tests.support.serving import serving
 from tests.support.waiting import until
@@ -28,12 +29,12 @@ MAX_PAGE_BYTES = 10_000_000
 def fill_slowly_searched(store: TraceStore) -> None:
     run = replace(SUMMARY, input="a" * 4000, output="a" * 4000, started_ns=time.time_ns())
     store.create_folder()
-    store.add([(replace(run, run_id=str(number)), []) for number in range(5000)])
+    store.add([(replace(run, run_id=str(number)), b"[]") for number in range(5000)])
 
 
 @pytest.fixture
-def processor(tmp_path: Path) -> Iterator[TraceStoreProcessor]:
-    processor = TraceStoreProcessor(store_in(tmp_path), Metrics())
+def processor(tmp_path: Path) -> Iterator[TraceWriter]:
+    processor = TraceWriter(store_in(tmp_path), Metrics())
     yield processor
     processor.shutdown()
 
@@ -42,13 +43,13 @@ def search_slowly(store: TraceStore, stopped: Stopped) -> int:
     return len(store.newest(Filters(text=SLOW_TEXT), 10, stopped=stopped))
 
 
-async def test_a_search_gets_the_store(processor: TraceStoreProcessor) -> None:
-    processor.store.add([(SUMMARY, [])])
+async def test_a_search_gets_the_store(processor: TraceWriter) -> None:
+    processor.store.add([(SUMMARY, b"[]")])
     assert await TraceReader(processor).read(lambda store, _: store.newest(Filters(), 1)[0].summary) == SUMMARY
 
 
 @pytest.mark.fault("searches of the traces that take long")
-async def test_the_eleventh_search_is_refused(processor: TraceStoreProcessor) -> None:
+async def test_the_eleventh_search_is_refused(processor: TraceWriter) -> None:
     reader, go = TraceReader(processor), threading.Event()
     searches = [asyncio.create_task(reader.read(lambda *_: go.wait(30))) for _ in range(10)]
     await asyncio.sleep(0)
@@ -62,7 +63,7 @@ async def test_the_eleventh_search_is_refused(processor: TraceStoreProcessor) ->
 
 
 @pytest.mark.fault("searches of the traces that take long")
-async def test_a_slow_search_is_stopped(processor: TraceStoreProcessor, figures: dict[str, object]) -> None:
+async def test_a_slow_search_is_stopped(processor: TraceWriter, figures: dict[str, object]) -> None:
     fill_slowly_searched(processor.store)
     before = time.process_time()
     with pytest.raises(Unavailable) as stopped:
@@ -74,7 +75,7 @@ async def test_a_slow_search_is_stopped(processor: TraceStoreProcessor, figures:
 
 
 @pytest.mark.fault("searches of the traces that take long")
-async def test_a_search_that_nobody_waits_for_is_stopped(processor: TraceStoreProcessor) -> None:
+async def test_a_search_that_nobody_waits_for_is_stopped(processor: TraceWriter) -> None:
     fill_slowly_searched(processor.store)
     reader = TraceReader(processor, timeout_s=1000)
     searches = [asyncio.create_task(reader.read(search_slowly)) for _ in range(4)]
@@ -120,7 +121,7 @@ def test_a_large_trace_is_answered_in_pages(tmp_path: Path, figures: dict[str, o
     store = TraceStore(tmp_path / "data" / "traces.db", max_bytes=1 << 40)
     store.create_folder()
     whole = {**span(1, "x" * 100_000), "kind": "INTERNAL", "end_ns": 2, "status": "UNSET", "message": "", "events": []}
-    store.add([(replace(SUMMARY, run_id=str(number)), [whole]) for number in range(3000)])
+    store.add([(replace(SUMMARY, run_id=str(number)), dumps([whole])) for number in range(3000)])
     flow = write_chat_flow(tmp_path / "flow", "http://127.0.0.1:9/v1")
     with serving(flow, tmp_path) as served:
         before, cursor, names, largest = peak_mb(served.process.pid), "", list[str](), 0
@@ -143,7 +144,7 @@ def test_a_large_trace_is_answered_in_pages(tmp_path: Path, figures: dict[str, o
 @pytest.mark.fault("a trace of thousands of runs")
 def test_spans_that_are_too_large_are_omitted(tmp_path: Path) -> None:
     store = store_in(tmp_path)
-    store.add([(replace(SUMMARY, run_id="large"), [span(1, "x" * 9_000_000)]), (SUMMARY, [span()])])
+    store.add([(replace(SUMMARY, run_id="large"), dumps([span(1, "x" * 9_000_000)])), (SUMMARY, dumps([span()]))])
     large, small = store.find(TRACE).runs
     assert (large.summary.run_id, large.spans, large.spans_omitted) == ("large", [], True)
     assert (small.spans, small.spans_omitted) == ([span()], False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flowpod.jsonable import dumps
 from flowpod.telemetry.trace_store import Filters, Span, Summary, TraceStore
 
 SUMMARY = Summary(
@@ -52,7 +53,7 @@ def test_a_missing_store_finds_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["0x" + "a" * 32, "a" * 32, "A" * 32, "run-1", "request-1", "session-1", "run-1-"[:6]])
 def test_a_run_is_found_by_every_id(tmp_path: Path, name: str) -> None:
     store = store_in(tmp_path)
-    store.add([(replace(SUMMARY, run_id="run-1-and-more" if name == "run-1-" else "run-1"), [span(1, "é中")])])
+    store.add([(replace(SUMMARY, run_id="run-1-and-more" if name == "run-1-" else "run-1"), dumps([span(1, "é中")]))])
     (found,) = store.find(name).runs
     assert found.summary.trace_id == SUMMARY.trace_id
     assert list(found.spans) == [span(1, "é中")]
@@ -60,14 +61,14 @@ def test_a_run_is_found_by_every_id(tmp_path: Path, name: str) -> None:
 
 def test_an_empty_or_unknown_id_finds_nothing(tmp_path: Path) -> None:
     store = store_in(tmp_path)
-    store.add([(replace(SUMMARY, session_id="", request_id=""), [span()])])
+    store.add([(replace(SUMMARY, session_id="", request_id=""), dumps([span()]))])
     assert store.find("").runs == []
     assert store.find("other-id").runs == []
 
 
 def test_a_trace_id_finds_all_its_runs(tmp_path: Path) -> None:
     store = store_in(tmp_path)
-    store.add([(replace(SUMMARY, run_id="one"), [span(1)]), (replace(SUMMARY, run_id="two"), [span(2)])])
+    store.add([(replace(SUMMARY, run_id="one"), dumps([span(1)])), (replace(SUMMARY, run_id="two"), dumps([span(2)]))])
     assert [stored.summary.run_id for stored in store.find(SUMMARY.trace_id).runs] == ["one", "two"]
     assert [stored.summary.run_id for stored in store.find("session-1").runs] == ["two"]
 
@@ -94,13 +95,13 @@ def test_filters(tmp_path: Path, filters: dict[str, Any], expected: list[str]) -
     store = store_in(tmp_path)
     slow = replace(SUMMARY, run_id="slow", session_id="s2", user_id="bob", status="Failed", error="out of tokens")
     slow = replace(slow, duration_ns=2_000_000_000, input="{}", output="{}")
-    store.add([(replace(SUMMARY, run_id="fine"), []), (slow, [])])
+    store.add([(replace(SUMMARY, run_id="fine"), b"[]"), (slow, b"[]")])
     assert runs(store, **filters) == expected
 
 
 def test_the_next_page_starts_after_the_last_run(tmp_path: Path) -> None:
     store = store_in(tmp_path)
-    store.add([(replace(SUMMARY, run_id=str(number)), []) for number in range(5)])
+    store.add([(replace(SUMMARY, run_id=str(number)), b"[]") for number in range(5)])
     first = store.newest(Filters(), 2)
     second = store.newest(Filters(), 2, first[-1].id)
     assert [stored.summary.run_id for stored in [*first, *second]] == ["4", "3", "2", "1"]
@@ -108,14 +109,14 @@ def test_the_next_page_starts_after_the_last_run(tmp_path: Path) -> None:
 
 def test_late_spans_are_added_to_their_run(tmp_path: Path) -> None:
     store = store_in(tmp_path)
-    (number,) = store.add([(SUMMARY, [span(1)])])
+    (number,) = store.add([(SUMMARY, dumps([span(1)]))])
     store.extend({number: [span(2)], 999: [span(3)]})
     assert [item["span_id"][-1] for item in store.find("run-1").runs[0].spans] == ["1", "2"]
 
 
 def test_old_runs_are_deleted(tmp_path: Path) -> None:
     store = store_in(tmp_path, max_age_s=10)
-    store.add([(replace(SUMMARY, run_id=str(second), started_ns=second * 10**9), []) for second in (1, 5, 9)])
+    store.add([(replace(SUMMARY, run_id=str(second), started_ns=second * 10**9), b"[]") for second in (1, 5, 9)])
     store.prune(now_ns=15 * 10**9)
     assert runs(store) == ["9", "5"]
 
@@ -127,7 +128,7 @@ def test_the_oldest_runs_are_deleted_when_the_file_is_full(tmp_path: Path) -> No
     store = store_in(tmp_path, max_bytes=400_000)
     for number in range(60):
         text = "".join(noise.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=20_000))
-        store.add([(replace(SUMMARY, run_id=str(number)), [span(1, text)])])
+        store.add([(replace(SUMMARY, run_id=str(number)), dumps([span(1, text)]))])
         if store.is_full():
             store.prune(now_ns=0)
     kept = runs(store)
@@ -144,7 +145,7 @@ def test_several_writers_and_readers_share_the_file(tmp_path: Path) -> None:
         store = store_in(tmp_path)
         ready.wait()
         for number in range(20):
-            store.add([(replace(SUMMARY, run_id=f"{writer}-{number}"), [span()])])
+            store.add([(replace(SUMMARY, run_id=f"{writer}-{number}"), dumps([span()]))])
             store.newest(Filters(), 5)
 
     with ThreadPoolExecutor(4) as pool:

@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
 from flowpod.telemetry.content import Content
-from flowpod.telemetry.setup import tracing_of
-from flowpod.telemetry.span_redaction import RedactingProcessor
+from flowpod.telemetry.span_provider import SpanProvider
 from flowpod.telemetry.tracing import Tracing
 from tests.support.flows import SESSION, client_of, post, write_chat_flow, write_flow
 from tests.support.model_server import ModelServer
@@ -19,10 +18,9 @@ from tests.support.model_server import ModelServer
 
 def recording(content: Content | None = None) -> tuple[Tracing, InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    content = content or Content()
-    provider.add_span_processor(RedactingProcessor(content, [SimpleSpanProcessor(exporter)]))
-    return tracing_of(provider, content=content), exporter
+    provider = SpanProvider(content=content)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return Tracing(provider), exporter
 
 
 def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:

@@ -10,9 +10,8 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from opentelemetry import trace as otel
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Span
-
-from flowpod.spans import end_span
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,7 +71,7 @@ def _span(function: Callable[..., Any], *, current: bool = True) -> Iterator[Spa
     span = otel.get_tracer(_SCOPE).start_span(
         getattr(function, "__name__", repr(function)), attributes={"openinference.span.kind": "CHAIN"}
     )
-    started = time.monotonic()
+    started = time.monotonic_ns()
     try:
         with otel.use_span(span, record_exception=False, set_status_on_exception=False) if current else nullcontext():
             yield span
@@ -81,7 +80,9 @@ def _span(function: Callable[..., Any], *, current: bool = True) -> Iterator[Spa
         span.set_status(otel.StatusCode.ERROR, f"{type(error).__name__}: {error}")
         raise
     finally:
-        end_span(span, time.monotonic() - started)
+        # By the monotonic clock: the wall clock may be set during the call.
+        start_ns = span.start_time if isinstance(span, ReadableSpan) else None
+        span.end(None if start_ns is None else start_ns + time.monotonic_ns() - started)
 
 
 def start_trace(*, resource_attributes: Any = None, collection: str | None = None, **kwargs: Any) -> None:

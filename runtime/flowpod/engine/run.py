@@ -24,7 +24,6 @@ from flowpod.flow.references import Scope
 from flowpod.jsonable import as_text
 from flowpod.models.base import Usage
 from flowpod.settings import Settings
-from flowpod.spans import end_span
 from flowpod.storage.sessions.service import HistoryService
 from flowpod.storage.sessions.turns import Turn
 from flowpod.telemetry.redaction import RunSecrets, redact_value
@@ -238,7 +237,7 @@ class Run:
         span.set_attribute("flowpod.run.status", self._status or "")
         if self._failure is not None:
             tracing.fail(span, self._failure.text, self._failure.info.code or self._failure.info.type)
-        end_span(span, self._seconds)
+        span.end()
 
 
 def _bug(error: BaseException) -> ErrorInfo:

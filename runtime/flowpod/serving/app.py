@@ -108,7 +108,7 @@ def routes_of(
     service: FlowService, settings: Settings, telemetry: Telemetry | None = None, *, needs_token: bool = False
 ) -> list[Route]:
     """Return the routes of all endpoints; without `telemetry`, traces and metrics are empty."""
-    processor = telemetry.trace_processor if telemetry else None
+    processor = telemetry.trace_writer if telemetry else None
     routes = [
         post("/", Simple(service, settings).handle),
         post("/run", Complete(service, settings).handle),

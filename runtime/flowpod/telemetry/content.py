@@ -12,13 +12,22 @@ class Content:
     """Serialises and truncates what goes on a span; `span_redaction` replaces the secrets in it when the span ends.
 
     Only a text that has to be truncated is redacted here, before that: the cut could go through a secret, and its
-    beginning would no longer be recognised. `captured` says whether spans hold content at all.
+    beginning would no longer be recognised. `captured` says whether spans hold content at all, `max_attributes`
+    how many attributes the span of a model call may have.
     """
 
-    def __init__(self, secrets: Secrets | None = None, *, captured: bool = True, max_chars: int = 32768) -> None:
+    def __init__(
+        self,
+        secrets: Secrets | None = None,
+        *,
+        captured: bool = True,
+        max_chars: int = 32768,
+        max_attributes: int | None = None,
+    ) -> None:
         self.secrets = secrets or Secrets()
         self.captured = captured
         self.max_chars = max_chars
+        self.max_attributes = max_attributes
 
     def redact(self, text: str) -> str:
         """Return a text of a flow's code or a model without secrets, and without half emojis, which nothing encodes."""

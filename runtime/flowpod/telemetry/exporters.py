@@ -4,8 +4,9 @@ Each is imported only when a variable names it: the gRPC exporter alone takes 11
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -16,11 +17,15 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_BSP_SCHEDULE_DELAY,
 )
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from flowpod.errors import InvalidRequest
+from flowpod.telemetry.content import Content
 from flowpod.telemetry.metrics import Metrics
+from flowpod.telemetry.span_record import EndedSpan
+from flowpod.telemetry.span_redaction import readable_span, redact_span
 
 Signal = Literal["TRACES", "METRICS"]
 
@@ -88,32 +93,44 @@ def _protocol(environ: Mapping[str, str], signal: Signal) -> str:
     return protocol
 
 
-class CountingBatchProcessor(BatchSpanProcessor):
-    """Exports spans in batches, in a thread of its own, and counts those that are dropped.
+class BatchExporter(BatchSpanProcessor):
+    """Exports spans in batches, without their secrets, in a thread of its own, and counts those that are dropped.
 
     They are when they end faster than the exporter takes them, and when the exporter fails with a batch.
     """
 
-    def __init__(self, exporter: SpanExporter, name: str, metrics: Metrics, environ: Mapping[str, str]) -> None:
-        self._exporter = _CountingExporter(exporter, name, metrics)
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        name: str,
+        metrics: Metrics,
+        environ: Mapping[str, str],
+        content: Content | None = None,
+        resource: Resource | None = None,
+    ) -> None:
+        redact = partial(_redacted, content=content or Content(), resource=resource or Resource.get_empty())
+        self._exporter = _CountingExporter(exporter, name, metrics, redact)
         self._max_queued = int(environ.get(OTEL_BSP_MAX_QUEUE_SIZE) or _MAX_QUEUED)
         self._ended = 0
         super().__init__(self._exporter, max_queue_size=self._max_queued)
 
-    def on_end(self, span: ReadableSpan) -> None:
+    def take(self, span: EndedSpan) -> None:
         """Queue a span that has ended."""
         if self._ended - self._exporter.taken >= self._max_queued:
             self._exporter.count_dropped(1)
             return
         self._ended += 1
-        super().on_end(span)
+        self.on_end(span)  # type: ignore[arg-type]  # the queue passes it on to the exporter, which makes it readable
 
 
 class _CountingExporter(SpanExporter):
-    """Counts the spans that the exporter has `taken`, and those that it could not send."""
+    """Redacts spans, and counts those that the exporter has `taken`, and those that it could not send."""
 
-    def __init__(self, exporter: SpanExporter, name: str, metrics: Metrics) -> None:
+    def __init__(
+        self, exporter: SpanExporter, name: str, metrics: Metrics, redact: Callable[[EndedSpan], ReadableSpan]
+    ) -> None:
         self._exporter = exporter
+        self._redact = redact
         self._name = name
         self._metrics = metrics
         self.count_dropped(0)  # an alert needs to see the zero before the first loss
@@ -122,10 +139,10 @@ class _CountingExporter(SpanExporter):
     def count_dropped(self, count: int) -> None:
         self._metrics.spans_dropped(count, self._name)
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+    def export(self, spans: Sequence[Any]) -> SpanExportResult:
         self.taken += len(spans)
         try:
-            result = self._exporter.export(spans)
+            result = self._exporter.export([self._redact(span) for span in spans])
         except Exception:  # the thread of the batches logs it
             self.count_dropped(len(spans))
             raise
@@ -135,3 +152,7 @@ class _CountingExporter(SpanExporter):
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
+
+
+def _redacted(span: EndedSpan, content: Content, resource: Resource) -> ReadableSpan:
+    return readable_span(redact_span(span, content), resource)

@@ -12,12 +12,13 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
+import orjson
 from openai import AsyncStream, Stream
 from openai.resources.chat.completions import AsyncCompletions, Completions
 from openai.resources.embeddings import AsyncEmbeddings, Embeddings
 
 from flowpod.errors import text_of
-from flowpod.jsonable import as_text
+from flowpod.jsonable import as_text, dumps
 from flowpod.telemetry.model_call import CALL, ModelCall
 from flowpod.telemetry.tracing import TRACING, Tracing
 
@@ -84,6 +85,7 @@ def _started_call(resource: Any, operation: Operation, kwargs: Mapping[str, Any]
     else:
         prompt = as_text(prompt)
     rest = {name: value for name, value in kwargs.items() if name not in ("messages", "input", "extra_headers")}
+    prompt, rest = orjson.loads(dumps((prompt, rest)))  # a copy: the node may change its lists during the call
     call.set_request(prompt, rest, stream=bool(kwargs.get("stream")))
     headers = {**call.headers(), **(kwargs.get("extra_headers") or {})}
     return _TracedCall({**kwargs, "extra_headers": headers}, call, tracing)

@@ -16,7 +16,7 @@ from opentelemetry.sdk.environment_variables import (
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
-from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from flowpod import __version__
@@ -24,18 +24,19 @@ from flowpod.errors import InvalidRequest
 from flowpod.settings import Settings
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.exporters import (
-    CountingBatchProcessor,
+    BatchExporter,
     check_numbers,
     exporter_names,
     exporter_secrets,
     make_exporter,
 )
-from flowpod.telemetry.metrics import SCOPE, Metrics
+from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.redaction import Secrets
 from flowpod.telemetry.snapshots import Snapshots
-from flowpod.telemetry.span_redaction import RedactingProcessor
+from flowpod.telemetry.span_provider import SpanProvider
+from flowpod.telemetry.span_record import SpanConsumer
 from flowpod.telemetry.trace_store import TRACES_FILE, TraceStore
-from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
+from flowpod.telemetry.trace_writer import TraceWriter
 from flowpod.telemetry.tracing import Tracing
 
 _SHUTDOWN_S = 3.0
@@ -46,12 +47,12 @@ _MEGABYTE = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """The traces and metrics of this process. `trace_processor` is None when it stores no traces."""
+    """The traces and metrics of this process. `trace_writer` is None when it stores no traces."""
 
     tracing: Tracing
     snapshots: Snapshots
-    trace_processor: TraceStoreProcessor | None
-    tracer_provider: TracerProvider | None
+    trace_writer: TraceWriter | None
+    tracer_provider: SpanProvider | None
     meter_provider: MeterProvider
 
     def shutdown(self) -> None:
@@ -90,7 +91,13 @@ def set_up_telemetry(
     check_numbers(environ)
     secrets.add(exporter_secrets(environ))
     resource = _resource(service, environ)
-    content = Content(secrets, captured=settings.trace_content == "on", max_chars=_max_chars(settings))
+    limits = _limits(environ)
+    content = Content(
+        secrets,
+        captured=settings.trace_content == "on",
+        max_chars=_max_chars(settings),
+        max_attributes=limits.max_span_attributes,
+    )
     snapshots = Snapshots(data, str(resource.attributes[SERVICE_INSTANCE_ID]))
     exported = [make_exporter(name, "METRICS", environ) for name in exporter_names(environ, "METRICS")]
     readers = [snapshots.reader, *map(PeriodicExportingMetricReader, exported)]
@@ -101,15 +108,14 @@ def set_up_telemetry(
         return Telemetry(Tracing(None, counted, content), snapshots, None, None, meter_provider)
     exporters = exporter_names(environ, "TRACES")
     stores = stores_traces(settings, exporting=bool(exporters))
-    trace_processor = _trace_processor(settings, data, counted) if stores else None
-    provider = TracerProvider(_sampler(exporters, stores, environ), resource, span_limits=_limits(environ))
-    processors: list[SpanProcessor] = [] if trace_processor is None else [trace_processor]
+    trace_writer = _trace_writer(settings, data, counted, content) if stores else None
+    consumers: list[SpanConsumer] = [] if trace_writer is None else [trace_writer]
     for name in exporters:
         exporter = make_exporter(name, "TRACES", environ)
-        processors.append(CountingBatchProcessor(exporter, name, counted, environ))
-    provider.add_span_processor(RedactingProcessor(content, processors))
+        consumers.append(BatchExporter(exporter, name, counted, environ, content, resource))
+    provider = SpanProvider(consumers, content, _sampler(exporters, stores, environ), resource, limits)
     trace.set_tracer_provider(provider)
-    return Telemetry(tracing_of(provider, counted, content), snapshots, trace_processor, provider, meter_provider)
+    return Telemetry(Tracing(provider, counted), snapshots, trace_writer, provider, meter_provider)
 
 
 def stores_traces(settings: Settings, *, exporting: bool) -> bool:
@@ -123,14 +129,10 @@ def stores_traces(settings: Settings, *, exporting: bool) -> bool:
     return settings.trace_store == "on"
 
 
-def _trace_processor(settings: Settings, data: Path, counted: Metrics) -> TraceStoreProcessor:
+def _trace_writer(settings: Settings, data: Path, counted: Metrics, content: Content) -> TraceWriter:
     max_bytes, max_age_s = settings.trace_store_max_mb * _MEGABYTE, settings.trace_store_days * _DAY_S
-    return TraceStoreProcessor(TraceStore(data / TRACES_FILE, max_bytes=max_bytes, max_age_s=max_age_s), counted)
-
-
-def tracing_of(provider: TracerProvider, counted: Metrics | None = None, content: Content | None = None) -> Tracing:
-    """Return a Tracing whose spans come from `provider`."""
-    return Tracing(provider.get_tracer(SCOPE, __version__), counted, content)
+    store = TraceStore(data / TRACES_FILE, max_bytes=max_bytes, max_age_s=max_age_s)
+    return TraceWriter(store, counted, content)
 
 
 def _resource(service: str, environ: Mapping[str, str]) -> Resource:

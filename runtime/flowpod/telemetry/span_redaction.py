@@ -6,14 +6,15 @@ from itertools import accumulate
 from typing import Any, cast
 
 import orjson
-from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor, SynchronousMultiSpanProcessor
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, Status
-from opentelemetry.util.types import Attributes
 
 from flowpod.jsonable import dumps, encodable
 from flowpod.telemetry.content import Content
+from flowpod.telemetry.model_attributes import model_attributes
 from flowpod.telemetry.redaction import REDACTED, RUN_SECRETS, RunSecrets, is_number, redact_value
+from flowpod.telemetry.span_record import EndedSpan
 
 _TRUNCATION_NOTE = 64  # characters, more than `Content.truncate` appends
 _JSON_GROWTH = 8  # how much longer than its texts the JSON of a message may be
@@ -46,46 +47,58 @@ _CONTENT = (
 )
 
 
-class RedactingProcessor(SynchronousMultiSpanProcessor):
-    """Redacts each sampled span once when it ends, and passes it to `processors`: the trace store and the exporters."""
-
-    def __init__(self, content: Content, processors: Iterable[SpanProcessor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._content = content
-        self._run_secrets: dict[int, RunSecrets] = {}
-        for processor in processors:
-            self.add_span_processor(processor)
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002 - the base class's
-        """Remember the secrets of the run, if it has any: the span may end in a task or a thread of no run."""
-        if (run := RUN_SECRETS.get()) and span.context is not None:
-            self._run_secrets[span.context.span_id] = run
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Pass the span on without secrets."""
-        if span.context is None:
-            return
-        run = self._run_secrets.pop(span.context.span_id, None) or RUN_SECRETS.get()
-        if span.context.trace_flags.sampled:
-            super().on_end(redact_span(span, self._content, run))
-
-
-def redact_span(span: ReadableSpan, content: Content, run: RunSecrets) -> ReadableSpan:
-    """Return the span itself if it may leave as it is, or else a copy that may.
+def redact_span(span: EndedSpan, content: Content) -> EndedSpan:
+    """Return the span with the attributes of its exchange, as it may leave: the span itself or else a copy.
 
     In the copy every secret is replaced and every text truncated, whoever put it there; half emojis and integers of
     more than 64 bits, which no exporter encodes, are replaced as well.
     """
-    return span if not run and _may_leave(span, content) else _Redaction(content, run).span(span)
+    token = RUN_SECRETS.set(span.secrets)
+    try:
+        if span.exchange is not None:
+            attributes = {**span.attributes, **model_attributes(span.exchange, content)}
+            span = span._replace(attributes=_newest(attributes, content.max_attributes), exchange=None)
+        if not span.secrets and _may_leave(span, content):
+            return span
+        return _Redaction(content, span.secrets).span(span)
+    finally:
+        RUN_SECRETS.reset(token)
 
 
-def attributes_of(carrier: ReadableSpan | Event | Link) -> dict[str, Any]:
+def readable_span(span: EndedSpan, resource: Resource) -> ReadableSpan:
+    """Return a redacted span as exporters take it."""
+    return ReadableSpan(
+        name=span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=resource,
+        attributes=span.attributes,
+        events=span.events,
+        links=span.links,
+        kind=span.kind,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.scope,
+    )
+
+
+def may_leave(encoded: bytes, spans: Iterable[EndedSpan], content: Content) -> bool:
+    """Return whether spans can leave as they are; False if that is not settled. `encoded` is all of them as JSON."""
+    if any(span.secrets for span in spans) or content.secrets.occur_in(encoded):
+        return False
+    if not content.captured and any(span.status.description or span.events for span in spans):
+        return False
+    return len(encoded) <= content.max_chars
+
+
+def attributes_of(carrier: EndedSpan | ReadableSpan | Event | Link) -> dict[str, Any]:
     """Return a copy of the attributes, by one call: OpenTelemetry's own mapping calls a function for each value."""
     attributes = carrier.attributes
     return cast(dict[str, Any], attributes).copy() if hasattr(attributes, "copy") else dict(attributes or {})
 
 
-def _may_leave(span: ReadableSpan, content: Content) -> bool:
+def _may_leave(span: EndedSpan, content: Content) -> bool:
     """Return whether the span can leave as it is, after encoding it once; False if that does not settle it."""
     attributes, failure, events = attributes_of(span), span.status.description, span.events
     if not content.captured and (failure or events):
@@ -112,23 +125,16 @@ class _Redaction:
         self._secrets = content.secrets
         self._run = run
 
-    def span(self, span: ReadableSpan) -> ReadableSpan:
+    def span(self, span: EndedSpan) -> EndedSpan:
         failure = self._text(self._words(span.status.description or ""))
         if not self._content.captured:  # the text of a failure may quote content
             failure = str(attributes_of(span).get("error.type", "")) if failure else ""
-        return ReadableSpan(
+        return span._replace(
             name=self._redact(span.name),
-            context=span.context,
-            parent=span.parent,
-            resource=span.resource,
-            attributes=self._attributes(attributes_of(span)),
+            attributes=self._attributes(span.attributes),
             events=[self._event(event) for event in span.events],
             links=[Link(link.context, self._attributes(attributes_of(link))) for link in span.links],
-            kind=span.kind,
             status=Status(span.status.status_code, failure or None),
-            start_time=span.start_time,
-            end_time=span.end_time,
-            instrumentation_scope=span.instrumentation_scope,
         )
 
     def _event(self, event: Event) -> Event:
@@ -141,7 +147,7 @@ class _Redaction:
         }
         return Event(self._redact(event.name), self._attributes(attributes), event.timestamp)
 
-    def _attributes(self, attributes: Mapping[str, Any]) -> Attributes:
+    def _attributes(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         return {
             name if name.startswith(_OWN) else self._redact(name): self._attribute(name, value, attributes)
             for name, value in attributes.items()
@@ -211,3 +217,7 @@ def _is_json(name: str, attributes: Mapping[str, Any]) -> bool:
 def _exportable(number: float) -> float | str:
     is_large = isinstance(number, int) and not _MIN_INTEGER <= number < -_MIN_INTEGER
     return str(number) if is_large else number
+
+
+def _newest(attributes: dict[str, Any], most: int | None) -> dict[str, Any]:
+    return attributes if most is None else dict(list(attributes.items())[-most:])

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from flowpod.errors import Unavailable
 from flowpod.telemetry.trace_store import Stopped, TraceStore
-from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
+from flowpod.telemetry.trace_writer import TraceWriter
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class TraceReader:
     `free` is how many more are accepted now.
     """
 
-    def __init__(self, processor: TraceStoreProcessor, timeout_s: float = _TIMEOUT_S) -> None:
+    def __init__(self, processor: TraceWriter, timeout_s: float = _TIMEOUT_S) -> None:
         self._processor = processor
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(_THREADS, "flowpod-trace-reader")

@@ -6,6 +6,7 @@ file. Everything here blocks: call it in threads.
 
 import re
 import sqlite3
+import sys
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -16,6 +17,8 @@ from typing import Any
 import orjson
 
 from flowpod.jsonable import dumps
+from flowpod.telemetry.content import Content
+from flowpod.telemetry.model_attributes import Exchange, model_attributes
 
 TRACES_FILE = "traces.db"
 
@@ -28,8 +31,12 @@ _DELETED_PART = 20  # the oldest twentieth is deleted at a time, which leaves ro
 _PAGE_BYTES = 8 * 1024 * 1024  # of the spans of several runs, as JSON
 _STEPS = 100  # of SQLite between two looks whether to go on: about five rows
 _SEARCHED = ("input", "output", "error")
+_UNLIMITED = Content(max_chars=sys.maxsize)  # what is stored has been truncated
 Span = dict[str, Any]
-"""A span as JSON: span_id, parent_id, name, kind, start_ns, end_ns, status, message, attributes, events."""
+"""A span as JSON: span_id, parent_id, name, kind, start_ns, end_ns, status, message, attributes, events.
+
+A stored one may have an `exchange` too, from which reading makes attributes.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +165,11 @@ class TraceStore:
         """Create the folder of the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
-    def add(self, runs: Sequence[tuple[Summary, Sequence[Span]]]) -> list[int]:
-        """Store runs in one transaction; return their ids."""
+    def add(self, runs: Sequence[tuple[Summary, bytes]]) -> list[int]:
+        """Store runs, whose spans are JSON, in one transaction; return their ids."""
         names, marks = ", ".join(_COLUMNS), ", ".join("?" * len(_COLUMNS))
         ids = []
-        packed = [(summary, _compress(spans)) for summary, spans in runs]
+        packed = [(summary, zlib.compress(spans, _COMPRESSION)) for summary, spans in runs]
         with self._writing() as connection:
             for summary, body in packed:
                 values = [*astuple(summary), body]
@@ -176,7 +183,7 @@ class TraceStore:
             for number, spans in late.items():
                 found = connection.execute("SELECT body FROM trace WHERE id = ?", [number]).fetchone()
                 if found is not None:
-                    body = _compress([*_parse(_decompress(found[0])), *spans])
+                    body = zlib.compress(dumps([*_parse(_decompress(found[0])), *spans]), _COMPRESSION)
                     connection.execute("UPDATE trace SET body = ? WHERE id = ?", [body, number])
 
     def prune(self, now_ns: int) -> None:
@@ -272,10 +279,6 @@ class TraceStore:
                 yield from connection.execute(text, [*values, limit])
 
 
-def _compress(spans: Sequence[Span]) -> bytes:
-    return zlib.compress(dumps(list(spans)), _COMPRESSION)
-
-
 def _decompress(body: bytes, max_bytes: int = 0) -> bytes:
     """Return the JSON of spans; b"" if it has more than `max_bytes`, where 0 is no limit."""
     decompressor = zlib.decompressobj()
@@ -285,4 +288,7 @@ def _decompress(body: bytes, max_bytes: int = 0) -> bytes:
 
 def _parse(text: bytes) -> list[Span]:
     spans: list[Span] = orjson.loads(text or b"[]")
+    for span in spans:
+        if exchange := span.pop("exchange", None):
+            span["attributes"].update(model_attributes(Exchange(*exchange), _UNLIMITED))
     return spans

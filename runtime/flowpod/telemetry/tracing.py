@@ -3,27 +3,25 @@
 Names and attributes are those of OpenTelemetry's GenAI conventions, with OpenInference's for inputs and outputs.
 """
 
-import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
 
-from opentelemetry import baggage, trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Span, StatusCode, Tracer
+from opentelemetry.trace import INVALID_SPAN, Span, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
 from flowpod.errors import text_of
-from flowpod.spans import end_span
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.model_call import ModelCall
-from flowpod.telemetry.span_redaction import attributes_of
+from flowpod.telemetry.span_provider import SpanProvider
+from flowpod.telemetry.span_record import SpanRecord
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _BAGGAGE = W3CBaggagePropagator()
@@ -40,25 +38,29 @@ SpanKind = Literal["CHAIN", "TOOL", "RETRIEVER", "AGENT", "LLM", "EMBEDDING", "R
 
 
 class Tracing:
-    """Starts the spans of runs, nodes and model calls; without a tracer it makes none, and only the metrics remain."""
+    """Starts the spans of runs, nodes and model calls; without a provider there are none, only metrics."""
 
-    def __init__(self, tracer: Tracer | None, metrics: Metrics | None = None, content: Content | None = None) -> None:
-        self._tracer = tracer or trace.NoOpTracer()
-        self.enabled = tracer is not None
+    def __init__(
+        self, provider: SpanProvider | None, metrics: Metrics | None = None, content: Content | None = None
+    ) -> None:
+        self._provider = provider
         self.metrics = metrics or Metrics()
-        self.content = content or Content()
+        self.content = content or (Content() if provider is None else provider.content)
 
     def start_run(self, flow: str, headers: Mapping[str, str], attributes: Mapping[str, str]) -> Span:
         """Start a run's root span, below the span that the request's `traceparent` names, if any."""
-        return self._tracer.start_span(
+        if self._provider is None:
+            return INVALID_SPAN
+        return self._provider.start_root(
             f"invoke_workflow {flow}",
-            context=_PROPAGATOR.extract(headers, context=Context()),
-            attributes={
+            _PROPAGATOR.extract(headers, context=Context()),
+            {
                 "gen_ai.operation.name": "invoke_workflow",
                 "gen_ai.workflow.name": flow,
                 "openinference.span.kind": "CHAIN",
                 **attributes,
             },
+            {name: attributes[name] for name in _RUN_ATTRIBUTES if name in attributes},
         )
 
     def add_span(
@@ -68,10 +70,11 @@ class Tracing:
 
         A caller that names a user cannot make a span of another one.
         """
-        context = _BAGGAGE.extract(headers, context=_PROPAGATOR.extract(headers, context=Context()))
-        items = {key: str(value) for key, value in baggage.get_all(context).items()}
+        caller = _BAGGAGE.extract(headers, context=_PROPAGATOR.extract(headers, context=Context()))
+        items = {key: str(value) for key, value in baggage.get_all(caller).items()}
         user = {} if user_id is None else {"user.id": user_id}
-        self._tracer.start_span(name, context=context, attributes={**attributes, **items, **user}).end()
+        if self._provider is not None:
+            self._provider.start_root(name, caller, {**attributes, **items, **user}).end()
 
     @contextmanager
     def node(self, parent: Span, name: str, kind: str, path: str, span_kind: SpanKind) -> Iterator[Span]:
@@ -79,54 +82,51 @@ class Tracing:
 
         `path` is the node's name, with the rounds of the batches and loops around it; `span_kind` is that of its kind.
         """
-        span = self._tracer.start_span(
-            name,
-            context=trace.set_span_in_context(parent, Context()),
-            attributes={
-                "flowpod.node.name": name,
-                "flowpod.node.type": kind,
-                "flowpod.node.path": path,
-                "openinference.span.kind": span_kind,
-                **_run_attributes(parent),
-            },
-        )
-        started = time.monotonic()
+        attributes = {
+            "flowpod.node.name": name,
+            "flowpod.node.type": kind,
+            "flowpod.node.path": path,
+            "openinference.span.kind": span_kind,
+        }
+        span = self._start_child(name, parent, attributes)
         TRACING.set(self)
+        token = context.attach(trace.set_span_in_context(span))
         try:
-            # `fail` records failures, with the message that the caller gets.
-            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-                yield span
+            yield span  # `fail` records failures, with the message that the caller gets
         finally:
-            end_span(span, time.monotonic() - started)
+            context.detach(token)
+            span.end()
+
+    def _start_child(
+        self, name: str, parent: Span, attributes: dict[str, Any], kind: trace.SpanKind = trace.SpanKind.INTERNAL
+    ) -> Span:
+        return INVALID_SPAN if self._provider is None else self._provider.start_child(name, parent, attributes, kind)
 
     def start_model_call(self, model: str, provider: str, address: str, operation: str = "chat") -> ModelCall:
         """Start one call of a model, under the current span; `address` is the model's host, or host and port."""
         host, _, port = address.rpartition(":") if address.rpartition(":")[2].isdecimal() else (address, "", "")
-        span = self._tracer.start_span(
-            f"{operation} {model}" if model else operation,
-            kind=trace.SpanKind.CLIENT,
-            attributes={
-                "gen_ai.operation.name": operation,
-                "gen_ai.provider.name": provider,
-                "gen_ai.request.model": model,
-                "llm.model_name": model,
-                "llm.provider": provider,
-                "openinference.span.kind": "EMBEDDING" if operation == "embeddings" else "LLM",
-                **_run_attributes(trace.get_current_span()),
-                **({"server.address": host} if host else {}),
-                **({"server.port": int(port)} if port else {}),
-            },
-        )
+        attributes = {
+            "gen_ai.operation.name": operation,
+            "gen_ai.provider.name": provider,
+            "gen_ai.request.model": model,
+            "llm.model_name": model,
+            "llm.provider": provider,
+            "openinference.span.kind": "EMBEDDING" if operation == "embeddings" else "LLM",
+            **({"server.address": host} if host else {}),
+            **({"server.port": int(port)} if port else {}),
+        }
+        name = f"{operation} {model}" if model else operation
+        span = self._start_child(name, trace.get_current_span(), attributes, trace.SpanKind.CLIENT)
         return ModelCall(span, self.content, self.metrics, self.metrics.model_attributes(operation, provider, model))
 
     def trace_id(self, span: Span) -> str:
         """Return the trace's id as `0x` and 32 hex digits, or "" when tracing is off."""
-        return f"0x{span.get_span_context().trace_id:032x}" if self.enabled else ""
+        return f"0x{span.get_span_context().trace_id:032x}" if self._provider else ""
 
     def record(self, span: Span, key: str, value: Any) -> None:
         """Put `value` on the span under `key`, with its type, if spans hold content."""
-        if span.is_recording() and self.content.captured:
-            span.set_attributes(self.content.attributes(key, value))
+        if isinstance(span, SpanRecord) and self.content.captured:
+            span.put(self.content.attributes(key, value))
 
     def fail(self, span: Span, message: str, code: str, error: BaseException | None = None) -> None:
         """Mark the span as failed, with the exception as an event."""
@@ -138,8 +138,3 @@ class Tracing:
             span.add_event("exception", dict(zip(names, values, strict=True)))
         span.set_attribute("error.type", code)
         span.set_status(StatusCode.ERROR, message)
-
-
-def _run_attributes(span: Span) -> dict[str, AttributeValue]:
-    attributes = attributes_of(span) if isinstance(span, ReadableSpan) else {}
-    return {name: attributes[name] for name in _RUN_ATTRIBUTES if name in attributes}

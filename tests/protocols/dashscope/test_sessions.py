@@ -9,13 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from flowpod.telemetry.content import Content
-from flowpod.telemetry.setup import tracing_of
-from flowpod.telemetry.span_redaction import RedactingProcessor
+from flowpod.telemetry.span_provider import SpanProvider
+from flowpod.telemetry.tracing import Tracing
 from tests.support.conversations import write_talking_flow
 from tests.support.dashscope_flow import write_dashscope_flow
 from tests.support.flows import client_of, post, problems_of, write_flow
@@ -197,14 +195,14 @@ async def test_plugin_tokens_are_redacted_everywhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, question: str, headers: dict[str, str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(RedactingProcessor(Content(), [SimpleSpanProcessor(exporter)]))
+    exporter, provider = InMemorySpanExporter(), SpanProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
     flow = write_flow(tmp_path / "flow", PLUGIN, {"ask.py": ASK})
     content = {
         "input": {"prompt": question, "biz_params": BIZ},
         "parameters": {"has_thoughts": True, "flow_stream_mode": "full_thoughts"},
     }
-    response = await post(flow, PATH, content, headers=headers, data=tmp_path, tracing=tracing_of(provider))
+    response = await post(flow, PATH, content, headers=headers, data=tmp_path, tracing=Tracing(provider))
     assert ("done" if question == "hi" else "no luck") in response.text
     spans = [span.to_json() for span in exporter.get_finished_spans()]
     assert any("***" in text for text in spans)
@@ -216,10 +214,10 @@ async def test_plugin_tokens_are_redacted_everywhere(
 
 
 async def test_a_token_in_an_exception_is_redacted(tmp_path: Path) -> None:
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(RedactingProcessor(Content(), [SimpleSpanProcessor(exporter)]))
+    exporter, provider = InMemorySpanExporter(), SpanProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
     flow = write_flow(tmp_path / "flow", PLUGIN, {"ask.py": ASK})
-    response = await post(flow, PATH, {"input": {"prompt": "tell", "biz_params": BIZ}}, tracing=tracing_of(provider))
+    response = await post(flow, PATH, {"input": {"prompt": "tell", "biz_params": BIZ}}, tracing=Tracing(provider))
     assert "no luck with ***" in response.text
     assert "S3CRET" not in response.text
     spans = "".join(span.to_json() for span in exporter.get_finished_spans())

@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from flowpod.telemetry.setup import tracing_of
+from flowpod.telemetry.span_provider import SpanProvider
+from flowpod.telemetry.tracing import Tracing
 from tests.support.flows import SESSION, client_of, write_flow
 from tests.support.model_server import ModelServer
 from tests.support.serving import turns
@@ -112,9 +112,9 @@ async def test_a_client_sets_its_user(tmp_path: Path, headers: dict[str, str], b
 
 
 async def test_the_chat_id_is_on_the_traces(chat_flow: Path) -> None:
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    exporter, provider = InMemorySpanExporter(), SpanProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    async with client_of(chat_flow, tracing=tracing_of(provider)) as client:
+    async with client_of(chat_flow, tracing=Tracing(provider)) as client:
         await ask(client, "hi", {"X-OpenWebUI-Chat-Id": CHAT})
     named = [
         span.attributes["session.id"]

@@ -1,4 +1,4 @@
-"""The span processor that stores traces."""
+"""The consumer of spans that stores traces."""
 
 import logging
 import time
@@ -9,29 +9,28 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
 
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.snapshots import Snapshots
-from flowpod.telemetry.span_redaction import RedactingProcessor
+from flowpod.telemetry.span_provider import SpanProvider
 from flowpod.telemetry.trace_store import Filters, TraceStore
-from flowpod.telemetry.trace_store_processor import TraceStoreProcessor
+from flowpod.telemetry.trace_writer import TraceWriter
 from flowpod.telemetry.tracing import Tracing
 
 
 class Recording:
-    """A processor that stores traces, a tracer that feeds it, and its metrics."""
+    """A writer of traces, a tracer that feeds it, and its metrics."""
 
     def __init__(self, path: Path, content: Content | None = None, **limits: int) -> None:
         self.snapshots = Snapshots(path.parent, "test")
         self.store = TraceStore(path, max_bytes=1 << 30, max_age_s=1e9)
         metrics = Metrics(MeterProvider([self.snapshots.reader]))
-        self.processor = TraceStoreProcessor(self.store, metrics, **limits)
-        provider = TracerProvider()
-        provider.add_span_processor(RedactingProcessor(content or Content(), [self.processor]))
-        self.tracer: Tracer = provider.get_tracer("test")
+        self.content = content or Content()
+        self.writer = TraceWriter(self.store, metrics, self.content, **limits)
+        self.provider = SpanProvider([self.writer], self.content)
+        self.tracer: Tracer = self.provider.get_tracer("test")
 
     def start(self, name: str, parent: Span | None = None, attributes: dict[str, str] | None = None) -> Span:
         context = Context() if parent is None else trace.set_span_in_context(parent, Context())
@@ -39,7 +38,7 @@ class Recording:
 
     def stored(self) -> dict[str, list[str]]:
         """Return the names of each run's spans, by the run's id or else its name."""
-        assert self.processor.force_flush(5000)
+        assert self.writer.force_flush(5000)
         found = {}
         for summary in (stored.summary for stored in self.store.newest(Filters(), 100)):
             for run in self.store.find(summary.run_id or summary.trace_id).runs:
@@ -55,7 +54,7 @@ class Recording:
 def recording(tmp_path: Path) -> Iterator[Recording]:
     made = Recording(tmp_path / "data" / "traces.db")
     yield made
-    made.processor.shutdown()
+    made.writer.shutdown()
 
 
 def test_a_run_is_stored_when_its_root_ends(recording: Recording) -> None:
@@ -107,13 +106,13 @@ def test_a_failing_store_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             recording.start("root").end()
-            assert recording.processor.force_flush(5000)
+            assert recording.writer.force_flush(5000)
     assert [record.getMessage().startswith("traces are not stored in") for record in caplog.records] == [True]
     assert recording.dropped() == 3
     blocked.unlink()
     recording.start("root").end()
     assert recording.stored() == {"root": ["root"]}
-    recording.processor.shutdown()
+    recording.writer.shutdown()
 
 
 def test_ending_a_span_does_not_wait_for_the_file(recording: Recording) -> None:
@@ -162,7 +161,7 @@ def test_attributes_of_a_nodes_own_code_are_truncated(tmp_path: Path) -> None:
     assert span["attributes"]["cut"] == f"{'x' * 100}... (1000)"
     assert span["attributes"]["several"] == ["y" * 40] * 2
     assert span["events"][0]["attributes"]["own"] == f"{'z' * 100}... (1000 characters)"
-    recording.processor.shutdown()
+    recording.writer.shutdown()
 
 
 def test_the_queue_is_limited_in_bytes(tmp_path: Path) -> None:
@@ -173,13 +172,13 @@ def test_the_queue_is_limited_in_bytes(tmp_path: Path) -> None:
     recording.start("root", None, {"flowpod.run.id": "run-next", "text": "x" * 9_000}).end()
     assert list(recording.stored()) == ["run-next", "run-9000"]  # there is room again
     assert recording.dropped() == 1
-    recording.processor.shutdown()
+    recording.writer.shutdown()
 
 
 def test_without_content_a_failure_has_only_its_type_and_code(tmp_path: Path) -> None:
     recording = Recording(tmp_path / "traces.db", Content(captured=False))
     root = recording.start("root", None, {"flowpod.run.id": "r1"})
-    tracing = Tracing(recording.tracer, content=Content(captured=False))
+    tracing = Tracing(recording.provider)
     try:
         raise ValueError("cannot read 'nobody's business'")
     except ValueError as error:
@@ -193,4 +192,4 @@ def test_without_content_a_failure_has_only_its_type_and_code(tmp_path: Path) ->
     first, second = run.spans[0]["events"]
     assert first["attributes"] == {"exception.type": "ValueError"}
     assert second["attributes"]["exception.type"] == "ValueError"
-    recording.processor.shutdown()
+    recording.writer.shutdown()

@@ -1,4 +1,4 @@
-"""The span processor that stores traces, in a thread of its own: runs only queue their spans."""
+"""Stores traces, in a thread of its own: runs only queue their spans."""
 
 import logging
 import sqlite3
@@ -7,13 +7,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
+from typing import NamedTuple
 
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-from opentelemetry.trace import StatusCode
+import orjson
+from opentelemetry.trace import SpanContext, StatusCode
 
 from flowpod.jsonable import dumps
+from flowpod.telemetry.content import Content
 from flowpod.telemetry.metrics import Metrics
-from flowpod.telemetry.span_redaction import attributes_of
+from flowpod.telemetry.span_record import EndedSpan
+from flowpod.telemetry.span_redaction import attributes_of, may_leave, redact_span
 from flowpod.telemetry.trace_store import Span, Summary, TraceStore
 
 logger = logging.getLogger(__name__)
@@ -26,43 +29,55 @@ _MAX_WAITING = 50_000  # spans of runs that have not ended
 _MAX_REMEMBERED = 20_000  # spans of stored runs, which late spans may be below
 _SUMMARY_CHARS = 4000  # of a run's input and output, in listings and for searches
 
-_Found = tuple[int, Sequence[ReadableSpan]]
+
+class _Queued(NamedTuple):
+    """A span and its row as JSON, which is b"" if it holds something that JSON cannot."""
+
+    span: EndedSpan
+    row: bytes
+
+
+_Found = tuple[int, Sequence[_Queued]]
 """The spans of one run, with the id that the store gave it, 0 for a new one."""
 
 
-class TraceStoreProcessor(SpanProcessor):
+class TraceWriter:
     """Stores each run with all its spans once its root span has ended.
 
     Spans that end later, in threads that outlive their run, are added to it. Spans are dropped and counted when the
     file cannot be written, or when more than `max_bytes` of them wait to be stored.
     """
 
-    def __init__(self, store: TraceStore, metrics: Metrics, max_bytes: int = _MAX_QUEUED_BYTES) -> None:
+    def __init__(
+        self, store: TraceStore, metrics: Metrics, content: Content | None = None, max_bytes: int = _MAX_QUEUED_BYTES
+    ) -> None:
         self.store = store
+        self._content = content or Content()
         self._max_bytes = max_bytes
         self._queued_bytes = 0
         self._lock = threading.Lock()
         self._metrics = metrics
         metrics.spans_dropped(0, "store")  # an alert needs to see the zero before the first loss
-        self._queue: SimpleQueue[tuple[ReadableSpan, int] | threading.Event] = SimpleQueue()  # spans with their bytes
+        self._queue: SimpleQueue[tuple[_Queued, int] | threading.Event] = SimpleQueue()  # spans with their bytes
         self._flush = threading.Event()
         self._closing = False
         self._failing = False
         self._pruned = 0.0
-        self._waiting: OrderedDict[int, list[ReadableSpan]] = OrderedDict()  # by trace
+        self._waiting: OrderedDict[int, list[_Queued]] = OrderedDict()  # by trace
         self._waiting_spans = 0
         self._stored: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._thread = threading.Thread(target=self._store_batches, name="flowpod-traces", daemon=True)
         self._thread.start()
 
-    def on_end(self, span: ReadableSpan) -> None:
+    def take(self, span: EndedSpan) -> None:
         """Queue a span that has ended."""
-        size = _bytes(span)
+        row = _encode_row(span)
+        size = len(row) or len(dumps(_as_row(span)))
         with self._lock:
             fits = self._queue.qsize() < _MAX_QUEUED_SPANS and self._queued_bytes + size <= self._max_bytes
             if fits:
                 self._queued_bytes += size
-                self._queue.put((span, size))
+                self._queue.put((_Queued(span, row), size))
         if not fits:
             self._metrics.spans_dropped(1, "store")
 
@@ -95,17 +110,17 @@ class TraceStoreProcessor(SpanProcessor):
                 if isinstance(item, threading.Event):
                     item.set()
 
-    def _sort(self, spans: Sequence[ReadableSpan]) -> None:
-        runs: list[list[ReadableSpan]] = []
-        late: dict[int, list[ReadableSpan]] = {}
-        for span in spans:
-            trace_id = _ids(span)[0]
-            if span.parent is None or span.parent.is_remote:
-                runs.append([span, *self._take_below(span)])
-            elif (number := self._stored.get((trace_id, span.parent.span_id))) is not None:
-                late.setdefault(number, []).append(span)
+    def _sort(self, spans: Sequence[_Queued]) -> None:
+        runs: list[list[_Queued]] = []
+        late: dict[int, list[_Queued]] = {}
+        for queued in spans:
+            context, parent = queued.span.context, queued.span.parent
+            if parent is None or parent.is_remote:
+                runs.append([queued, *self._take_below(context)])
+            elif (number := self._stored.get((context.trace_id, parent.span_id))) is not None:
+                late.setdefault(number, []).append(queued)
             else:
-                self._waiting.setdefault(trace_id, []).append(span)
+                self._waiting.setdefault(context.trace_id, []).append(queued)
                 self._waiting_spans += 1
         while self._waiting_spans > _MAX_WAITING:
             _, dropped = self._waiting.popitem(last=False)
@@ -113,22 +128,21 @@ class TraceStoreProcessor(SpanProcessor):
             self._metrics.spans_dropped(len(dropped), "store")
         self._store_all(runs, late)
 
-    def _take_below(self, root: ReadableSpan) -> list[ReadableSpan]:
+    def _take_below(self, root: SpanContext) -> list[_Queued]:
         """Take the spans below `root` from the waiting ones; other runs may share its trace."""
-        trace_id, root_id = _ids(root)
-        waiting = self._waiting.pop(trace_id, [])
-        inside, count = {root_id}, -1
-        parents = {_ids(span)[1]: span.parent.span_id for span in waiting if span.parent}
+        waiting = self._waiting.pop(root.trace_id, [])
+        inside, count = {root.span_id}, -1
+        parents = {queued.span.context.span_id: queued.span.parent.span_id for queued in waiting if queued.span.parent}
         while count != len(inside):
             count = len(inside)
             inside |= {span_id for span_id, parent in parents.items() if parent in inside}
-        taken = [span for span in waiting if _ids(span)[1] in inside]
+        taken = [queued for queued in waiting if queued.span.context.span_id in inside]
         self._waiting_spans -= len(taken)
         if len(taken) < len(waiting):
-            self._waiting[trace_id] = [span for span in waiting if _ids(span)[1] not in inside]
+            self._waiting[root.trace_id] = [q for q in waiting if q.span.context.span_id not in inside]
         return taken
 
-    def _store_all(self, runs: Sequence[Sequence[ReadableSpan]], late: dict[int, list[ReadableSpan]]) -> None:
+    def _store_all(self, runs: Sequence[Sequence[_Queued]], late: dict[int, list[_Queued]]) -> None:
         try:
             if runs:
                 self.store.create_folder()
@@ -163,30 +177,41 @@ class TraceStoreProcessor(SpanProcessor):
             self._remember(number, spans)
 
     def _add(self, runs: Sequence[_Found]) -> list[int]:
-        return self.store.add([(_summary(run[0], run), [_as_data(span) for span in run]) for _, run in runs])
+        return self.store.add([_stored_run(run, self._content) for _, run in runs])
 
     def _extend(self, late: Sequence[_Found]) -> list[int]:
-        self.store.extend({number: [_as_data(span) for span in spans] for number, spans in late})
+        self.store.extend(
+            {number: [_as_row(redact_span(queued.span, self._content)) for queued in run] for number, run in late}
+        )
         return [number for number, _ in late]
 
-    def _remember(self, number: int, spans: Iterable[ReadableSpan]) -> None:
-        self._stored.update(((_ids(span)), number) for span in spans)
+    def _remember(self, number: int, spans: Iterable[_Queued]) -> None:
+        for queued in spans:
+            self._stored[queued.span.context.trace_id, queued.span.context.span_id] = number
         while len(self._stored) > _MAX_REMEMBERED:
             self._stored.popitem(last=False)
 
 
-def _ids(span: ReadableSpan) -> tuple[int, int]:
-    assert span.context is not None
-    return span.context.trace_id, span.context.span_id
+def _stored_run(run: Sequence[_Queued], content: Content) -> tuple[Summary, bytes]:
+    """Return a run's columns and its spans as JSON; the first span is its root."""
+    spans = [queued.span for queued in run]
+    encoded = b"[%b]" % b",".join([queued.row for queued in run])
+    if all(queued.row for queued in run) and may_leave(encoded, spans, content):
+        return _summary(spans), encoded
+    spans = [redact_span(span, content) for span in spans]
+    return _summary(spans), dumps([_as_row(span) for span in spans])
 
 
-def _bytes(span: ReadableSpan) -> int:
-    return len(dumps([attributes_of(span), *map(attributes_of, span.events)]))
+def _encode_row(span: EndedSpan) -> bytes:
+    try:
+        return orjson.dumps(_as_row(span))
+    except TypeError:  # half an emoji, bytes, or an integer of more than 64 bits
+        return b""
 
 
-def _as_data(span: ReadableSpan) -> Span:
-    return {
-        "span_id": f"{_ids(span)[1]:016x}",
+def _as_row(span: EndedSpan) -> Span:
+    row: Span = {
+        "span_id": f"{span.context.span_id:016x}",
         "parent_id": f"{span.parent.span_id:016x}" if span.parent else None,
         "name": span.name,
         "kind": span.kind.name,
@@ -194,31 +219,32 @@ def _as_data(span: ReadableSpan) -> Span:
         "end_ns": span.end_time,
         "status": span.status.status_code.name,
         "message": span.status.description or "",
-        "attributes": attributes_of(span),
+        "attributes": span.attributes,
         "events": [
             {"name": event.name, "time_ns": event.timestamp, "attributes": attributes_of(event)}
             for event in span.events
         ],
     }
+    if span.exchange is not None:
+        row["exchange"] = tuple(span.exchange)
+    return row
 
 
-def _summary(root: ReadableSpan, spans: Sequence[ReadableSpan]) -> Summary:
-    attributes = attributes_of(root)
+def _summary(spans: Sequence[EndedSpan]) -> Summary:
+    root = spans[0]
+    attributes = root.attributes
     failed = root.status.status_code is StatusCode.ERROR
-    prompt, completion = (
-        sum(count for span in spans if isinstance(count := attributes_of(span).get(name), int))
-        for name in ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
-    )
+    prompt, completion = map(sum, zip(*map(_usage, spans), strict=True))
     return Summary(
-        trace_id=f"0x{_ids(root)[0]:032x}",
+        trace_id=f"0x{root.context.trace_id:032x}",
         run_id=str(attributes.get("flowpod.run.id", "")),
         request_id=str(attributes.get("flowpod.request.id", "")),
         session_id=str(attributes.get("session.id", "")),
         user_id=str(attributes.get("user.id", "")),
         name=root.name,
         protocol=str(attributes.get("flowpod.protocol", "")),
-        started_ns=root.start_time or 0,
-        duration_ns=(root.end_time or 0) - (root.start_time or 0),
+        started_ns=root.start_time,
+        duration_ns=root.end_time - root.start_time,
         status=str(attributes.get("flowpod.run.status") or ("Failed" if failed else "Completed")),
         error=root.status.description or "",
         input=str(attributes.get("input.value", ""))[:_SUMMARY_CHARS],
@@ -226,3 +252,12 @@ def _summary(root: ReadableSpan, spans: Sequence[ReadableSpan]) -> Summary:
         prompt_tokens=prompt,
         completion_tokens=completion,
     )
+
+
+def _usage(span: EndedSpan) -> tuple[int, int]:
+    if span.exchange is not None and span.exchange.usage is not None:
+        prompt, completion = span.exchange.usage
+        return prompt, completion
+    names = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
+    prompt, completion = (count if isinstance(count := span.attributes.get(name), int) else 0 for name in names)
+    return prompt, completion

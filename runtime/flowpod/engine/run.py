@@ -234,10 +234,9 @@ class Run:
         tracing, span = self._tracing, self._span
         tracing.record(span, "input", self._package.public_inputs(self._scope.inputs))
         tracing.record(span, "output", self._outputs.values)
-        span.set_attribute("flowpod.run.status", self._status or "")
         if self._failure is not None:
             tracing.fail(span, self._failure.text, self._failure.info.code or self._failure.info.type)
-        span.end()
+        tracing.end_run(span, self._status or "")
 
 
 def _bug(error: BaseException) -> ErrorInfo:

@@ -123,6 +123,12 @@ class Tracing:
         """Return the trace's id as `0x` and 32 hex digits, or "" when tracing is off."""
         return f"0x{span.get_span_context().trace_id:032x}" if self._provider else ""
 
+    def end_run(self, span: Span, status: str) -> None:
+        """End a run's root span."""
+        if isinstance(span, SpanRecord):
+            span.put({"flowpod.run.status": status})
+        span.end()
+
     def record(self, span: Span, key: str, value: Any) -> None:
         """Put `value` on the span under `key`, with its type, if spans hold content."""
         if isinstance(span, SpanRecord) and self.content.captured:

@@ -7,8 +7,9 @@ removed after the text has been split.
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from jinja2 import Template, TemplateSyntaxError, meta, nodes
@@ -19,6 +20,7 @@ from flowpod.errors import BuildError, NodeError
 from flowpod.threads import Threads
 
 _WORD = re.compile(r"\w+")
+_LAST_COLON = re.compile(r":[^\S\n]*+$", re.MULTILINE)  # of a line
 _HASHES = 2  # of a heading in a message, such as `## name:`; a role line has at most one
 # These may take long. Everything else takes time in proportion to the lengths of the template and the values.
 _REPEATS = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Call)
@@ -26,10 +28,17 @@ _REPEATS = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Call)
 MARK = f"\u2063{secrets.randbelow(10**16):016}\u2063"
 
 
-def role_word(line: str, hashes: int = 1) -> str | None:
-    """Return the word of a line such as `# user:` with up to `hashes` "#", "" without a word, None for other lines."""
-    text = line.strip()
-    return _bare_word(text[:-1], hashes) if text.endswith(":") else None
+def role_lines(text: str, hashes: int = 1) -> Iterator[tuple[int, int, str]]:
+    """Yield the start, the end and the word of each line such as `# user:` with up to `hashes` "#".
+
+    The word is "" in a line without one. A search for colons at ends of lines takes a fraction of what it takes to look
+    at each line.
+    """
+    for colon in _LAST_COLON.finditer(text):
+        start = text.rfind("\n", 0, colon.start()) + 1
+        word = _bare_word(text[start : colon.start()], hashes)
+        if word is not None:
+            yield start, colon.end(), word
 
 
 def _bare_word(text: str, hashes: int) -> str | None:
@@ -125,12 +134,14 @@ def _mark(value: Any) -> Any:
     text = value if isinstance(value, str) else str(value)
     if ":" not in text and "\n" not in text:
         return text
-    *lines, last = text.split("\n")
+    starts = [start for start, _, _ in role_lines(text, _HASHES)]
+    last = text.rfind("\n") + 1
     # The template's next character, such as a colon, can make a role line of the last line. That is allowed for a value
     # of one line, because templates write a message's role that way: `{{ message.role }}:`.
-    marks_last = role_word(last, _HASHES) is not None or (lines and _bare_word(last, _HASHES))
-    marked = [MARK + line if role_word(line, _HASHES) is not None else line for line in lines]
-    return "\n".join([*marked, MARK + last if marks_last else last])
+    if last and last not in starts[-1:] and _bare_word(text[last:], _HASHES):
+        starts.append(last)
+    ends = [*starts, len(text)]
+    return MARK.join([text[: ends[0]], *(text[start:end] for start, end in pairwise(ends))])
 
 
 _ENVIRONMENT = _Environment(trim_blocks=True, keep_trailing_newline=True, autoescape=False, finalize=_mark)

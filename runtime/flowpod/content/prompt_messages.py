@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowpod.content.images import TOKEN
-from flowpod.content.jinja import role_word, unmarked
+from flowpod.content.jinja import role_lines, unmarked
 from flowpod.errors import NodeError
 
 # promptflow's roles: a line is one of them with a colon, as `system:` or `# system:` (promptflow, tools/common.py).
@@ -35,22 +35,17 @@ def split_messages(marked: str, images: Mapping[str, Mapping[str, Any]] | None =
     A text without a role line is one user message. `images` maps the tokens of images to their content parts. Raises
     NodeError for text before the first role line, and for a function's or tool's answer without its headings.
     """
-    preamble: list[str] = []
-    messages: list[tuple[str, list[str]]] = []
-    # Line by line: a pattern for the whole text would take quadratic time on lines of white space.
-    for line in marked.split("\n"):
-        word = role_word(line)
-        if word is not None and word.lower() in _ROLES:
-            messages.append((word.lower(), []))
-        else:
-            (messages[-1][1] if messages else preamble).append(line)
-    leading = unmarked("\n".join(preamble)).strip()
-    if not messages:
-        return [{"role": "user", "content": _content("\n".join(preamble), images or {})}]
-    if leading:
+    heads = [line for line in role_lines(marked) if line[2].lower() in _ROLES]
+    if not heads:
+        return [{"role": "user", "content": _content(marked, images or {})}]
+    if leading := unmarked(marked[: heads[0][0]]).strip():
         text = f"the prompt has text before its first role: {leading[:80]!r}; begin it with '# system:' or '# user:'"
         raise NodeError(text, code="prompt_error")
-    return [_message(role, "\n".join(lines), images or {}) for role, lines in messages]
+    ends = [start - 1 for start, _, _ in heads[1:]] + [len(marked)]
+    return [
+        _message(word.lower(), marked[head_end + 1 : end], images or {})
+        for (_, head_end, word), end in zip(heads, ends, strict=True)
+    ]
 
 
 def _message(role: str, text: str, images: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

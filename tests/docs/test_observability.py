@@ -5,12 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.prometheus import prometheus_text
-from flowpod.telemetry.snapshots import Snapshots
 from tests.support.serving import ROOT
 
 PAGE = ROOT / "docs" / "observability.md"
@@ -19,14 +17,13 @@ NAME = re.compile(r"\b(?:flowpod|gen_ai)_[a-z_]+")
 
 
 @pytest.fixture(scope="module")
-def existing(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str]]:
+def existing() -> tuple[set[str], set[str]]:
     """The names of all samples and labels that a process can have."""
-    snapshots = Snapshots(tmp_path_factory.mktemp("metrics"), "one")
-    metrics = Metrics(MeterProvider([snapshots.reader]))
+    metrics = Metrics()
     metrics.run_began()
     metrics.run_ended("Completed", "simple", 1)
     metrics.node_ended("a", "llm", "Completed", 1)
-    call = metrics.model_attributes("chat", "openai", "m")
+    call = metrics.model_labels("chat", "openai", "m")
     metrics.first_chunk_received(call, 1)
     metrics.model_call_ended(call, 1, "x")
     metrics.tokens_used(call, 1, 1)
@@ -34,7 +31,7 @@ def existing(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[st
     metrics.event_loop_lagged(1)
     metrics.spans_dropped(1, "store")
     metrics.observe_abandoned_threads(lambda: 0)
-    families = list(text_string_to_metric_families(prometheus_text(snapshots.families()).decode()))
+    families = list(text_string_to_metric_families(prometheus_text(metrics.instruments.reader()().values()).decode()))
     samples = [sample for family in families for sample in family.samples]
     return {sample.name for sample in samples}, {label for sample in samples for label in sample.labels}
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -20,7 +19,6 @@ from flowpod.telemetry.exporters import BatchExporter, exporter_secrets
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.redaction import Secrets
 from flowpod.telemetry.setup import stores_traces
-from flowpod.telemetry.snapshots import Snapshots
 from flowpod.telemetry.span_provider import SpanProvider
 from tests.support.collector import Collector, attributes_of, running_collector
 from tests.support.flows import write_chat_flow
@@ -194,30 +192,27 @@ def test_variables_that_opentelemetry_refuses_are_reported(
     assert "Traceback" not in done.stderr
 
 
-def test_dropped_spans_start_at_zero(tmp_path: Path) -> None:
-    snapshots = Snapshots(tmp_path, "one")
-    counted = Metrics(MeterProvider([snapshots.reader]))
+def test_dropped_spans_start_at_zero() -> None:
+    counted = Metrics()
     BatchExporter(InMemorySpanExporter(), "otlp", counted, {}).shutdown()  # type: ignore[no-untyped-call]
-    families = {family.name: family for family in snapshots.families()}
+    families = counted.instruments.reader()()
     assert families["flowpod.trace.dropped_spans"].values == {(("flowpod.destination", "otlp"),): 0}
 
 
-def test_spans_of_a_failing_exporter_count_as_dropped(tmp_path: Path) -> None:
+def test_spans_of_a_failing_exporter_count_as_dropped() -> None:
     class Breaking(SpanExporter):
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
             raise OverflowError(f"{len(spans)} spans are too many")
 
-    snapshots = Snapshots(tmp_path, "one")
-    counted = Metrics(MeterProvider([snapshots.reader]))
+    counted = Metrics()
     provider = SpanProvider([BatchExporter(Breaking(), "otlp", counted, {})])
     provider.get_tracer("test").start_span("lost").end()
     provider.shutdown()
-    families = {family.name: family for family in snapshots.families()}
+    families = counted.instruments.reader()()
     assert sum(families["flowpod.trace.dropped_spans"].values.values()) == 1
 
 
-def test_spans_that_do_not_fit_the_queue_count_as_dropped(tmp_path: Path) -> None:
-    snapshots = Snapshots(tmp_path, "one")
+def test_spans_that_do_not_fit_the_queue_count_as_dropped() -> None:
     blocked, failing = threading.Event(), threading.Event()
 
     class Refusing(SpanExporter):
@@ -226,7 +221,7 @@ def test_spans_that_do_not_fit_the_queue_count_as_dropped(tmp_path: Path) -> Non
             blocked.wait(10)
             return SpanExportResult.FAILURE
 
-    counted = Metrics(MeterProvider([snapshots.reader]))
+    counted = Metrics()
     environ = {"OTEL_BSP_MAX_QUEUE_SIZE": "512"}
     provider = SpanProvider([BatchExporter(Refusing(), "otlp", counted, environ)])
     tracer = provider.get_tracer("test")
@@ -237,7 +232,7 @@ def test_spans_that_do_not_fit_the_queue_count_as_dropped(tmp_path: Path) -> Non
         tracer.start_span("and the queue, and more").end()
     blocked.set()
     provider.shutdown()
-    families = {family.name: family for family in snapshots.families()}
+    families = counted.instruments.reader()()
     assert sum(families["flowpod.trace.dropped_spans"].values.values()) == 512 + 600  # none has got through
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowpod.telemetry.metrics import LimitedValues, Metrics
@@ -45,8 +44,8 @@ class Process:
     """One worker: its metrics, and its snapshots in the shared file."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.snapshots = Snapshots(folder, name)
-        self.metrics = Metrics(MeterProvider([self.snapshots.reader]))
+        self.metrics = Metrics()
+        self.snapshots = Snapshots(folder, name, self.metrics.instruments.reader())
 
     def samples(self) -> Samples:
         return samples_of(prometheus_text(self.snapshots.families()).decode())
@@ -59,7 +58,7 @@ def test_the_page_has_every_metric(tmp_path: Path) -> None:
     metrics.run_began()
     metrics.run_ended("Completed", "simple", 0.2)
     metrics.node_ended("reply", "llm", "Failed", 3)
-    call = metrics.model_attributes("chat", "openai", 'a "quoted"\nname')
+    call = metrics.model_labels("chat", "openai", 'a "quoted"\nname')
     metrics.first_chunk_received(call, 0.1)
     metrics.model_call_ended(call, 0.3, "model_error")
     metrics.tokens_used(call, 100, 20)
@@ -69,8 +68,9 @@ def test_the_page_has_every_metric(tmp_path: Path) -> None:
     metrics.event_loop_lagged(0.02)
     metrics.spans_dropped(3, "store")
     metrics.observe_abandoned_threads(lambda: 2)
-    with metrics.stream():
-        samples = process.samples()
+    metrics.stream_began()
+    samples = process.samples()
+    metrics.stream_ended()
     run = {"flowpod_run_status": "Completed", "flowpod_protocol": "simple"}
     assert value(samples, "flowpod_runs_total", **run) == 1
     assert value(samples, "flowpod_run_duration_seconds_count", **run) == 1

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
 
 from flowpod.telemetry.content import Content
 from flowpod.telemetry.metrics import Metrics
-from flowpod.telemetry.snapshots import Snapshots
 from flowpod.telemetry.span_provider import SpanProvider
 from flowpod.telemetry.trace_store import Filters, TraceStore
 from flowpod.telemetry.trace_writer import TraceWriter
@@ -24,9 +22,9 @@ class Recording:
     """A writer of traces, a tracer that feeds it, and its metrics."""
 
     def __init__(self, path: Path, content: Content | None = None, **limits: int) -> None:
-        self.snapshots = Snapshots(path.parent, "test")
         self.store = TraceStore(path, max_bytes=1 << 30, max_age_s=1e9)
-        metrics = Metrics(MeterProvider([self.snapshots.reader]))
+        metrics = Metrics()
+        self.read_metrics = metrics.instruments.reader()
         self.content = content or Content()
         self.writer = TraceWriter(self.store, metrics, self.content, **limits)
         self.provider = SpanProvider([self.writer], self.content)
@@ -46,8 +44,7 @@ class Recording:
         return found
 
     def dropped(self) -> float:
-        families = {family.name: family for family in self.snapshots.families()}
-        return sum(families["flowpod.trace.dropped_spans"].values.values())
+        return sum(self.read_metrics()["flowpod.trace.dropped_spans"].values.values())
 
 
 @pytest.fixture

@@ -1,19 +1,16 @@
-"""The metrics of a process: one set of OpenTelemetry instruments, for Prometheus and the exporters alike.
+"""The metrics of a process: one set of instruments, for Prometheus and the exporters alike.
 
-Names and units follow OpenTelemetry's conventions; those of model calls are the GenAI conventions'. Attributes have few
+Names and units follow OpenTelemetry's conventions; those of model calls are the GenAI conventions'. Labels have few
 values each: what callers can choose freely counts as "other" after the first fifty values.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 
-from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, NoOpMeterProvider, Observation
-from opentelemetry.util.types import AttributeValue
-
-from flowpod import __version__
+from flowpod.telemetry.instruments import Instruments, LabelValues
 
 SCOPE = "flowpod"
+"""OpenTelemetry's name for the source of the spans and metrics."""
+
 OTHER = "other"
 
 _MAX_VALUES = 50
@@ -23,7 +20,9 @@ _SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 _MODEL_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 
-Attributes = dict[str, AttributeValue]
+_RUN = ("flowpod.run.status", "flowpod.protocol")
+_NODE = ("flowpod.node.name", "flowpod.node.type", "flowpod.node.status")
+_MODEL = ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model")
 
 
 class LimitedValues:
@@ -42,29 +41,41 @@ class LimitedValues:
 
 
 class Metrics:
-    """Counts and times; without a provider it does nothing."""
+    """Counts and times."""
 
-    def __init__(self, provider: MeterProvider | None = None) -> None:
-        self._meter = meter = (provider or NoOpMeterProvider()).get_meter(SCOPE, __version__)
+    def __init__(self) -> None:
+        self.instruments = instruments = Instruments()
+        counter, level, histogram = instruments.counter, instruments.level, instruments.histogram
         self._model, self._code = LimitedValues(), LimitedValues()
-        counter, level, histogram = meter.create_counter, meter.create_up_down_counter, partial(_histogram, meter)
-        self._runs = counter("flowpod.runs", "{run}", "Runs that ended.")
+        self._runs = counter("flowpod.runs", "{run}", "Runs that ended.", _RUN)
         self._active_runs = level("flowpod.run.active", "{run}", "Runs in progress.")
         self._active_streams = level("flowpod.stream.active", "{stream}", "Streamed responses in progress.")
         self._spans_dropped = counter(
-            "flowpod.trace.dropped_spans", "{span}", "Spans that were neither stored nor exported."
+            "flowpod.trace.dropped_spans",
+            "{span}",
+            "Spans that were neither stored nor exported.",
+            ("flowpod.destination",),
         )
-        self._run_seconds = histogram("flowpod.run.duration", _SECONDS, "Duration of runs.")
-        self._node_seconds = histogram("flowpod.node.duration", _SECONDS, "Duration of nodes.")
-        self._model_seconds = histogram("gen_ai.client.operation.duration", _MODEL_SECONDS, "Duration of model calls.")
+        self._run_seconds = histogram("flowpod.run.duration", _SECONDS, "Duration of runs.", _RUN)
+        self._node_seconds = histogram("flowpod.node.duration", _SECONDS, "Duration of nodes.", _NODE)
+        self._model_seconds = histogram(
+            "gen_ai.client.operation.duration", _MODEL_SECONDS, "Duration of model calls.", (*_MODEL, "error.type")
+        )
         self._first_chunk = histogram(
             "gen_ai.client.operation.time_to_first_chunk",
             _MODEL_SECONDS,
             "Time until the first chunk of a streamed response.",
+            _MODEL,
         )
-        self._tokens = histogram("gen_ai.client.token.usage", _TOKENS, "Tokens that models counted.", "{token}")
+        self._tokens = histogram(
+            "gen_ai.client.token.usage",
+            _TOKENS,
+            "Tokens that models counted.",
+            (*_MODEL, "gen_ai.token.type"),
+            "{token}",
+        )
         self._loop_lag = histogram("flowpod.event_loop.lag", _SHORT_SECONDS, "Delay of the event loop.")
-        self.history = HistoryMetrics(meter)
+        self.history = HistoryMetrics(instruments)
         # A rate or an alert needs to see the zero before the first increase.
         self._active_runs.add(0)
         self._active_streams.add(0)
@@ -76,45 +87,38 @@ class Metrics:
     def run_ended(self, status: str, protocol: str, seconds: float) -> None:
         """Count and time a run that has ended."""
         self._active_runs.add(-1)
-        attributes: Attributes = {"flowpod.run.status": status, "flowpod.protocol": protocol}
-        self._runs.add(1, attributes)
-        self._run_seconds.record(seconds, attributes)
+        labels = (status, protocol)
+        self._runs.add(1, labels)
+        self._run_seconds.record(seconds, labels)
 
     def node_ended(self, name: str, kind: str, status: str, seconds: float) -> None:
         """Time a node."""
-        self._node_seconds.record(
-            seconds, {"flowpod.node.name": name, "flowpod.node.type": kind, "flowpod.node.status": status}
-        )
+        self._node_seconds.record(seconds, (name, kind, status))
 
-    def model_attributes(self, operation: str, provider: str, model: str) -> Attributes:
-        """Return the attributes of a model call's metrics."""
-        return {
-            "gen_ai.operation.name": operation,
-            "gen_ai.provider.name": provider,
-            "gen_ai.request.model": self._model(model),
-        }
+    def model_labels(self, operation: str, provider: str, model: str) -> LabelValues:
+        """Return the labels of a model call's metrics."""
+        return (operation, provider, self._model(model))
 
-    def first_chunk_received(self, attributes: Attributes, seconds: float) -> None:
+    def first_chunk_received(self, labels: LabelValues, seconds: float) -> None:
         """Time the first chunk of a streamed response."""
-        self._first_chunk.record(seconds, attributes)
+        self._first_chunk.record(seconds, labels)
 
-    def model_call_ended(self, attributes: Attributes, seconds: float, error: str) -> None:
+    def model_call_ended(self, labels: LabelValues, seconds: float, error: str) -> None:
         """Time a model call; `error` is the code of its failure, or ""."""
-        self._model_seconds.record(seconds, attributes | {"error.type": self._code(error)} if error else attributes)
+        self._model_seconds.record(seconds, (*labels, self._code(error)) if error else labels)
 
-    def tokens_used(self, attributes: Attributes, prompt: int, completion: int) -> None:
+    def tokens_used(self, labels: LabelValues, prompt: int, completion: int) -> None:
         """Count the tokens of a model call."""
-        self._tokens.record(prompt, attributes | {"gen_ai.token.type": "input"})
-        self._tokens.record(completion, attributes | {"gen_ai.token.type": "output"})
+        self._tokens.record(prompt, (*labels, "input"))
+        self._tokens.record(completion, (*labels, "output"))
 
-    @contextmanager
-    def stream(self) -> Iterator[None]:
-        """Count a streamed response as in progress while the block runs."""
+    def stream_began(self) -> None:
+        """Count a streamed response in progress."""
         self._active_streams.add(1)
-        try:
-            yield
-        finally:
-            self._active_streams.add(-1)
+
+    def stream_ended(self) -> None:
+        """Count a streamed response as no longer in progress."""
+        self._active_streams.add(-1)
 
     def event_loop_lagged(self, seconds: float) -> None:
         """Record how late the event loop was."""
@@ -122,30 +126,26 @@ class Metrics:
 
     def spans_dropped(self, count: int, destination: str) -> None:
         """Count spans that did not reach their destination: the trace store or an exporter."""
-        self._spans_dropped.add(count, {"flowpod.destination": destination})
+        self._spans_dropped.add(count, (destination,))
 
     def observe_abandoned_threads(self, count: Callable[[], int]) -> None:
         """Call `count` at each reading for the number of threads that were left in code that does not return."""
-
-        def observe(_: CallbackOptions) -> Iterator[Observation]:
-            yield Observation(count())
-
-        self._meter.create_observable_up_down_counter(
-            "flowpod.thread.abandoned", [observe], "{thread}", "Threads left in code that does not return."
+        self.instruments.observe_level(
+            "flowpod.thread.abandoned", "{thread}", "Threads left in code that does not return.", count
         )
 
 
 class HistoryMetrics:
     """The metrics of writes to the chat history."""
 
-    def __init__(self, meter: Meter) -> None:
-        self._seconds = _histogram(
-            meter, "flowpod.history.write.duration", _SHORT_SECONDS, "Duration of storing a turn."
+    def __init__(self, instruments: Instruments) -> None:
+        self._seconds = instruments.histogram(
+            "flowpod.history.write.duration", _SHORT_SECONDS, "Duration of storing a turn."
         )
-        self._deferred = meter.create_counter(
+        self._deferred = instruments.counter(
             "flowpod.history.deferred", "{turn}", "Turns that were stored after the end of their run."
         )
-        self._lost = meter.create_counter("flowpod.history.lost", "{turn}", "Turns that could not be stored.")
+        self._lost = instruments.counter("flowpod.history.lost", "{turn}", "Turns that could not be stored.")
         self._deferred.add(0)
         self._lost.add(0)
 
@@ -160,7 +160,3 @@ class HistoryMetrics:
     def lost(self) -> None:
         """Count a turn that could not be stored."""
         self._lost.add(1)
-
-
-def _histogram(meter: Meter, name: str, bounds: Sequence[float], description: str, unit: str = "s") -> Histogram:
-    return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=bounds)

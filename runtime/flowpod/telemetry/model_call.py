@@ -9,9 +9,9 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from opentelemetry.util.types import AttributeValue
 
 from flowpod.telemetry.content import Content
+from flowpod.telemetry.instruments import LabelValues
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.model_attributes import Exchange, without_content
 from flowpod.telemetry.span_record import SpanRecord
@@ -28,11 +28,11 @@ class ModelCall:
     The span is not made current: a generator that is abandoned while suspended could not restore the previous one.
     """
 
-    def __init__(self, span: Span, content: Content, metrics: Metrics, counted: dict[str, AttributeValue]) -> None:
+    def __init__(self, span: Span, content: Content, metrics: Metrics, labels: LabelValues) -> None:
         self.span = span
         self._content = content
         self._metrics = metrics
-        self._counted = counted
+        self._labels = labels
         self._started = time.perf_counter()
         self._error = "canceled"  # unless the call comes to an end
 
@@ -62,13 +62,13 @@ class ModelCall:
         seconds = time.perf_counter() - self._started
         if isinstance(self.span, SpanRecord):
             self.span.put({"gen_ai.response.time_to_first_chunk": seconds})
-        self._metrics.first_chunk_received(self._counted, seconds)
+        self._metrics.first_chunk_received(self._labels, seconds)
 
     def set_response(self, value: Any, model: str, finish_reason: str, usage: tuple[int, int] | None) -> None:
         """Put the response on the span; `usage` is the tokens of the prompt and of the completion."""
         self._error = ""
         if usage is not None:
-            self._metrics.tokens_used(self._counted, *usage)
+            self._metrics.tokens_used(self._labels, *usage)
         if isinstance(self.span, SpanRecord) and self.span.exchange is not None:
             self.span.exchange = self.span.exchange._replace(
                 value=value if self._content.captured else None, model=model, finish_reason=finish_reason, usage=usage
@@ -83,5 +83,5 @@ class ModelCall:
         if self._error == "canceled":
             self.span.set_attribute("error.type", self._error)
         seconds = time.perf_counter() - self._started
-        self._metrics.model_call_ended(self._counted, seconds, self._error)
+        self._metrics.model_call_ended(self._labels, seconds, self._error)
         self.span.end()

@@ -8,7 +8,7 @@ from prometheus_client.core import Metric as PrometheusMetric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from flowpod.telemetry.snapshots import Family, Histogram, Labels
+from flowpod.telemetry.families import Family, HistogramPoint, Labels
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -60,7 +60,7 @@ def _values(names: list[str], labels: Labels) -> list[str]:
     return [given.get(name, "") for name in names]
 
 
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+def _buckets(histogram: HistogramPoint) -> list[tuple[str, float]]:
     bounds = [*(f"{bound:g}" if bound < 1e6 else str(int(bound)) for bound in histogram.bounds), "+Inf"]
     total, buckets = 0, []
     for bound, count in zip(bounds, histogram.counts, strict=True):

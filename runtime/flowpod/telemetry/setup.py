@@ -13,8 +13,6 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT,
     OTEL_TRACES_SAMPLER,
 )
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
@@ -30,6 +28,7 @@ from flowpod.telemetry.exporters import (
     exporter_secrets,
     make_exporter,
 )
+from flowpod.telemetry.meter_provider import LazyMeterProvider
 from flowpod.telemetry.metrics import Metrics
 from flowpod.telemetry.redaction import Secrets
 from flowpod.telemetry.snapshots import Snapshots
@@ -53,7 +52,7 @@ class Telemetry:
     snapshots: Snapshots
     trace_writer: TraceWriter | None
     tracer_provider: SpanProvider | None
-    meter_provider: MeterProvider
+    meter_provider: LazyMeterProvider
 
     def shutdown(self) -> None:
         """Export and store the last spans and metrics, within three seconds."""
@@ -98,13 +97,16 @@ def set_up_telemetry(
         max_chars=_max_chars(settings),
         max_attributes=limits.max_span_attributes,
     )
-    snapshots = Snapshots(data, str(resource.attributes[SERVICE_INSTANCE_ID]))
-    exported = [make_exporter(name, "METRICS", environ) for name in exporter_names(environ, "METRICS")]
-    readers = [snapshots.reader, *map(PeriodicExportingMetricReader, exported)]
-    meter_provider = MeterProvider(readers, resource=resource)
+    counted = Metrics()
+    own = counted.instruments.reader()
+    meter_provider = LazyMeterProvider(resource, counted.instruments)
+    disabled = environ.get(OTEL_SDK_DISABLED, "").lower() == "true"
+    instance = str(resource.attributes[SERVICE_INSTANCE_ID])
+    snapshots = Snapshots(data, instance, lambda: {} if disabled else meter_provider.families() | own())
+    if names := exporter_names(environ, "METRICS"):
+        meter_provider.load([make_exporter(name, "METRICS", environ) for name in names])
     metrics.set_meter_provider(meter_provider)
-    counted = Metrics(meter_provider)
-    if settings.tracing == "off" or environ.get(OTEL_SDK_DISABLED, "").lower() == "true":
+    if settings.tracing == "off" or disabled:
         return Telemetry(Tracing(None, counted, content), snapshots, None, None, meter_provider)
     exporters = exporter_names(environ, "TRACES")
     stores = stores_traces(settings, exporting=bool(exporters))

@@ -9,14 +9,15 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
-from opentelemetry.sdk.metrics.export import Gauge, HistogramDataPoint, InMemoryMetricReader, Metric, Sum
+
+from flowpod.telemetry.families import Family, HistogramPoint
+from flowpod.telemetry.instruments import Read
 
 logger = logging.getLogger(__name__)
 
@@ -26,57 +27,12 @@ _WRITE_S = 1.0
 _DEAD_S = 10.0
 _BUSY_MS = 2000
 
-Kind = Literal["counter", "level", "gauge", "histogram"]
-"""A `counter` only rises. A `level` counts what is in progress, a `gauge` is a reading: both end with their process."""
-Labels = tuple[tuple[str, str], ...]
-
-
-@dataclass(slots=True)
-class Histogram:
-    """Counts by bucket, as in OpenTelemetry: one bucket more than bounds."""
-
-    bounds: list[float]
-    counts: list[int]
-    total: float
-
-    def add(self, other: "Histogram") -> None:
-        """Add the counts of another process."""
-        if self.bounds == other.bounds:
-            self.counts = [count + more for count, more in zip(self.counts, other.counts, strict=True)]
-            self.total += other.total
-
-
-@dataclass(slots=True)
-class Family:
-    """The readings of one instrument, by their labels."""
-
-    name: str
-    kind: Kind
-    unit: str
-    description: str
-    values: dict[Labels, float] = field(default_factory=dict)
-    histograms: dict[Labels, Histogram] = field(default_factory=dict)
-
-    def add(self, other: "Family") -> None:
-        """Add the readings of another process: the greater of two gauges, the sum of anything else."""
-        for labels, value in other.values.items():
-            known = self.values.get(labels)
-            if known is None:
-                self.values[labels] = value
-            else:
-                self.values[labels] = max(known, value) if self.kind == "gauge" else known + value
-        for labels, histogram in other.histograms.items():
-            if labels in self.histograms:
-                self.histograms[labels].add(histogram)
-            else:
-                self.histograms[labels] = histogram
-
 
 class Snapshots:
     """Reads this process's metrics, and after `share` those of the other workers too."""
 
-    def __init__(self, folder: Path, instance: str) -> None:
-        self.reader = InMemoryMetricReader()
+    def __init__(self, folder: Path, instance: str, read: Read) -> None:
+        self._read = read
         self._path = folder / METRICS_FILE
         self._instance = instance
         self._shared = False
@@ -102,7 +58,7 @@ class Snapshots:
         If the file cannot be used, they are the only ones returned.
         """
         with self._lock:
-            families = self._own()
+            families = self._read()
             if self._shared:
                 with self._logging_failure():
                     self._store(families)
@@ -140,17 +96,13 @@ class Snapshots:
     def write(self) -> None:
         """Write this process's current readings."""
         with self._lock:  # an older reading must not be written after a newer one
-            self._store(self._own())
+            self._store(self._read())
 
     def _store(self, families: Mapping[str, Family]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         body = orjson.dumps([_as_data(family) for family in families.values()])
         with self._file() as connection:
             connection.execute("REPLACE INTO snapshot VALUES (?, ?, ?)", [self._instance, time.monotonic(), body])
-
-    def _own(self) -> dict[str, Family]:
-        data = self.reader.get_metrics_data()
-        return {family.name: family for family in _families(_metrics(data))}
 
     def _others(self) -> Iterator[tuple[dict[str, Family], bool]]:
         with self._file() as connection:
@@ -173,31 +125,6 @@ class Snapshots:
             yield connection
 
 
-def _metrics(data: Any) -> Iterator[Metric]:
-    for resource in data.resource_metrics if data is not None else ():
-        for scope in resource.scope_metrics:
-            yield from scope.metrics
-
-
-def _families(metrics: Iterable[Metric]) -> Iterator[Family]:
-    for metric in metrics:
-        family = Family(metric.name, _kind(metric), metric.unit or "", metric.description or "")
-        for point in metric.data.data_points:
-            labels = tuple(sorted((name, str(value)) for name, value in (point.attributes or {}).items()))
-            if isinstance(point, HistogramDataPoint):
-                bounds, counts = list(point.explicit_bounds), list(point.bucket_counts)
-                family.histograms[labels] = Histogram(bounds, counts, point.sum)
-            elif hasattr(point, "value"):  # an exponential histogram has none; Flowpod creates none
-                family.values[labels] = point.value
-        yield family
-
-
-def _kind(metric: Metric) -> Kind:
-    if isinstance(metric.data, Sum):
-        return "counter" if metric.data.is_monotonic else "level"
-    return "gauge" if isinstance(metric.data, Gauge) else "histogram"
-
-
 def _as_data(family: Family) -> list[Any]:
     values = [[labels, value] for labels, value in family.values.items()]
     histograms = [[labels, h.bounds, h.counts, h.total] for labels, h in family.histograms.items()]
@@ -208,5 +135,8 @@ def _from_data(data: list[Any]) -> Family:
     *described, values, histograms = data
     family = Family(*described)
     family.values = {tuple(map(tuple, labels)): value for labels, value in values}
-    family.histograms = {tuple(map(tuple, labels)): Histogram(*counted) for labels, *counted in histograms}
+    family.histograms = {
+        tuple(map(tuple, labels)): HistogramPoint(tuple(bounds), counts, total)
+        for labels, bounds, counts, total in histograms
+    }
     return family

@@ -117,7 +117,7 @@ class Tracing:
         }
         name = f"{operation} {model}" if model else operation
         span = self._start_child(name, trace.get_current_span(), attributes, trace.SpanKind.CLIENT)
-        return ModelCall(span, self.content, self.metrics, self.metrics.model_attributes(operation, provider, model))
+        return ModelCall(span, self.content, self.metrics, self.metrics.model_labels(operation, provider, model))
 
     def trace_id(self, span: Span) -> str:
         """Return the trace's id as `0x` and 32 hex digits, or "" when tracing is off."""

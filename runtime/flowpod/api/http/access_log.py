@@ -2,7 +2,6 @@
 
 import logging
 import time
-from contextlib import ExitStack
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,7 +41,7 @@ class AccessLog:
 class _ResponseRecord:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._streams = ExitStack()
+        self._streaming = False
         self._started = time.perf_counter()
         self._first_byte: float | None = None
         self._status = 0
@@ -53,7 +52,8 @@ class _ResponseRecord:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             if Headers(raw=message.get("headers", [])).get("content-type", "").startswith("text/event-stream"):
-                self._streams.enter_context(self._metrics.stream())
+                self._streaming = True
+                self._metrics.stream_began()
         elif message["type"] == "http.response.body":
             if self._first_byte is None and message.get("body"):
                 self._first_byte = time.perf_counter() - self._started
@@ -61,7 +61,8 @@ class _ResponseRecord:
 
     def log(self, method: str, path: str) -> None:
         """Write the log line of the request."""
-        self._streams.close()
+        if self._streaming:
+            self._metrics.stream_ended()
         seconds = time.perf_counter() - self._started
         first = "" if self._first_byte is None else f", first byte after {self._first_byte:.3f} s"
         left = "" if self._complete else ", the client left"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
+from flowpod.telemetry.families import Family
 from flowpod.telemetry.prometheus import CONTENT_TYPE, prometheus_text
-from flowpod.telemetry.snapshots import Family
 
 
 class MetricsPage:

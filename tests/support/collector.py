@@ -63,13 +63,20 @@ class Collector:
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Return the metrics by name, the last of each."""
-        return {
-            metric["name"]: metric
+        return {metric["name"]: metric for metric in self._metrics()}
+
+    def all_metrics(self, name: str) -> list[dict[str, Any]]:
+        """Return everything that was received of a metric."""
+        return [metric for metric in self._metrics() if metric["name"] == name]
+
+    def _metrics(self) -> list[dict[str, Any]]:
+        return [
+            metric
             for request in self.received()
             for group in request.content.get("resourceMetrics", [])
             for scope in group["scopeMetrics"]
             for metric in scope["metrics"]
-        }
+        ]
 
     def wait_for(self, what: Callable[[], bool]) -> None:
         """Wait until what was received fits."""

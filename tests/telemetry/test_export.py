@@ -21,7 +21,7 @@ from flowpod.telemetry.redaction import Secrets
 from flowpod.telemetry.setup import stores_traces
 from flowpod.telemetry.span_provider import SpanProvider
 from tests.support.collector import Collector, attributes_of, running_collector
-from tests.support.flows import write_chat_flow
+from tests.support.flows import write_chat_flow, write_flow
 from tests.support.serving import ROOT, run_command, serving
 
 SPANS = {"invoke_workflow flow", "reply", "chat echo"}
@@ -73,6 +73,50 @@ def test_spans_and_metrics_are_exported(tmp_path: Path, chat_flow: Path, collect
     assert attributes_of(point) == {"flowpod.run.status": "Completed", "flowpod.protocol": "complete"}
     assert trace_id.startswith("0x")
     assert not (tmp_path / "data" / "traces.db").exists()  # somebody else has them
+
+
+COUNTING = """
+from opentelemetry import metrics
+from promptflow.core import tool
+
+calls = metrics.get_meter("mine").create_counter("my.calls", "{call}", "Calls of this node.")
+
+@tool
+def count() -> str:
+    calls.add(1, {"colour": "blue"})
+    return "done"
+"""
+
+
+@pytest.mark.parametrize("preference", ["cumulative", "delta", "lowmemory"])
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_metrics_of_workers_and_of_the_flow_itself(
+    tmp_path: Path, collector: Collector, protocol: str, preference: str
+) -> None:
+    dag = "outputs: {}\nnodes: [{name: a, type: python, source: {path: count.py}}]\n"
+    flow = write_flow(tmp_path / "flow", dag, {"count.py": COUNTING})
+    variables = {
+        "OTEL_METRICS_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.grpc_url if protocol == "grpc" else collector.http_url,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": preference,
+    }
+    with serving(flow, tmp_path, "--workers", "2", **variables) as served:
+        for _ in range(6):
+            assert httpx.post(f"{served.url}/", json={}).status_code == 200
+        collector.wait_for(lambda: 'my_calls_total{colour="blue"} 6.0' in httpx.get(f"{served.url}/metrics").text)
+        assert served.stop() == 0
+    temporality = "CUMULATIVE" if preference == "cumulative" else "DELTA"
+    for name, kind, field in (
+        ("flowpod.runs", "sum", "asInt"),
+        ("my.calls", "sum", "asInt"),
+        ("flowpod.run.duration", "histogram", "count"),
+    ):
+        exported = [data[kind] for data in collector.all_metrics(name)]
+        assert {data["aggregationTemporality"] for data in exported} == {f"AGGREGATION_TEMPORALITY_{temporality}"}
+        assert sum(int(point[field]) for data in exported for point in data["dataPoints"]) == 6
+    assert collector.metrics()["flowpod.run.active"]["sum"]["aggregationTemporality"].endswith("CUMULATIVE")
+    assert "placeholder" not in collector.metrics()
 
 
 def test_each_signal_has_its_own_destination(tmp_path: Path, chat_flow: Path, collectors: list[Collector]) -> None:
@@ -150,7 +194,7 @@ from flowpod.settings import Settings
 from flowpod.telemetry.redaction import Secrets
 from flowpod.telemetry.setup import set_up_telemetry
 set_up_telemetry(Settings(trace_store="off"), "s", Path("/nowhere"), {}, Secrets())
-print([name for name in sys.modules if name.startswith(("grpc", "opentelemetry.exporter", "google.protobuf"))])
+print([name for name in sys.modules if name.startswith(("grpc", "opentelemetry.exporter", "opentelemetry.sdk.metrics", "google.protobuf"))])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

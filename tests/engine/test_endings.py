@@ -78,6 +78,22 @@ async def test_a_cancelled_run_ends_at_once(tmp_path: Path, code: str) -> None:
     assert events[-1].error.code == "canceled"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("stop", ["cancel", "time-out"])
+async def test_a_model_call_ends_with_its_run(tmp_path: Path, model_server: ModelServer, stop: str) -> None:
+    settings = {"run_timeout_s": 0.2} if stop == "time-out" else {}
+    async with service_of(write_chat_flow(tmp_path, model_server.url, "words:1000:0.02"), **settings) as service:
+        run = await service.start(RunRequest({"question": "wait"}, SESSION))
+        events = []
+        async for batch in run.events.batches():
+            events += batch
+            if stop == "cancel" and any(isinstance(event, RunOutput) for event in batch):
+                run.cancel("the test says so")
+    nodes_and_ends = [line for line in event_lines(events) if not line.startswith("answer ")]
+    status = "Canceled" if stop == "cancel" else "Failed"
+    assert nodes_and_ends == ["started", "reply Running", "reply Canceled", f"terminated {status}"]
+    assert run_error(events).code == ("canceled" if stop == "cancel" else "run_timeout")
+
+
 async def test_an_abandoned_thread_is_counted_until_it_returns(tmp_path: Path) -> None:
     flow = write_flow(tmp_path, ONE_NODE, {"node.py": THREAD_SLEEP.replace("time.sleep(3)", "time.sleep(0.5)")})
     package = build(flow)

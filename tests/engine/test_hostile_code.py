@@ -181,3 +181,48 @@ RENDER = "promptflow.tools.template_rendering.render_template_jinja2"
 async def test_a_template_that_takes_long_holds_nobody_up(tmp_path: Path, node: str) -> None:
     flow = write_flow(tmp_path, f"nodes:\n- {node}, timeout_s: 0.05}}\n", {"n.jinja2": LONG})
     assert run_error(await run_flow(flow, {})).code == "node_timeout"
+
+
+CANCELS = """
+class Value(dict):
+    def __str__(self):
+        asyncio.current_task().cancel()
+        return "value"
+
+@tool
+async def node(given, fixed):
+    BODY
+    return Value()
+"""
+CANCEL_RUN = "[task.cancel() for task in asyncio.all_tasks() if task.get_name().startswith('run ')]"
+
+
+@pytest.mark.parametrize("body", ["pass", CANCEL_RUN])
+async def test_a_flow_that_cancels_the_task_of_its_run_ends_with_it(tmp_path: Path, body: str) -> None:
+    flow = flow_of(tmp_path, CANCELS.replace("BODY", body))
+    dag = (flow / "flow.dag.yaml").read_text().replace("${node.output}", "${text.output}")
+    text = '- {name: text, type: template, template: "{{ value }}", inputs: {value: "${node.output}"}}\n'
+    (flow / "flow.dag.yaml").write_text(dag + text)
+    async with service_of(flow, data=tmp_path) as service, asyncio.timeout(20):
+        events = await events_of(service, {})
+        assert event_lines(events)[-1].startswith("terminated ")
+        assert not service.runs
+
+
+async def test_nodes_that_never_wait_hold_nobody_up(tmp_path: Path) -> None:
+    dag = """
+    nodes:
+    - name: again
+      type: loop
+      max_rounds: 1000
+      nodes:
+      - {name: choose, type: condition, branches: [{name: always}]}
+    """
+    async with service_of(write_flow(tmp_path, dag)) as service:
+        run = await service.start(RunRequest({}, SESSION))
+        turns = 0
+        while service.runs:
+            await asyncio.sleep(0)
+            turns += 1
+        run.leave()
+    assert turns > 50

@@ -114,3 +114,21 @@ def test_calls_outside_of_nodes_are_not_traced(model_server: ModelServer) -> Non
     with OpenAI(base_url=model_server.url, api_key="none") as client:
         answer = client.chat.completions.create(model="echo", messages=[{"role": "user", "content": "hi"}])
     assert answer.choices[0].message.content == "You said: hi"
+
+
+async def test_a_call_after_an_llm_node_has_its_span(tmp_path: Path, model_server: ModelServer) -> None:
+    code, body = WAYS["async"]
+    files = {
+        "ask.py": code.replace("BODY", body).replace("url: str", "url: str, first: str"),
+        "first.jinja2": "# user:\nhello\n",
+        "connections.yaml": f"model: {{type: open_ai, base_url: '{model_server.url}', max_retries: 0}}\n",
+    }
+    flow = FLOW.replace('{url: "${inputs.url}"}', '{url: "${inputs.url}", first: "${first.output}"}') + (
+        "- {name: first, type: llm, source: {type: code, path: first.jinja2}, connection: model,"
+        ' inputs: {model: "words:2"}}\n'
+    )
+    tracing, exporter = recording()
+    await post(write_flow(tmp_path, flow, files), "/", {"url": model_server.url}, tracing=tracing)
+    spans = by_name(exporter)
+    assert parent(spans["chat words:2"]) == own(spans["first"])
+    assert parent(spans["chat echo"]) == own(spans["ask"])

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _CHUNKS_PER_YIELD = 64
 _NODES_AT_ONCE = 16
+_INLINE_NODES_PER_YIELD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class _Call:
 
 
 class NodeRunner:
-    """Runs the nodes of one run, each in a task of its own, 16 at a time."""
+    """Runs the nodes of one run, 16 at a time."""
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class NodeRunner:
         self._failures = failures
         self._max_output = max_output
         self._slots = asyncio.Semaphore(_NODES_AT_ONCE)
+        self._inline_nodes = 0
         self._tees = {name: StreamTee() for name in package.wiring.teed}
         self._chat_sources = package.wiring.sources_of(package.flow, package.flow.chat_output or "")
         self.reporter = NodeReporter(run_id, events, tracing.metrics)
@@ -94,15 +96,22 @@ class NodeRunner:
 
     async def run(self, graph: Graph, level: Level) -> Failure | None:
         """Run the nodes of one list; return the failure of the one that failed."""
-        run_node, skipped = partial(self._run_node, level), partial(self._skip, level)
-        report = partial(self.reporter.report, level.prefix)
-        return await Scheduler(graph, level.scope, level.prefix, run_node, report, skipped).run()
+        run_node, run_inline = partial(self._run_node, level), partial(self._run_inline, level)
+        report, skipped = partial(self.reporter.report, level.prefix), partial(self._skip, level)
+        return await Scheduler(graph, level.scope, level.prefix, run_node, run_inline, report, skipped).run()
 
     def _skip(self, level: Level, node: Node) -> None:
         if node.name in self._tees:
             self._tees[node.name].end(None)
         if not level.prefix:
             self._outputs.skip(node.name, level.scope)
+
+    async def _run_inline(self, level: Level, node: Node) -> NodeEnd:
+        """Run a node in the current task. Nodes that never wait would block all other runs, so some yield first."""
+        self._inline_nodes += 1
+        if self._inline_nodes % _INLINE_NODES_PER_YIELD == 0:
+            await asyncio.sleep(0)
+        return await self._run_node(level, node)
 
     async def _run_node(self, level: Level, node: Node) -> NodeEnd:
         """Run a node to its end. Failures are returned as data; only the cancellation of the task is raised."""

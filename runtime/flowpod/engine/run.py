@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -46,8 +47,8 @@ class TurnTarget:
 class Run:
     """One run. Its one reader takes `events` and calls `leave` when done.
 
-    Nothing outside cancels the run's task: `cancel` asks the run to end, and the run then ends in the usual way, with
-    its turn stored and RunTerminated as its last event.
+    `cancel` and the time limit cancel the nodes, and the run then ends in the usual way, with its turn stored and
+    RunTerminated as its last event.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Run:
         self._failure: Failure | None = None
         self._started_at = datetime.now(UTC)
         self._started = time.monotonic()  # a duration by the wall clock is wrong when the clock is set
-        self._performing: asyncio.Task[Failure | None] | None = None
+        self._performing = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -137,8 +138,9 @@ class Run:
     def _stop(self, status: RunStatus, error: ErrorInfo) -> None:
         if self._status is None:
             self._status, self._failure = status, Failure.of(error)
-            if self._performing is not None:
-                self._performing.cancel()
+            if self._performing:
+                assert self._task is not None
+                self._task.cancel()
 
     async def _run_to_end(self) -> None:
         timeout_s = self._settings.run_timeout_s
@@ -146,29 +148,34 @@ class Run:
         timer = asyncio.get_running_loop().call_later(timeout_s, self._stop, "Failed", timeout)
         self.events.put(RunStarted(self.id, self._trace_id, self._started_at))
         if self._status is None:
-            self._performing = asyncio.create_task(self._perform())
-            await asyncio.wait({self._performing})
-            self._take_result(self._performing)
+            await self._perform()
         timer.cancel()
         self._end(await self._store_turn())
 
-    async def _perform(self) -> Failure | None:
+    async def _perform(self) -> None:
+        """Run the nodes and set the run's status, unless the run is cancelled or takes too long."""
+        self._performing = True
+        failure: Failure | None
+        try:
+            failure = await self._run_nodes()
+        except asyncio.CancelledError:
+            failure = Failure.of(RunError("the code of the flow cancelled the task of its run", code="canceled").info)
+        except FlowpodError as error:  # an output refers to a value that does not exist
+            failure = Failure.of(error.info)
+        except Exception as error:
+            logger.exception("run %s: a bug in Flowpod", self.id)
+            failure = Failure.of(_bug(error))
+        self._performing = False
+        await _take_back_cancellation()
+        if self._status is None:
+            self._status, self._failure = "Completed" if failure is None else "Failed", failure
+
+    async def _run_nodes(self) -> Failure | None:
         self._outputs.emit_constants(self._scope)
         failure = await self._runner.run(self._package.graph, Level(self._scope, self._span))
         if failure is None:
             self._outputs.emit_late(self._scope)
         return failure
-
-    def _take_result(self, performing: "asyncio.Task[Failure | None]") -> None:
-        if not performing.cancelled() and (error := performing.exception()) is not None:
-            if isinstance(error, FlowpodError):  # an output refers to a value that does not exist
-                self._stop("Failed", error.info)
-            else:
-                logger.error("run %s: a bug in Flowpod", self.id, exc_info=error)
-                self._stop("Failed", _bug(error))
-        if self._status is None:
-            self._failure = None if performing.cancelled() else performing.result()
-            self._status = "Completed" if self._failure is None else "Failed"
 
     async def _store_turn(self) -> bool:
         filing = self._filing
@@ -237,6 +244,18 @@ class Run:
         if self._failure is not None:
             tracing.fail(span, self._failure.text, self._failure.info.code or self._failure.info.type)
         tracing.end_run(span, self._status or "")
+
+
+async def _take_back_cancellation() -> None:
+    """Make the current task one that is not cancelled."""
+    task = asyncio.current_task()
+    assert task is not None
+    if task.cancelling():
+        with suppress(asyncio.CancelledError):
+            # Raises the cancellation that is not delivered yet: `uncancel` takes that back only since Python 3.13.
+            await asyncio.sleep(0)
+        while task.uncancel():
+            pass
 
 
 def _bug(error: BaseException) -> ErrorInfo:

@@ -13,6 +13,7 @@ from flowpod.errors import ErrorInfo
 from flowpod.flow.model import Node
 from flowpod.flow.plan import Graph, Plan
 from flowpod.flow.references import Scope
+from flowpod.nodes import KINDS
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,9 @@ class Reports(Protocol):
 class Scheduler:
     """Runs one graph in one scope. `prefix` is the start of its nodes' paths.
 
-    `run_node` runs a node in a task of its own, `report` reports nodes that never start, and `skipped` is called for
-    nodes that are bypassed.
+    `run_node` runs a node in a task of its own. `run_inline` runs one in the scheduler's task: the only node that is
+    ready while no other runs, if its kind allows that. `report` reports nodes that never start, and `skipped` is called
+    for nodes that are bypassed.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Scheduler:
         scope: Scope,
         prefix: str,
         run_node: Callable[[Node], Coroutine[Any, Any, NodeEnd]],
+        run_inline: Callable[[Node], Coroutine[Any, Any, NodeEnd]],
         report: Reports,
         skipped: Callable[[Node], None],
     ) -> None:
@@ -59,31 +62,48 @@ class Scheduler:
         self._graph = graph
         self._prefix = prefix
         self._run_node = run_node
+        self._run_inline = run_inline
         self._report = report
         self._skipped = skipped
         self._tasks: dict[str, asyncio.Task[NodeEnd]] = {}
         self._done: list[tuple[str, asyncio.Task[NodeEnd]]] = []
         self._wake = asyncio.Event()
+        self._lone: Node | None = None
 
     async def run(self) -> Failure | None:
         """Run the plan; return the failure of the node that failed it. Cancelling it cancels its nodes."""
         try:
             failure = self._advance()
             while failure is None and not self._plan.done:
-                await self._wake.wait()
-                self._wake.clear()
-                failure = self._collect() or self._advance()
+                failure = await self._next_failure() or self._advance()
         finally:
             await self._cancel_nodes()
         return failure
 
+    async def _next_failure(self) -> Failure | None:
+        """Run the lone node, or wait until a task ends; return the failure that ends the plan."""
+        if (node := self._lone) is None:
+            await self._wake.wait()
+            self._wake.clear()
+            return self._collect()
+        self._lone = None
+        try:
+            end = await self._run_inline(node)
+        except asyncio.CancelledError:
+            self._report(node, "Canceled")
+            raise
+        return self._settle(end)
+
     def _advance(self) -> Failure | None:
-        for step in self._plan.ready():
+        steps = self._plan.ready()
+        starts = [step.node for step in steps if step.action == "start"]
+        if len(starts) == 1 and not self._tasks and KINDS[starts[0].type].runs_inline:
+            self._lone = starts[0]
+        for step in steps:
             node = step.node
             if step.action == "start":
-                task = asyncio.create_task(self._run_node(node))
-                self._tasks[node.name] = task
-                task.add_done_callback(partial(self._node_done, node.name))
+                if node is not self._lone:
+                    self._start_task(node)
             elif step.action == "bypass":
                 self._report(node, "Bypassed")
                 self._skipped(node)
@@ -93,6 +113,11 @@ class Scheduler:
                 self._report(node, "Failed", error=error)
                 return Failure.of(error)
         return None
+
+    def _start_task(self, node: Node) -> None:
+        task = asyncio.create_task(self._run_node(node))
+        self._tasks[node.name] = task
+        task.add_done_callback(partial(self._node_done, node.name))
 
     def _node_done(self, name: str, task: "asyncio.Task[NodeEnd]") -> None:
         self._done.append((name, task))
@@ -104,14 +129,17 @@ class Scheduler:
         for name, task in done:
             end = self._ended(name, task)
             del self._tasks[name]
-            if end.goes_on:
-                self._plan.skip(name, end.taken)
-                self._skipped(end.node)
-            elif end.failure is not None:
-                failure = failure or end.failure
-            else:
-                self._plan.complete(name, end.value, end.taken)
+            failure = self._settle(end) if failure is None else failure
         return failure
+
+    def _settle(self, end: NodeEnd) -> Failure | None:
+        name = end.node.name
+        if end.goes_on:
+            self._plan.skip(name, end.taken)
+            self._skipped(end.node)
+        elif end.failure is None:
+            self._plan.complete(name, end.value, end.taken)
+        return None if end.goes_on else end.failure
 
     def _ended(self, name: str, task: "asyncio.Task[NodeEnd]") -> NodeEnd:
         if not task.cancelled():

@@ -50,6 +50,7 @@ async def ask(
         raise
     finally:
         call.end()
+        CALL.set(None)  # not by a token: a generator that is abandoned may be closed in another context
 
 
 async def whole_answer(answer: AsyncGenerator[Chunk | Result, None]) -> Result:

@@ -54,4 +54,6 @@ def _check(options: AggregateOptions, check: NodeCheck) -> None:
             check.require_input(("groups", name), given)
 
 
-AGGREGATE = Kind("aggregate", AggregateOptions, dashscope_type="VariableHandle", build=AggregateNode, check=_check)
+AGGREGATE = Kind(
+    "aggregate", AggregateOptions, dashscope_type="VariableHandle", build=AggregateNode, check=_check, runs_inline=True
+)

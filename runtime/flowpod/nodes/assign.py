@@ -78,4 +78,6 @@ def _check(options: AssignOptions, check: NodeCheck) -> None:
             check.error((*key, "variable"), text)
 
 
-ASSIGN = Kind("assign", AssignOptions, dashscope_type="VariableAssign", build=AssignNode, check=_check)
+ASSIGN = Kind(
+    "assign", AssignOptions, dashscope_type="VariableAssign", build=AssignNode, check=_check, runs_inline=True
+)

@@ -1,7 +1,8 @@
 """The batch node: runs its nodes once for each item of a list, or of several lists side by side."""
 
 import asyncio
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -40,23 +41,27 @@ class BatchNode(BuiltNode):
 
     async def run(self, inputs: Mapping[str, Any], context: Context) -> list[Any]:
         """Return the results. Raises NodeError for an input that is not a list, and for a failed item if it must."""
-        items = self._items(inputs)
-        free, stop = asyncio.Semaphore(self._parallel), asyncio.Event()
-        tasks = [
-            asyncio.create_task(self._run_item(index, item, free, stop, context)) for index, item in enumerate(items)
-        ]
-        try:
-            if tasks:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in tasks:
-            if not task.cancelled() and (failure := task.exception()):
-                raise failure
-        results = [task.result() for task in tasks]
-        return [value for value, failed in results if not (failed and self._on_item_error == "drop")]
+        waiting = deque(enumerate(self._items(inputs)))
+        results: dict[int, Any] = {}
+        workers = min(self._parallel, len(waiting))
+        if workers == 1:
+            await self._work(waiting, results, context)
+        else:
+            await _all_of([self._work(waiting, results, context) for _ in range(workers)])
+        return [results[index] for index in sorted(results)]
+
+    async def _work(self, waiting: deque[tuple[int, Any]], results: dict[int, Any], context: Context) -> None:
+        """Run one waiting item after the other, until there is none or one fails the node."""
+        while waiting:
+            index, item = waiting.popleft()
+            try:
+                results[index] = await context.run_body(index, item, None)
+            except FlowpodError:
+                if self._on_item_error == "fail":
+                    waiting.clear()
+                    raise
+                if self._on_item_error == "null":
+                    results[index] = None
 
     def _items(self, inputs: Mapping[str, Any]) -> list[Any]:
         lists = [inputs.get(name) for name in self._over]
@@ -69,19 +74,20 @@ class BatchNode(BuiltNode):
         rows = zip(*(value or [] for value in lists), strict=False)
         return [dict(zip(self._over, row, strict=True)) for row, _ in zip(rows, range(count), strict=False)]
 
-    async def _run_item(
-        self, index: int, item: Any, free: asyncio.Semaphore, stop: asyncio.Event, context: Context
-    ) -> tuple[Any, bool]:
-        async with free:
-            if stop.is_set():
-                return None, True
-            try:
-                return await context.run_body(index, item, None), False
-            except FlowpodError:
-                if self._on_item_error == "fail":
-                    stop.set()  # no further item begins
-                    raise
-                return None, True
+
+async def _all_of(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Await all at once. When one raises, the others are cancelled, and the first exception in order is raised."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        if tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        if not task.cancelled() and (failure := task.exception()):
+            raise failure
 
 
 def _check(options: BatchOptions, check: NodeCheck) -> None:
@@ -98,4 +104,5 @@ BATCH = Kind(
     build=BatchNode,
     check=_check,
     body=lambda options: BodyOptions(options.nodes, "item", result=options.result),
+    runs_inline=True,
 )

@@ -63,4 +63,5 @@ CONDITION = Kind(
     build=ConditionNode,
     check=_check,
     branches=lambda options: [branch.name for branch in options.branches],
+    runs_inline=True,
 )

@@ -108,6 +108,9 @@ class Kind(Generic[Options]):
     `branches` returns the branches that other nodes may come after.
     `body` returns the nodes inside the node, None for a kind that has none.
     `writes_to` returns the output to which the node adds text ("" is the chat output), None for a kind that adds none.
+    `runs_inline` says whether the node may be awaited in the task of its run, which saves a task. Its code must then
+    end soon after it is cancelled, never cancel its own task, and leave no context variable changed. The code of a flow
+    promises none of this, so a kind that runs any has a task for each node.
     `takes_secrets`: its inputs may refer to what a caller sends for plugins.
     `span_kind` is OpenInference's kind of the node's span.
     `extra` is the optional dependency group of Flowpod that the kind needs.
@@ -122,6 +125,7 @@ class Kind(Generic[Options]):
     branches: Callable[[Options], Sequence[str]] = lambda _options: ()
     body: Callable[[Options], BodyOptions] | None = None
     writes_to: Callable[[Options], str] | None = None
+    runs_inline: bool = False
     takes_secrets: bool = False
     span_kind: SpanKind = "CHAIN"
     extra: str = ""

@@ -125,4 +125,4 @@ def _check(options: LLMOptions, check: NodeCheck) -> None:
     check_source(options, check, takes_overrides=True)
 
 
-LLM = Kind("llm", LLMOptions, dashscope_type="LLM", build=_build, check=_check, streams="unread")
+LLM = Kind("llm", LLMOptions, dashscope_type="LLM", build=_build, check=_check, streams="unread", runs_inline=True)

@@ -55,4 +55,5 @@ LOOP = Kind(
     build=LoopNode,
     check=_check,
     body=lambda options: BodyOptions(options.nodes, "loop", variables=options.variables),
+    runs_inline=True,
 )

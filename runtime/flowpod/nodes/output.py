@@ -83,4 +83,5 @@ OUTPUT = Kind(
     check=_check,
     streams="yes",
     writes_to=lambda options: options.to,
+    runs_inline=True,
 )

@@ -37,4 +37,6 @@ def read_template(path: str, resources: Resources) -> ParsedTemplate:
     return parse_template(source, path)
 
 
-PROMPT = Kind("prompt", PromptOptions, dashscope_type="VariableHandle", build=PromptNode, check=check_source)
+PROMPT = Kind(
+    "prompt", PromptOptions, dashscope_type="VariableHandle", build=PromptNode, check=check_source, runs_inline=True
+)

@@ -40,4 +40,4 @@ class TemplateNode(BuiltNode):
             raise NodeError(text, code="template_error") from error
 
 
-TEMPLATE = Kind("template", TemplateOptions, dashscope_type="VariableHandle", build=TemplateNode)
+TEMPLATE = Kind("template", TemplateOptions, dashscope_type="VariableHandle", build=TemplateNode, runs_inline=True)

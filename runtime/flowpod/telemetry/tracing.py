@@ -89,12 +89,12 @@ class Tracing:
             "openinference.span.kind": span_kind,
         }
         span = self._start_child(name, parent, attributes)
-        TRACING.set(self)
-        token = context.attach(trace.set_span_in_context(span))
+        tracing, token = TRACING.set(self), context.attach(trace.set_span_in_context(span))
         try:
             yield span  # `fail` records failures, with the message that the caller gets
         finally:
             context.detach(token)
+            TRACING.reset(tracing)
             span.end()
 
     def _start_child(

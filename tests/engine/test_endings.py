@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,7 +81,7 @@ async def test_a_cancelled_run_ends_at_once(tmp_path: Path, code: str) -> None:
 
 @pytest.mark.parametrize("stop", ["cancel", "time-out"])
 async def test_a_model_call_ends_with_its_run(tmp_path: Path, model_server: ModelServer, stop: str) -> None:
-    settings = {"run_timeout_s": 0.2} if stop == "time-out" else {}
+    settings: dict[str, Any] = {"run_timeout_s": 0.2} if stop == "time-out" else {}
     async with service_of(write_chat_flow(tmp_path, model_server.url, "words:1000:0.02"), **settings) as service:
         run = await service.start(RunRequest({"question": "wait"}, SESSION))
         events = []

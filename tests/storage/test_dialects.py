@@ -7,7 +7,7 @@ import pytest
 
 from flowpod.errors import InvalidRequest
 from flowpod.storage.dialects import MySQL, SQLite, dialect_of
-from flowpod.storage.dialects.sqlite import create_folder, network_file_system
+from flowpod.storage.dialects.sqlite_file import create_folder, network_file_system
 
 MOUNTS = """\
 /dev/vda1 / ext4 rw 0 0

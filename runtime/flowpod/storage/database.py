@@ -4,7 +4,7 @@ import asyncio
 import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from flowpod.storage.dialects import Dialect
 from flowpod.storage.migrations import MIGRATIONS, Migration, apply_migrations
+from flowpod.storage.prepared import Operation, SQLAlchemyExecutor
 from flowpod.storage.schema import schema_of
 from flowpod.storage.time_limit import time_limit
 
@@ -39,6 +40,9 @@ class Database:
         self.schema = schema_of(service, dialect.column_types)
         self._timeout_s = timeout_s
         self._reader, self._writer = dialect.create_engines()
+        self._direct = dialect.create_direct_connections()
+        # One of two connections that both write might wait for the file's lock until it times out.
+        self._writing: AbstractAsyncContextManager[None] = nullcontext() if self._direct is None else asyncio.Lock()
 
     def time_limit(self, seconds: float | None) -> AbstractAsyncContextManager[None]:
         """Return a time limit of statements; there is none for a database that cannot stop responding."""
@@ -63,6 +67,20 @@ class Database:
 
         return await self.transact(write)
 
+    async def read(self, operation: Operation[T]) -> T:
+        """Run an operation that only reads, on the fastest connection."""
+        if self._direct is not None:
+            return await self._direct.read(operation)
+        async with self.reading() as connection:
+            return await operation(SQLAlchemyExecutor(connection))
+
+    async def write(self, operation: Operation[T]) -> T:
+        """Run an operation in a transaction, on the fastest connection; an error of the operation rolls it back."""
+        if self._direct is not None:
+            async with self._writing:
+                return await self._direct.write(operation)
+        return await self.transact(lambda connection: operation(SQLAlchemyExecutor(connection)))
+
     async def transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Call `work` with a connection, commit its transaction and return its result.
 
@@ -71,7 +89,7 @@ class Database:
         """
         for attempt in range(_ATTEMPTS):
             try:
-                async with self.time_limit(self._timeout_s), self._writer.begin() as connection:
+                async with self.time_limit(self._timeout_s), self._writing, self._writer.begin() as connection:
                     return await work(connection)
             except OperationalError as error:
                 if not self.dialect.is_deadlock(error) or attempt == _ATTEMPTS - 1:
@@ -88,7 +106,7 @@ class Database:
         """
         self.dialect.prepare()
         await self.ping()  # fails sooner than a migration may
-        async with self.time_limit(_MIGRATION_S), self._writer.connect() as connection:
+        async with self.time_limit(_MIGRATION_S), self._writing, self._writer.connect() as connection:
             await self.dialect.read_limits(connection)
             async with self.dialect.migration_lock(connection, self.schema.service):
                 applied = await connection.run_sync(apply_migrations, self.schema, migrations)
@@ -115,6 +133,8 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._direct is not None:
+            await self._direct.close()
         for engine in {self._reader, self._writer}:
             await engine.dispose()
 

@@ -1,11 +1,17 @@
-"""Statements that every run executes, compiled once."""
+"""Statements that every run executes, compiled once, and the operations that consist of them.
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+An operation is an async function that awaits nothing but its executor. A database of which a driver with an event loop
+exists runs it as a task does; SQLite runs the same function from beginning to end in a thread.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Dialect, Executable
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.compiler import SQLCompiler
+
+T = TypeVar("T")
 
 
 class PreparedStatement:
@@ -42,6 +48,23 @@ class Executor(Protocol):
 
     async def execute_many(self, statement: PreparedStatement, values: Sequence[Mapping[str, Any]]) -> int:
         """Execute a statement once for each mapping in `values`; return how many rows it changed."""
+
+
+Operation = Callable[[Executor], Coroutine[Any, Any, T]]
+"""What happens between the beginning and the end of a transaction; it awaits its executor alone."""
+
+
+class DirectConnections(Protocol):
+    """Runs operations without SQLAlchemy's connections; may raise SQLAlchemy's errors."""
+
+    async def read(self, operation: Operation[T]) -> T:
+        """Run an operation that only reads, outside a transaction."""
+
+    async def write(self, operation: Operation[T]) -> T:
+        """Run an operation in a transaction, which is committed unless the operation raises an error."""
+
+    async def close(self) -> None:
+        """Close the connections, after the operations that have begun."""
 
 
 class SQLAlchemyExecutor:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.types import TypeEngine
 
-from flowpod.storage.prepared import Executor
+from flowpod.storage.prepared import DirectConnections
 
 ID_LENGTH = 255
 """The longest id of a session or user, in characters."""
@@ -68,6 +68,10 @@ class Dialect(ABC):
         Raises InvalidRequest when this machine cannot hold the database.
         """
 
+    def create_direct_connections(self) -> DirectConnections | None:
+        """Return what runs operations faster than SQLAlchemy's connections, or None if nothing does."""
+        return None
+
     def prepare(self) -> None:  # noqa: B027 - most databases need nothing
         """Create what the database needs on this machine. Raises InvalidRequest when that is not possible."""
 
@@ -89,10 +93,6 @@ class Dialect(ABC):
     def insert_ignore(self, table: Table) -> Insert:
         """Return an INSERT that skips a row whose key is already in the table."""
         return insert(table).prefix_with(self.ignore_prefix)
-
-    @abstractmethod
-    async def executor(self, connection: AsyncConnection) -> Executor:
-        """Return the fastest executor of prepared statements on a connection, inside its transaction."""
 
     @abstractmethod
     def why_too_large(self, texts: Sequence[str]) -> str:

@@ -14,7 +14,6 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from flowpod.errors import InvalidRequest
 from flowpod.storage.dialects.base import ID_LENGTH, POOL_TIMEOUT_S, ColumnTypes, Dialect
-from flowpod.storage.prepared import Executor, SQLAlchemyExecutor
 
 SslMode = Literal["disabled", "required", "verify_ca", "verify_identity"]
 """How the server is verified; the words are those of MySQL's own clients."""
@@ -102,10 +101,6 @@ class MySQL(Dialect):
     def is_deadlock(self, error: OperationalError) -> bool:
         """Return whether the server's error number says so."""
         return bool(error.orig is not None and error.orig.args and error.orig.args[0] in _DEADLOCK)
-
-    async def executor(self, connection: AsyncConnection) -> Executor:
-        """Return SQLAlchemy's own: the driver has no thread, so calling it directly would gain little."""
-        return SQLAlchemyExecutor(connection)
 
     def why_too_large(self, texts: Sequence[str]) -> str:
         """Compare the statement's size with the server's `max_allowed_packet`."""

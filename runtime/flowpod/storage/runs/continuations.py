@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from flowpod.errors import InvalidRequest, NotFound
 from flowpod.storage.database import Database, as_stored
+from flowpod.storage.prepared import SQLAlchemyExecutor
 from flowpod.storage.schema import ACTIVE
-from flowpod.storage.sessions.reader import History, RecentTurns
+from flowpod.storage.sessions.reader import History, RecentTurns, new_session
 from flowpod.storage.sessions.turns import Turn, turn_row
 
 
@@ -41,7 +42,6 @@ class Continuations:
     """Finds or creates the session of a run that continues from another; every method is part of a transaction."""
 
     def __init__(self, database: Database) -> None:
-        self._dialect = database.dialect
         self._schema = database.schema
         self._recent_turns = RecentTurns(database.schema)
 
@@ -72,7 +72,7 @@ class Continuations:
         Raises NotFound or InvalidRequest for a run that cannot be continued.
         """
         position = await self._locate_turn(connection, run_id, user_id)
-        executor = await self._dialect.executor(connection)
+        executor = SQLAlchemyExecutor(connection)
         return await self._recent_turns.read_recent(executor, position.session_id, position.turn, rounds, budget)
 
     async def _locate_turn(self, connection: AsyncConnection, run_id: str, user_id: str | None) -> _TurnPosition:
@@ -108,9 +108,7 @@ class Continuations:
         return (await connection.execute(query)).first() is not None
 
     async def _create_session(self, connection: AsyncConnection, session_id: str, user_id: str | None) -> None:
-        now = as_stored(datetime.now(UTC))
-        values = {"session_id": session_id, "user_id": user_id, "assigned": True, "last_turn": 0}
-        await connection.execute(insert(self._schema.sessions).values(values | {"created_at": now, "updated_at": now}))
+        await connection.execute(insert(self._schema.sessions).values(new_session(session_id, user_id, assigned=True)))
 
     async def _copy_session(self, connection: AsyncConnection, position: _TurnPosition, session_id: str) -> None:
         """Create a session with the turns up to a position, and with the variables as they are now.

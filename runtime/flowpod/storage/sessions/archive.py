@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from flowpod.errors import NotFound
 from flowpod.storage.availability import Availability
 from flowpod.storage.database import Database, as_stored
+from flowpod.storage.prepared import SQLAlchemyExecutor
 from flowpod.storage.sessions.deletion import delete_sessions
-from flowpod.storage.sessions.reader import count_fitting, write_variables
+from flowpod.storage.sessions.reader import Variables, count_fitting
 
 _BATCH = 100
 _PAGE_BYTES = 8 * 1024 * 1024
@@ -68,6 +69,7 @@ class Archive:
         self._database = database
         self._schema = database.schema
         self._availability = availability
+        self._variables = Variables(database.schema)
 
     async def list_sessions(self, owner: str | None, after: tuple[datetime, str] | None, limit: int) -> list[Session]:
         """Return up to `limit` sessions, the last used first.
@@ -123,9 +125,8 @@ class Archive:
 
     async def read_variables(self, session_id: str) -> dict[str, Any]:
         """Return those variables of a session that have been written."""
-        variables = self._schema.variables
-        query = select(variables.c.name, variables.c.value).where(variables.c.session_id == session_id)
-        return {name: orjson.loads(value) for name, value in await self._rows(query)}
+        with self._availability.required():
+            return await self._database.read(lambda executor: self._variables.read(executor, session_id))
 
     async def set_variables(self, owner: str | None, session_id: str, values: Mapping[str, Any]) -> None:
         """Write variables of a session; those that are not in `values` stay as they are."""
@@ -139,7 +140,7 @@ class Archive:
         async def write(connection: AsyncConnection) -> bool:
             if not (await connection.execute(touch)).rowcount:
                 return False
-            await write_variables(self._schema, connection, session_id, values)
+            await self._variables.write(SQLAlchemyExecutor(connection), session_id, values)
             return True
 
         with self._availability.required():

@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 from sqlalchemy import BindParameter, Integer, and_, bindparam, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from flowpod.jsonable import dumps
 from flowpod.storage.database import Database, as_stored
@@ -63,21 +62,50 @@ class RecentTurns:
         return tuple({"inputs": orjson.loads(inputs), "outputs": orjson.loads(outputs)} for inputs, outputs in rows)
 
 
+class Variables:
+    """Reads and writes the variables of a session."""
+
+    def __init__(self, schema: Schema) -> None:
+        variables = schema.variables
+        session: BindParameter[str] = bindparam("session", type_=variables.c.session_id.type)
+        variable: BindParameter[str] = bindparam("variable", type_=variables.c.name.type)
+        json: BindParameter[str] = bindparam("json", type_=variables.c.value.type)
+        this_session = variables.c.session_id == session
+        self._select = PreparedStatement(select(variables.c.name, variables.c.value).where(this_session))
+        self._update = PreparedStatement(
+            update(variables).where(this_session, variables.c.name == variable).values(value=json)
+        )
+        self._insert = PreparedStatement(insert(variables).values(session_id=session, name=variable, value=json))
+
+    async def read(self, executor: Executor, session_id: str) -> dict[str, Any]:
+        """Return the variables that have been written."""
+        rows = await executor.fetch_rows(self._select, session=session_id)
+        return {name: orjson.loads(value) for name, value in rows}
+
+    async def write(self, executor: Executor, session_id: str, values: Mapping[str, Any]) -> None:
+        """Write variables of a session whose row the caller has updated in the same transaction."""
+        for name, value in values.items():
+            row = [{"session": session_id, "variable": name, "json": dumps(value).decode()}]
+            if not await executor.execute_many(self._update, row):
+                await executor.execute_many(self._insert, row)
+
+
 class SessionReader:
     """Reads sessions and assigns their owners. Every method is one transaction, and may raise SQLAlchemy's errors."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        schema = self._schema = database.schema
-        sessions, variables = schema.sessions, schema.variables
+        sessions = database.schema.sessions
         session: BindParameter[str] = bindparam("session", type_=sessions.c.session_id.type)
-        self._session = PreparedStatement(
-            select(sessions.c.user_id, sessions.c.last_turn).where(sessions.c.session_id == session)
+        user: BindParameter[str] = bindparam("user", type_=sessions.c.user_id.type)
+        this_session = sessions.c.session_id == session
+        self._session = PreparedStatement(select(sessions.c.user_id, sessions.c.last_turn).where(this_session))
+        self._claim = PreparedStatement(
+            update(sessions).where(this_session, sessions.c.user_id.is_(None)).values(user_id=user)
         )
-        self._variables = PreparedStatement(
-            select(variables.c.name, variables.c.value).where(variables.c.session_id == session)
-        )
-        self._recent_turns = RecentTurns(schema)
+        self._insert_session = PreparedStatement(database.dialect.insert_ignore(sessions))
+        self._recent_turns = RecentTurns(database.schema)
+        self._variables = Variables(database.schema)
 
     async def find_session(
         self, session_id: str, rounds: int, budget: int = _MAX_HISTORY_BYTES
@@ -86,57 +114,49 @@ class SessionReader:
 
         Returns None when the session is not stored.
         """
-        history: History = ()
-        async with self._database.reading() as connection:
-            executor = await self._database.dialect.executor(connection)
+
+        async def find(executor: Executor) -> StoredSession | None:
             rows = await executor.fetch_rows(self._session, session=session_id)
             if not rows:
                 return None
-            user_id, last_turn = rows[0]
+            user_id, last = rows[0]
+            history: History = ()
             if rounds:
-                budget = min(budget, _MAX_HISTORY_BYTES)
-                history = await self._recent_turns.read_recent(executor, session_id, last_turn, rounds, budget)
-            variables = await executor.fetch_rows(self._variables, session=session_id)
-        return StoredSession(user_id, last_turn, history, {name: orjson.loads(value) for name, value in variables})
+                most = min(budget, _MAX_HISTORY_BYTES)
+                history = await self._recent_turns.read_recent(executor, session_id, last, rounds, most)
+            return StoredSession(user_id, last, history, await self._variables.read(executor, session_id))
+
+        return await self._database.read(find)
 
     async def find_owner(self, session_id: str) -> str | None:
         """Return the user who owns a session, None when nobody does or the session is not stored."""
-        async with self._database.reading() as connection:
-            executor = await self._database.dialect.executor(connection)
-            rows = await executor.fetch_rows(self._session, session=session_id)
-        return rows[0][0] if rows else None
+        return await self._database.read(lambda executor: self._owner(executor, session_id))
 
     async def claim_session(self, session_id: str, user_id: str) -> str | None:
         """Make the user the owner of a session that has none, and return its owner.
 
         A new session counts as assigned until it has a turn, so that retention deletes it when it never gets one.
         """
-        sessions = self._schema.sessions
-        unowned = (sessions.c.session_id == session_id) & sessions.c.user_id.is_(None)
-        owner = select(sessions.c.user_id).where(sessions.c.session_id == session_id)
-        now = as_stored(datetime.now(UTC))
-        new = self._database.dialect.insert_ignore(sessions).values(
-            session_id=session_id, user_id=user_id, assigned=True, last_turn=0, created_at=now, updated_at=now
-        )
 
-        async def claim(connection: AsyncConnection) -> str | None:
-            if not (await connection.execute(update(sessions).where(unowned).values(user_id=user_id))).rowcount:
-                await connection.execute(new)
-            return await connection.scalar(owner)
+        async def claim(executor: Executor) -> str | None:
+            if not await executor.execute_many(self._claim, [{"session": session_id, "user": user_id}]):
+                await executor.execute_many(self._insert_session, [new_session(session_id, user_id, assigned=True)])
+            return await self._owner(executor, session_id)
 
-        return await self._database.transact(claim)
+        return await self._database.write(claim)
+
+    async def _owner(self, executor: Executor, session_id: str) -> str | None:
+        rows = await executor.fetch_rows(self._session, session=session_id)
+        return rows[0][0] if rows else None
 
 
-async def write_variables(
-    schema: Schema, connection: AsyncConnection, session_id: str, values: Mapping[str, Any]
-) -> None:
-    """Write variables of a session whose row the caller has updated in the same transaction."""
-    variables = schema.variables
-    for name, value in values.items():
-        row = {"value": dumps(value).decode()}
-        variable = (variables.c.session_id == session_id) & (variables.c.name == name)
-        if not (await connection.execute(update(variables).where(variable).values(row))).rowcount:
-            await connection.execute(insert(variables).values({"session_id": session_id, "name": name} | row))
+def new_session(
+    session_id: str, user_id: str | None, *, assigned: bool, created_at: datetime | None = None
+) -> dict[str, Any]:
+    """Return the row of a session that has no turn yet, created now if no time is given."""
+    time = as_stored(created_at or datetime.now(UTC))
+    row = {"session_id": session_id, "user_id": user_id, "assigned": assigned, "title": None, "last_turn": 0}
+    return row | {"created_at": time, "updated_at": time}
 
 
 def history_budget(tokens: int | None) -> int:

@@ -8,13 +8,12 @@ from typing import Any
 
 from sqlalchemy import BindParameter, bindparam, case, false, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from flowpod.jsonable import dumps
 from flowpod.storage.database import Database, as_stored
 from flowpod.storage.prepared import Executor, PreparedStatement
 from flowpod.storage.schema import TITLE_LENGTH
-from flowpod.storage.sessions.reader import write_variables
+from flowpod.storage.sessions.reader import Variables, new_session
 
 _MAX_ATTEMPTS = 50
 
@@ -41,6 +40,10 @@ class Turn:
     question: str = ""
 
 
+class _SessionUnusable(Exception):
+    """A session is missing, or belongs to another user."""
+
+
 class TurnWriter:
     """Appends turns to their sessions. A turn whose run is stored already changes nothing.
 
@@ -50,6 +53,7 @@ class TurnWriter:
     def __init__(self, database: Database) -> None:
         self._database = database
         schema = self._schema = database.schema
+        self._variables = Variables(schema)
         sessions, turns = schema.sessions, schema.turns
         user: BindParameter[str] = bindparam("user", type_=sessions.c.user_id.type)
         finished: BindParameter[datetime] = bindparam("finished", type_=sessions.c.updated_at.type)
@@ -105,33 +109,33 @@ class TurnWriter:
 
         None are when a session is missing or another user's, or a run is stored already.
         """
-        if self._database.dialect.inserts_sessions_first:  # another client may delete a session before its turn follows
-            await self._database.transact(partial(self._insert_sessions_alone, turns))
-        try:
-            return await self._database.transact(partial(self._append, turns, rows))
-        except IntegrityError:  # a run that is stored already
-            return False
+        sessions_first = self._database.dialect.inserts_sessions_first
+        if sessions_first:  # another client may delete a session before its turn follows
+            await self._database.write(partial(self._insert_sessions, turns))
 
-    async def _insert_sessions_alone(self, turns: Sequence[Turn], connection: AsyncConnection) -> None:
-        await self._insert_sessions(turns, await self._database.dialect.executor(connection))
+        async def append(executor: Executor) -> None:
+            if not sessions_first:
+                await self._insert_sessions(turns, executor)
+            await self._insert_turns(turns, rows, executor)
+
+        try:
+            await self._database.write(append)
+        except (IntegrityError, _SessionUnusable):  # IntegrityError: a run that is stored already
+            return False
+        return True
 
     async def _insert_sessions(self, turns: Sequence[Turn], executor: Executor) -> None:
         await executor.execute_many(self._insert_session, [_session_row(turn) for turn in turns])
 
-    async def _append(
-        self, turns: Sequence[Turn], rows: Mapping[str, Mapping[str, Any]], connection: AsyncConnection
-    ) -> bool:
-        executor = await self._database.dialect.executor(connection)
-        if not self._database.dialect.inserts_sessions_first:
-            await self._insert_sessions(turns, executor)
+    async def _insert_turns(
+        self, turns: Sequence[Turn], rows: Mapping[str, Mapping[str, Any]], executor: Executor
+    ) -> None:
         # A session's row is the lock under which its turns are numbered.
         if await executor.execute_many(self._update_session, [_session_changes(turn) for turn in turns]) != len(turns):
-            await connection.rollback()
-            return False
+            raise _SessionUnusable
         await executor.execute_many(self._insert_turn, [{**rows[turn.run_id], **_session_key(turn)} for turn in turns])
         for turn in turns:
-            await write_variables(self._schema, connection, turn.session_id, turn.variables)
-        return True
+            await self._variables.write(executor, turn.session_id, turn.variables)
 
     async def _stored_runs(self, turns: Sequence[Turn]) -> set[str]:
         table = self._schema.turns
@@ -150,16 +154,7 @@ class TurnWriter:
 
 
 def _session_row(turn: Turn) -> dict[str, Any]:
-    started = as_stored(turn.started_at)
-    return {
-        "session_id": turn.session_id,
-        "user_id": turn.user_id,
-        "assigned": turn.assigned,
-        "title": None,
-        "last_turn": 0,
-        "created_at": started,
-        "updated_at": started,
-    }
+    return new_session(turn.session_id, turn.user_id, assigned=turn.assigned, created_at=turn.started_at)
 
 
 def _session_key(turn: Turn) -> dict[str, Any]:

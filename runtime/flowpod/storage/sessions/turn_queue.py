@@ -12,7 +12,7 @@ from itertools import islice
 from flowpod.jsonable import dumps
 from flowpod.storage.availability import FAILURES, Availability, reason_of
 from flowpod.storage.sessions.turns import Turn, TurnWriter
-from flowpod.storage.time_limit import time_limit
+from flowpod.storage.time_limit import Countdown, time_limit
 from flowpod.telemetry.metrics import HistoryMetrics
 
 logger = logging.getLogger(__name__)
@@ -30,14 +30,22 @@ _OUTAGE_WAIT_S = 0.2
 class _WaitingTurn:
     """A turn to be stored; the result of `stored` is whether it was.
 
-    `refusals`: how often an available database has refused it. `size`: its bytes of JSON, once it is deferred.
+    `in_time` is the same for its run, and False once the turn is deferred. `refusals`: how often an available database
+    has refused it. `size`: its bytes of JSON, once it is deferred.
     """
 
     turn: Turn
     stored: asyncio.Future[bool]
+    in_time: asyncio.Future[bool]
     since: float = field(default_factory=time.monotonic)
     refusals: int = 0
     size: int = 0
+
+    def end(self, *, stored: bool) -> None:
+        """Tell everyone who waits whether the turn was stored."""
+        self.stored.set_result(stored)
+        if not self.in_time.done():
+            self.in_time.set_result(stored)
 
 
 class TurnQueue:
@@ -68,7 +76,8 @@ class TurnQueue:
 
         While the database is unavailable, the turn is deferred after a moment.
         """
-        waiting = _WaitingTurn(turn, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting = _WaitingTurn(turn, loop.create_future(), loop.create_future())
         if self._count >= _MAX_WAITING or self._deferred_bytes >= _MAX_DEFERRED_BYTES:
             self._give_up(waiting, f"{self._count} others wait for the database, which is the limit")
             return False
@@ -78,12 +87,19 @@ class TurnQueue:
         self._count += 1
         self._arrived.set()
         timeout_s = min(self._timeout_s, _OUTAGE_WAIT_S) if self._availability.failure else self._timeout_s
-        if (await asyncio.wait({waiting.stored}, timeout=timeout_s))[0]:
-            return waiting.stored.result()
-        waiting.size = len(dumps(turn.inputs)) + len(dumps(turn.outputs))
+        countdown = Countdown(timeout_s, lambda: self._defer(waiting))
+        try:
+            return await waiting.in_time
+        finally:
+            countdown.stop()
+
+    def _defer(self, waiting: _WaitingTurn) -> None:
+        if waiting.in_time.done():
+            return
+        waiting.in_time.set_result(False)
+        waiting.size = len(dumps(waiting.turn.inputs)) + len(dumps(waiting.turn.outputs))
         self._deferred_bytes += waiting.size
         self._metrics.deferred()
-        return False
 
     async def are_stored(self, session_id: str) -> bool:
         """Return whether the session's turns so far are stored, after waiting for them as long as a run would."""
@@ -140,7 +156,7 @@ class TurnQueue:
                 self._give_up(waiting, reason)
             else:
                 self._metrics.written(time.monotonic() - waiting.since)
-                waiting.stored.set_result(True)
+                waiting.end(stored=True)
         return True
 
     def _retry(self, batch: list[_WaitingTurn], reason: str) -> None:
@@ -198,4 +214,4 @@ class TurnQueue:
     def _give_up(self, waiting: _WaitingTurn, reason: str) -> None:
         logger.error("run %s: its turn could not be stored in the chat history: %s", waiting.turn.run_id, reason)
         self._metrics.lost()
-        waiting.stored.set_result(False)
+        waiting.end(stored=False)

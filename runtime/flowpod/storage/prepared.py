@@ -1,7 +1,7 @@
 """Statements that every run executes, compiled once, and the operations that consist of them.
 
-An operation is an async function that awaits nothing but its executor. A database of which a driver with an event loop
-exists runs it as a task does; SQLite runs the same function from beginning to end in a thread.
+An operation is an async function that awaits nothing but its executor. MySQL, whose driver uses the event loop, awaits
+it; SQLite runs the same function from beginning to end in a thread.
 """
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -21,23 +21,27 @@ class PreparedStatement:
         self.statement = statement
         self._text = ""
         self._constants: Mapping[str, Any] = {}
-        self._order: Sequence[tuple[str, Callable[[Any], Any] | None]] = ()
+        self._converters: Sequence[tuple[str, Callable[[Any], Any]]] = ()
 
     def text(self, dialect: Dialect) -> str:
-        """Return the statement's SQL, compiled for the dialect of the first call, with positional parameters."""
+        """Return the statement's SQL, compiled for the dialect of the first call, whose parameters must be named."""
         if not self._text:
             compiled = self.statement.compile(dialect=dialect)  # type: ignore[attr-defined]  # every statement has it
             assert isinstance(compiled, SQLCompiler)
-            types = {name: bind.type.dialect_impl(dialect) for name, bind in compiled.binds.items()}
-            self._order = [(name, types[name].bind_processor(dialect)) for name in compiled.positiontup or ()]
+            converters = {
+                name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in compiled.binds.items()
+            }
+            self._converters = [(name, convert) for name, convert in converters.items() if convert is not None]
             self._constants = compiled.params
             self._text = str(compiled)
         return self._text
 
-    def parameters(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the parameters in the order of `text`, converted for the driver."""
-        known = {**self._constants, **values}
-        return tuple(known[name] if convert is None else convert(known[name]) for name, convert in self._order)
+    def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters by name, converted for the driver; `text` must have been called before."""
+        parameters = {**self._constants, **values}
+        for name, convert in self._converters:
+            parameters[name] = convert(parameters[name])
+        return parameters
 
 
 class Executor(Protocol):

@@ -20,7 +20,7 @@ from flowpod.storage.prepared import Operation, PreparedStatement
 
 T = TypeVar("T")
 
-_DIALECT = sqlite.dialect()  # compiles the statements, and opens no connection
+_DIALECT = sqlite.dialect(paramstyle="named")  # compiles the statements, and opens no connection
 
 
 class SQLiteThreads:

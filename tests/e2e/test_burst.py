@@ -1,0 +1,74 @@
+"""Many requests at once on a slow processor: no answer may say that the history is unavailable."""
+
+import asyncio
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from flowpod.storage.database import Database
+from flowpod.storage.dialects import dialect_of
+from tests.support.flows import write_chat_flow
+from tests.support.model_server import ModelServer
+from tests.support.serving import Served, serving
+
+REQUESTS = 256
+STOPPED_S, RUNNING_S = 0.3, 0.1
+
+
+@contextmanager
+def slowed(served: Served) -> Iterator[None]:
+    """Stop and continue the server's process again and again: it runs for a quarter of the time."""
+    over = threading.Event()
+
+    def stop_and_continue() -> None:
+        while not over.wait(RUNNING_S):
+            served.process.send_signal(signal.SIGSTOP)
+            over.wait(STOPPED_S)
+            served.process.send_signal(signal.SIGCONT)
+
+    thread = threading.Thread(target=stop_and_continue)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.fault("many first turns at once on a slow processor")
+async def test_a_burst_is_no_outage(tmp_path: Path, model_server: ModelServer, history_url: str) -> None:
+    flow = write_chat_flow(tmp_path / "flow", model_server.url, "words:20")
+
+    async def ask(client: httpx.AsyncClient, number: int) -> tuple[int, str]:
+        headers = {"Accept": "text/event-stream", "Chat-Session-Id": f"{number:032}", "Chat-User-Id": f"user {number}"}
+        response = await client.post("/", json={"question": "hi"}, headers=headers)
+        lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
+        return response.status_code, "".join(json.loads(line).get("answer", "") for line in lines) or response.text
+
+    with serving(flow, tmp_path, FLOWPOD_HISTORY=history_url) as served:
+        async with httpx.AsyncClient(
+            base_url=served.url, limits=httpx.Limits(max_connections=None), timeout=300
+        ) as client:
+            with slowed(served):
+                answers = await asyncio.gather(*(ask(client, number) for number in range(REQUESTS)))
+        assert set(answers) == {(200, "".join(f"w{number} " for number in range(20)))}
+        database = Database(dialect_of(history_url), "flow")
+        turns = database.schema.turns.c
+
+        async def stored() -> list[tuple[str, str]]:
+            rows = await database.fetch_rows(select(turns.session_id, turns.status).order_by(turns.session_id))
+            return [(row[0], row[1]) for row in rows]
+
+        expected = [(f"{number:032}", "Completed") for number in range(REQUESTS)]
+        async with asyncio.timeout(30):
+            while await stored() != expected:
+                await asyncio.sleep(0.05)
+        await database.close()
+        assert "unavailable" not in served.log

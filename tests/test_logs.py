@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +183,40 @@ def test_long_exceptions_are_truncated(tmp_path: Path, style: str) -> None:
     assert "characters left out" in served.log
     assert "\x1b" not in served.log
     assert len(served.log) < 40_000
+
+
+IN_A_LOOP = """
+import asyncio, logging, os, threading
+from flowpod.logs import set_up_logging
+
+set_up_logging("info", "json")
+logger = logging.getLogger("flowpod.test")
+
+async def main():
+    logger.info("first")
+    thread = threading.Thread(target=logger.info, args=["of a thread"])
+    thread.start()
+    thread.join()
+    logger.info("second")
+    await asyncio.sleep(0)
+    CLOSE
+    logger.info("third")
+    logger.error("error")
+    logger.info("last")
+
+asyncio.run(main())
+logging.shutdown()
+os._exit(0)
+"""
+
+
+def test_lines_keep_their_order_and_none_is_lost_at_the_end() -> None:
+    command = [sys.executable, "-c", IN_A_LOOP.replace("CLOSE", "")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    messages = [json.loads(line)["message"] for line in done.stderr.splitlines()]
+    assert messages == ["first", "of a thread", "second", "third", "error", "last"]
+
+
+def test_logging_to_a_closed_stream_raises_nothing() -> None:
+    command = [sys.executable, "-c", IN_A_LOOP.replace("CLOSE", "os.close(2)") + "\n"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0

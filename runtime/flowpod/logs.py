@@ -1,14 +1,16 @@
 """Log lines, each with the ids of its request and its run. What a node prints is logged too."""
 
+import asyncio
 import logging
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, TextIO, cast
 
 from flowpod.jsonable import dumps
@@ -44,13 +46,57 @@ def set_up_logging(level: Level, style: Style = "text", redact: Redact = str, re
     and to exceptions: it also replaces secrets that are too short to be told from words in Flowpod's own messages.
     """
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
+    # No line shows where it was logged or by what thread; the logging how-to ("Optimization") turns it off like this.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logAsyncioTasks = False  # type: ignore[attr-defined]  # since Python 3.12
+    handler = _TurnHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter(redact, redact_words) if as_json else _TextFormatter(redact, redact_words))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     _RoutedStream.redact = staticmethod(redact)
     if level != "debug":
         for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _TurnHandler(logging.StreamHandler[TextIO]):
+    """Writes the lines of one turn of the event loop at once, at its end; errors and lines of threads immediately.
+
+    The lines of a run come in one turn, and each write is a system call.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add a line. The caller holds the handler's lock."""
+        try:
+            self._lines.append(self.format(record))
+        except Exception:  # noqa: BLE001 - the base class reports them all
+            self.handleError(record)
+            return
+        loop = None if record.levelno >= logging.ERROR else _running_loop()
+        if loop is None:
+            self.flush()
+        elif len(self._lines) == 1:
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write the lines."""
+        with self.lock or nullcontext():
+            lines, self._lines = self._lines, []
+            with suppress(OSError, ValueError):  # the stream is closed or full, and nobody else can be told
+                if lines:
+                    self.stream.write("\n".join([*lines, ""]))
+                super().flush()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _escaped(text: str) -> str:
@@ -100,9 +146,8 @@ class _JsonFormatter(_Formatter):
     """Lines for machines: one JSON object each."""
 
     def format(self, record: logging.LogRecord) -> str:
-        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {
-            "time": when.replace("+00:00", "Z"),
+            "time": f"{_seconds(int(record.created))}.{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": self._message(record),
@@ -113,6 +158,11 @@ class _JsonFormatter(_Formatter):
         if record.exc_info:
             line["exception"] = _exception(self.formatException(record.exc_info), self._redact_words)
         return self._redact(dumps(line).decode())
+
+
+@lru_cache(2)
+def _seconds(time_s: int) -> str:
+    return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
 class _Prints:

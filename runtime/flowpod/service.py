@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +19,7 @@ from flowpod.engine.run import Run, TurnTarget
 from flowpod.engine.variables import session_values
 from flowpod.errors import InvalidRequest, TooManyRuns, Unavailable
 from flowpod.flow.references import Scope
+from flowpod.ids import new_uuid
 from flowpod.logs import RUN_ID, TRACE_ID
 from flowpod.settings import Settings
 from flowpod.storage.availability import is_set_within
@@ -127,7 +127,7 @@ class FlowService:
         if isinstance(recording, BackgroundRecording):
             return await self._submit(request, recording)
         with self._reserved_slot():
-            inputs, run_id = await self._checked_inputs(request), str(uuid.uuid4())
+            inputs, run_id = await self._checked_inputs(request), new_uuid()
             if recording is None:
                 return await self._start_run(request, inputs, run_id)
             await self._claim_session(request)
@@ -136,7 +136,7 @@ class FlowService:
             return await queue.execute_attached(run_id, partial(self._start_run, request, inputs, run_id))
 
     async def _submit(self, request: RunRequest, recording: BackgroundRecording) -> RecordedRun:
-        queue, run_id, size = self._require_queue(), str(uuid.uuid4()), len(recording.content)
+        queue, run_id, size = self._require_queue(), new_uuid(), len(recording.content)
         if (known := await queue.find_by_key(request.user_id, recording)) is not None:
             return known
         with queue.reserved_place(size):

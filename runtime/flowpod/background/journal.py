@@ -6,7 +6,6 @@ notices stores that.
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +13,7 @@ from flowpod.background.event_buffer import EventBuffer, termination_events
 from flowpod.background.event_json import event_to_json
 from flowpod.background.leases import LOOKS, LeaseWatch
 from flowpod.errors import RunError
+from flowpod.ids import new_uuid
 from flowpod.storage.availability import FAILURES, Availability, is_set_within, reason_of
 from flowpod.storage.runs.records import EventBatch
 from flowpod.storage.runs.store import RunStore
@@ -33,7 +33,7 @@ class Journal:
     """Writes the buffers of one process every 250 ms, and at once when a run ends."""
 
     def __init__(self, store: RunStore, availability: Availability, lease_s: float) -> None:
-        self.owner = str(uuid.uuid4())
+        self.owner = new_uuid()
         self._store = store
         self._availability = availability
         self._lease_s = lease_s

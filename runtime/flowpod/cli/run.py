@@ -2,11 +2,11 @@
 
 import asyncio
 import sys
-import uuid
 from collections.abc import Mapping
 
 from flowpod.engine.events import Event, NodeUpdated, RunOutput, RunTerminated
 from flowpod.engine.request import RunRequest
+from flowpod.ids import new_uuid
 from flowpod.jsonable import dumps
 from flowpod.service import FlowService
 
@@ -16,7 +16,7 @@ async def run_once(service: FlowService, inputs: Mapping[str, str]) -> int:
 
     Raises InvalidRequest for invalid or unknown inputs.
     """
-    run = await service.start(RunRequest(inputs=inputs, session_id=str(uuid.uuid4()), assigned=True))
+    run = await service.start(RunRequest(inputs=inputs, session_id=new_uuid(), assigned=True))
     printer = _Printer(labelled=len(service.flow.outputs) > 1)
     try:
         async for batch in run.events.batches():

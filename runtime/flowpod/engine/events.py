@@ -1,13 +1,13 @@
 """The four events of a run, and the channel that carries them to its reader."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from flowpod.errors import ErrorInfo
+from flowpod.ids import new_uuid
 
 NodeStatus = Literal["Running", "Completed", "Failed", "Canceled", "Bypassed"]
 RunStatus = Literal["Completed", "Failed", "Canceled"]
@@ -54,7 +54,7 @@ class NodeRun:
     """One execution of a node: the node's path and the id of the execution, a uuid."""
 
     node: str
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    id: str = field(default_factory=new_uuid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ The behaviour was verified against dashscope's Python package 2.0.2: `Applicatio
 newer client.
 """
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -45,6 +44,7 @@ from flowpod.api.openai.messages import (
 )
 from flowpod.engine.request import RunRequest
 from flowpod.errors import InvalidRequest, NotFound, Unavailable
+from flowpod.ids import new_uuid
 from flowpod.jsonable import MAX_DEPTH, is_too_deep
 from flowpod.nodes import KINDS
 from flowpod.service import FlowService
@@ -191,12 +191,12 @@ class Application(ChatEndpoint):
         """
         session_id = session_id or ("" if caller.assigned else caller.session_id)
         if not session_id:
-            return replace(caller, session_id=uuid.uuid4().hex)
+            return replace(caller, session_id=new_uuid().replace("-", ""))
         if not is_session_id(session_id):
             message = "input.session_id: not a session id of this service"
             raise InvalidRequest(message, param="input.session_id", code="invalid_session_id")
         if await self._has_expired(session_id):
-            return replace(caller, session_id=uuid.uuid4().hex, assigned=True)
+            return replace(caller, session_id=new_uuid().replace("-", ""), assigned=True)
         return replace(caller, session_id=session_id, assigned=False)
 
     async def _has_expired(self, session_id: str) -> bool:

@@ -1,11 +1,11 @@
 """Middleware for every request: request id, session id, and closing connections on shutdown."""
 
 import re
-import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flowpod.ids import new_uuid
 from flowpod.logs import REQUEST_ID, RUN_ID, TRACE_ID
 from flowpod.service import FlowService
 
@@ -37,7 +37,7 @@ class RequestHeaders:
         state = scope.setdefault("state", {})
         headers = Headers(scope=scope)
         request_id, client_id = (_valid(headers.get(name, "")) for name in (REQUEST_ID_HEADER, CLIENT_REQUEST_ID))
-        state["request_id"] = request_id or client_id or str(uuid.uuid4())
+        state["request_id"] = request_id or client_id or new_uuid()
         REQUEST_ID.set(state["request_id"])
         RUN_ID.set("")  # known once the request has started its run
         TRACE_ID.set("")

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import uuid
 from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
@@ -15,6 +14,7 @@ from flowpod.api.http.middleware import SESSION_ID
 from flowpod.engine.request import RunRequest
 from flowpod.errors import BodyTooLarge, InvalidRequest
 from flowpod.flow.model import MAX_ROUNDS
+from flowpod.ids import new_uuid
 
 USER_ID = "Chat-User-Id"
 HISTORY_ROUNDS = "Chat-History-Rounds"
@@ -48,7 +48,7 @@ def read_caller(request: Request) -> RunRequest:
         message = f"{SESSION_ID} must have 32 to 255 letters, digits, underscores, hyphens or colons"
         raise InvalidRequest(message, param=SESSION_ID, code="invalid_session_id")
     user_id = read_user_id(request)
-    session_id = named or str(uuid.uuid4())
+    session_id = named or new_uuid()
     request.state.session_id = session_id
     trace_context = {name: request.headers[name] for name in ("traceparent", "tracestate") if name in request.headers}
     return RunRequest(

@@ -1,7 +1,6 @@
 """OpenAI's Responses, `/v1/responses`: stored answers, continued by later ones, also made in the background."""
 
 import time
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from flowpod.background.recording import AttachedRecording, BackgroundRecording
 from flowpod.engine.events import Readable
 from flowpod.engine.request import RunRequest
 from flowpod.errors import BodyTooLarge, InvalidRequest, NotFound
+from flowpod.ids import new_uuid
 from flowpod.storage.runs.continuations import Continuation
 from flowpod.storage.runs.records import RecordedRun
 
@@ -72,7 +72,7 @@ class _ResponseRequest:
 
     def in_new_session(self) -> "_ResponseRequest":
         """Return the request in a session of its own."""
-        return replace(self, caller=replace(self.caller, session_id=str(uuid.uuid4()), assigned=True))
+        return replace(self, caller=replace(self.caller, session_id=new_uuid(), assigned=True))
 
     def recorded_request(self) -> tuple[RunRequest, Continuation | None]:
         """Return the request of a stored response's run, and what it continues."""

@@ -1,6 +1,5 @@
 """Runs that continue from a previous response: in its session, or in a new one that copies the turns up to it."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from sqlalchemy import ColumnElement, String, Table, cast, func, insert, literal
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from flowpod.errors import InvalidRequest, NotFound
+from flowpod.ids import new_uuid
 from flowpod.storage.database import Database, as_stored
 from flowpod.storage.prepared import SQLAlchemyExecutor
 from flowpod.storage.schema import ACTIVE
@@ -136,7 +136,7 @@ class Continuations:
         last = await connection.scalar(select(func.max(sessions.c.last_turn)).where(this_session))
         rows = []
         for number, given in enumerate(history, (last or 0) + 1):
-            inputs, outputs, run_id = given["inputs"], given["outputs"], str(uuid.uuid4())
+            inputs, outputs, run_id = given["inputs"], given["outputs"], new_uuid()
             turn = Turn(session_id, None, True, run_id, "Completed", inputs, outputs, None, "", now, now)
             rows.append(turn_row(turn) | {"turn": number})
         last_turn = sessions.c.last_turn + len(rows)

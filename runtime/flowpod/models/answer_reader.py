@@ -136,10 +136,13 @@ class AnswerReader(ABC):
 
     def error_of(self, content: Mapping[str, Any]) -> Any:
         """Return the error in a body or an event, a text or a mapping with a message, or None."""
+        if error := content.get("error"):
+            return error
         # The errors of DashScope and others are flat, and may come with a null output.
-        is_flat = "code" in content and "message" in content
+        if "code" not in content or "message" not in content:
+            return None
         answers = content.get("choices") is not None or content.get("output") is not None
-        return content.get("error") or (content if is_flat and not answers else None)
+        return None if answers else content
 
     def _raise_if_error(self, content: Mapping[str, Any]) -> None:
         if error := self.error_of(content):

@@ -3,11 +3,10 @@
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A chunk of a streamed text. `reasoning` is the model's thinking, which is not part of the value.
 
     Chunks that arrived together are merged into one, which has either a text or reasoning; `lengths` are theirs.

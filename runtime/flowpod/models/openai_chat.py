@@ -16,11 +16,11 @@ class _ChatReader(AnswerReader):
     def read_chunk(self, content: dict[str, Any]) -> Chunk:
         self._note(content)
         choices = content.get("choices")
-        if not choices or choices[0].get("index"):
+        if not choices or (choice := choices[0]).get("index"):
             return Chunk()  # or a further answer, when the node sets `n`: the first one is the value
-        if reason := choices[0].get("finish_reason"):
+        if reason := choice.get("finish_reason"):
             self.finish_reason = optional_name(reason)
-        return _chunk(choices[0], choices[0].get("delta") or {})
+        return _chunk(choice, choice.get("delta") or {})
 
     def read_body(self, content: dict[str, Any]) -> Chunk:
         choice = content["choices"][0]
@@ -36,7 +36,8 @@ class _ChatReader(AnswerReader):
     def _note(self, content: Mapping[str, Any]) -> None:
         if (model := content.get("model")) != self.model:  # it is the same in every event
             self.model = optional_name(model) or self.model
-        self.usage = usage_of(content.get("usage"), "prompt_tokens", "completion_tokens") or self.usage
+        if usage := content.get("usage"):
+            self.usage = usage_of(usage, "prompt_tokens", "completion_tokens") or self.usage
 
 
 def message_of(choices: Any) -> dict[str, Any]:

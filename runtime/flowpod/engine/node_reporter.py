@@ -1,7 +1,6 @@
 """Reports the states of a run's nodes as events and metrics, with the tokens that models have counted."""
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 from flowpod.engine.events import EventChannel, NodeStatus, NodeUpdated
@@ -24,7 +23,7 @@ class NodeReporter:
     @property
     def model_usage(self) -> dict[str, dict[str, int]]:
         """The tokens of each model so far, as events carry them."""
-        return {name: asdict(usage) for name, usage in self.usage.items()}
+        return {name: usage.counts for name, usage in self.usage.items()}
 
     def count(self, model: str, usage: Usage) -> None:
         """Add the tokens of a call to those of its model."""

@@ -218,7 +218,7 @@ class Run:
         self._end_span()
         models = self._runner.reporter.usage
         total = sum(models.values(), Usage())
-        counts = asdict(total) | {"total_tokens": total.prompt_tokens + total.completion_tokens} if models else {}
+        counts = total.counts | {"total_tokens": total.prompt_tokens + total.completion_tokens} if models else {}
         self.events.put(
             RunTerminated(
                 self.id,

@@ -1,11 +1,19 @@
 """What FLOWPOD_HISTORY accepts, and where a SQLite file may be."""
 
+import asyncio
+import socket
 import ssl
+import struct
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import uvloop
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from flowpod.errors import InvalidRequest
+from flowpod.storage.availability import FAILURES
 from flowpod.storage.dialects import MySQL, SQLite, dialect_of
 from flowpod.storage.dialects.sqlite_file import create_folder, network_file_system
 
@@ -122,3 +130,28 @@ async def test_a_path_may_have_characters_that_mean_something_in_a_url(tmp_path:
 def test_network_file_systems_are_recognised(folder: str, kind: str) -> None:
     assert network_file_system(Path(folder), MOUNTS) == kind
     assert network_file_system(Path(folder), "") == ""
+
+
+def test_a_server_that_closes_new_connections_is_unavailable() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def reset_each() -> None:
+        with suppress(OSError):  # the listener is closed
+            while True:
+                connection, _ = listener.accept()
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+
+    async def connect(engine: AsyncEngine) -> None:
+        with pytest.raises(FAILURES):
+            async with engine.connect():
+                pass
+
+    async def connect_often() -> None:
+        engine, _ = dialect_of(f"mysql://user:password@127.0.0.1:{listener.getsockname()[1]}/database").create_engines()
+        for _ in range(100):
+            await asyncio.gather(*(connect(engine) for _ in range(8)))
+
+    threading.Thread(target=reset_each, daemon=True).start()
+    uvloop.run(connect_often())
+    listener.close()

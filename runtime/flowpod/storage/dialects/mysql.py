@@ -78,6 +78,7 @@ class MySQL(Dialect):
             pool_recycle=_RECYCLE_S,
             hide_parameters=True,
         )
+        event.listen(engine.sync_engine, "do_connect", _connect)
         if self.tls is not None:
             event.listen(engine.sync_engine, "connect", _require_tls)
         return engine, engine
@@ -142,6 +143,13 @@ def _tls_context(options: Mapping[str, str]) -> ssl.SSLContext | None:
     if mode == "required":
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _connect(dialect: Any, record: ConnectionPoolEntry, arguments: Any, options: Any) -> Any:  # noqa: ARG001
+    try:
+        return dialect.connect(*arguments, **options)
+    except RuntimeError as error:  # aiomysql's, when the server closes the connection while it is being opened
+        raise ConnectionError(str(error)) from error
 
 
 def _require_tls(connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ARG001

@@ -47,10 +47,11 @@ format: $(VENV)/.dev ## format the code and apply automatic fixes
 	$(BIN)/ruff format .
 
 .PHONY: docs
-docs: $(VENV)/.dev $(BIN)/helm ## regenerate docs/settings.md, the table in helm/README.md and the chart's goldens
+docs: $(VENV)/.dev $(BIN)/helm ## regenerate docs/settings.md, the table in helm/README.md and all goldens
 	$(BIN)/flowpod settings > docs/settings.md
 	$(BIN)/flowpod kinds > docs/nodes/README.md
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.support.chart
+	$(BIN)/python -m tests.support.golden_frames
 
 .PHONY: wheel
 wheel: $(VENV)/.dev ## build the wheel into dist/

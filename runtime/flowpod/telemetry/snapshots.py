@@ -117,7 +117,6 @@ class Snapshots:
     def _file(self) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(self._path, isolation_level=None)) as connection:
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = OFF")  # a power cut may lose snapshots
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS snapshot (instance TEXT PRIMARY KEY, written_at REAL, body BLOB)"

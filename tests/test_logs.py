@@ -220,3 +220,42 @@ def test_lines_keep_their_order_and_none_is_lost_at_the_end() -> None:
 def test_logging_to_a_closed_stream_raises_nothing() -> None:
     command = [sys.executable, "-c", IN_A_LOOP.replace("CLOSE", "os.close(2)") + "\n"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+THREADS_AND_FORKS = """
+import asyncio, logging, os, threading
+from flowpod.logs import set_up_logging
+
+set_up_logging("info", "json")
+logger = logging.getLogger("flowpod.test")
+logged, end = threading.Event(), threading.Event()
+
+async def block():
+    logger.info("of a blocked loop")
+    logged.set()
+    end.wait()
+
+async def main():
+    thread = threading.Thread(target=lambda: asyncio.run(block()))
+    thread.start()
+    logged.wait()
+    logger.info("of the main loop")
+    await asyncio.sleep(0)
+    os.write(2, b'{"message": "the turn is over"}\\n')
+    logger.info("before the fork")
+    if os.fork() == 0:
+        logger.info("of the child")
+        logging.shutdown()
+        os._exit(0)
+    os.wait()
+    end.set()
+    thread.join()
+
+asyncio.run(main())
+"""
+
+
+def test_no_line_waits_for_the_loop_of_a_thread_or_is_written_by_a_forked_process_again() -> None:
+    done = subprocess.run([sys.executable, "-c", THREADS_AND_FORKS], capture_output=True, text=True, check=True)
+    messages = [json.loads(line)["message"] for line in done.stderr.splitlines()]
+    assert messages == ["of a blocked loop", "of the main loop", "the turn is over", "before the fork", "of the child"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import re
 import sys
 import threading
@@ -60,14 +61,16 @@ def set_up_logging(level: Level, style: Style = "text", redact: Redact = str, re
 
 
 class _TurnHandler(logging.StreamHandler[TextIO]):
-    """Writes the lines of one turn of the event loop at once, at its end; errors and lines of threads immediately.
+    """Writes the lines of one turn of the main thread's event loop at once, at its end; all others immediately.
 
-    The lines of a run come in one turn, and each write is a system call.
+    The lines of a run come in one turn, and each write is a system call. Errors do not wait for the end of the turn.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         self._lines: list[str] = []
+        self._flushes_in: asyncio.AbstractEventLoop | None = None
+        os.register_at_fork(before=self.flush)  # a child would write the lines of its parent again
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add a line. The caller holds the handler's lock."""
@@ -76,23 +79,26 @@ class _TurnHandler(logging.StreamHandler[TextIO]):
         except Exception:  # noqa: BLE001 - the base class reports them all
             self.handleError(record)
             return
-        loop = None if record.levelno >= logging.ERROR else _running_loop()
+        loop = None if record.levelno >= logging.ERROR else _main_loop()
         if loop is None:
             self.flush()
-        elif len(self._lines) == 1:
+        elif loop is not self._flushes_in:
+            self._flushes_in = loop
             loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write the lines."""
         with self.lock or nullcontext():
-            lines, self._lines = self._lines, []
+            lines, self._lines, self._flushes_in = self._lines, [], None
             with suppress(OSError, ValueError):  # the stream is closed or full, and nobody else can be told
                 if lines:
                     self.stream.write("\n".join([*lines, ""]))
                 super().flush()
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
+def _main_loop() -> asyncio.AbstractEventLoop | None:
+    if threading.current_thread() is not threading.main_thread():
+        return None  # a loop of a flow's own thread may be blocked for long
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -129,7 +129,8 @@ class Scheduler:
         for name, task in done:
             end = self._ended(name, task)
             del self._tasks[name]
-            failure = self._settle(end) if failure is None else failure
+            settled = self._settle(end)  # also after a failure: an error branch that is taken has outputs to settle
+            failure = failure or settled
         return failure
 
     def _settle(self, end: NodeEnd) -> Failure | None:

@@ -14,7 +14,8 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from flowpod.content.url_guard import Address, check_resolved_url, check_url, fetch, is_public
+from flowpod.content.url_fetch import fetch
+from flowpod.content.url_guard import Address, check_resolved_url, check_url, is_public
 from tests.support.serving import ROOT, in_thread
 
 PUBLIC = """
@@ -132,7 +133,7 @@ def test_only_the_guard_fetches_what_a_request_names() -> None:
     )
     runtime = ROOT / "runtime" / "flowpod"
     having = {str(path.relative_to(runtime)) for path in runtime.rglob("*.py") if clients.search(path.read_text())}
-    assert having == {"content/url_guard.py", "models/client.py"}
+    assert having == {"content/url_fetch.py", "models/client.py"}
 
 
 async def test_unknown_name_passes_the_check_and_fails_the_fetch() -> None:

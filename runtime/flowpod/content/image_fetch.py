@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowpod.content.images import ImageValue, has_images, image_object, map_images
-from flowpod.content.url_guard import fetch
 from flowpod.errors import NodeError
 
 _MAX_IMAGES = 100
@@ -55,6 +54,10 @@ async def _contents(images: Sequence[ImageValue], private_urls: bool) -> dict[Im
         text = f"there are {len(images)} images to fetch; at most {_MAX_IMAGES} are fetched for one call"
         raise NodeError(text, code="image_error")
     contents, left = dict[ImageValue, bytes](), _MAX_BYTES
+    if not images:
+        return contents
+    from flowpod.content.url_fetch import fetch  # only here: few flows fetch, and its HTTP client costs each start
+
     for image in images:
         try:
             contents[image] = await fetch(image.text, private_urls=private_urls, max_bytes=left)

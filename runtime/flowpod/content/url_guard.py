@@ -1,4 +1,4 @@
-"""The guard of every URL that a request names: which may be used, and the one way to fetch from them.
+"""The guard of every URL that a request names: which may be used. `url_fetch` is the one way to fetch from them.
 
 A request must not make Flowpod, a node or a model server read from Flowpod's own network. `FLOWPOD_ALLOW_PRIVATE_URLS`
 (`private_urls` here) switches the rule about addresses off; the other rules stay.
@@ -9,16 +9,10 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
-from urllib.parse import urljoin, urlsplit
-
-import httpx2
+from urllib.parse import urlsplit
 
 Address = IPv4Address | IPv6Address
 
-MAX_REDIRECTS = 5
-_MAX_BYTES = 50 * 1024 * 1024
-_TIMEOUT_S = 60.0
-_CONNECT_TIMEOUT_S = 10.0
 _AMBIGUOUS = re.compile(r"[\s\\\x00-\x20\x7f]")  # URL parsers disagree about these, and so about the host
 # Reserved, and public by the registry that some versions of Python know: IETF protocol assignments (RFC 6890), relays
 # of 6to4 (RFC 7526) and documentation (RFC 9637).
@@ -100,12 +94,12 @@ async def check_resolved_url(url: str, *, private_urls: bool = False, resolve: R
     host = check_url(url, private_urls=private_urls)
     if not private_urls:
         try:
-            await _checked_addresses(host, is_public, resolve)
+            await checked_addresses(host, is_public, resolve)
         except OSError:
             return
 
 
-async def _checked_addresses(host: str, is_allowed: AddressRule, resolve: Resolve) -> list[Address]:
+async def checked_addresses(host: str, is_allowed: AddressRule, resolve: Resolve) -> list[Address]:
     """Return the addresses of a host, best first. Raises OSError for an unknown name, ValueError for a refused one."""
     addresses = _addresses_in(await resolve(host))
     if not all(map(is_allowed, addresses)):
@@ -113,83 +107,3 @@ async def _checked_addresses(host: str, is_allowed: AddressRule, resolve: Resolv
             f"{host} resolves to an address that is not public; FLOWPOD_ALLOW_PRIVATE_URLS=on allows such addresses"
         )
     return addresses
-
-
-async def fetch(
-    url: str,
-    *,
-    private_urls: bool = False,
-    max_bytes: int = _MAX_BYTES,
-    timeout_s: float = _TIMEOUT_S,
-    is_allowed: AddressRule = is_public,
-    resolve: Resolve = look_up,
-) -> bytes:
-    """Return the content at `url`, through at most MAX_REDIRECTS redirects and never from https to http.
-
-    Each URL on the way is checked. Connections go to an address that was checked, because a second look-up of the name
-    could answer with another one. Raises ValueError that gives the reason when there is no content to be had.
-    """
-    try:
-        async with asyncio.timeout(timeout_s):
-            for _ in range(MAX_REDIRECTS + 1):
-                host = check_url(url, private_urls=private_urls, is_allowed=is_allowed)
-                addresses = [] if private_urls else await _checked_addresses(host, is_allowed, resolve)
-                answer = await _get(url, host, addresses, max_bytes)
-                if isinstance(answer, bytes):
-                    return answer
-                if url.lower().startswith("https:") and not answer.lower().startswith("https:"):
-                    raise ValueError("it redirects from https to http")
-                url = answer
-        raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
-    except TimeoutError:
-        raise ValueError(f"it takes longer than {timeout_s:g} seconds") from None
-    except (OSError, httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
-
-
-async def _get(url: str, host: str, addresses: list[Address], max_bytes: int) -> bytes | str:
-    """Return the content at `url`, or the URL that it redirects to.
-
-    Each fetch has its own client: a shared one would reuse connections and cookies of another host at this address.
-    A proxy of the environment (`HTTPS_PROXY`) is used, and gets the checked address, because it could resolve a name to
-    another one. With `private_urls` it gets the name.
-    """
-    timeout = httpx2.Timeout(_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
-    async with httpx2.AsyncClient(timeout=timeout) as client:
-        response = await _connect(client, httpx2.URL(url).copy_with(host=host), addresses)
-        try:
-            if response.has_redirect_location:
-                return urljoin(url, response.headers["location"])
-            if response.status_code != 200:
-                raise ValueError(f"the server answered {response.status_code}")
-            return await _content(response, max_bytes)
-        finally:
-            await response.aclose()
-
-
-async def _connect(client: httpx2.AsyncClient, url: httpx2.URL, addresses: list[Address]) -> httpx2.Response:
-    """Send a GET request to the first of `addresses` that accepts the connection; without any, to the URL's host."""
-    requests = [
-        client.build_request(
-            "GET",
-            url.copy_with(host=str(address)),
-            headers={"Host": url.netloc.decode()},
-            extensions={"sni_hostname": url.raw_host.decode()},
-        )
-        for address in addresses
-    ] or [client.build_request("GET", url)]
-    for request in requests[:-1]:
-        try:
-            return await client.send(request, stream=True)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout):
-            continue
-    return await client.send(requests[-1], stream=True)
-
-
-async def _content(response: httpx2.Response, max_bytes: int) -> bytes:
-    content = bytearray()
-    async for chunk in response.aiter_bytes():
-        content += chunk
-        if len(content) > max_bytes:
-            raise ValueError(f"it is larger than {max_bytes} bytes")
-    return bytes(content)

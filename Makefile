@@ -77,16 +77,16 @@ sbom: $(VENV)/.dev ## write the bill of materials (CycloneDX) of the locked depe
 audit: $(VENV)/.dev ## look up known vulnerabilities of the locked dependencies (needs pypi.org or osv.dev)
 	$(BIN)/python -m tests.support.audit requirements.lock requirements-build.lock
 
-# The last two are not peers: plot draws the charts, profile samples the process.
-BENCH_PEERS := hayhooks promptflow llama_agents bentoml plot profile
+# The last one is not a peer: plot draws the charts.
+BENCH_PEERS := hayhooks promptflow llama_agents bentoml litellm langgraph plot
 RESULTS := tests/bench/results
 
 .PHONY: bench
 bench: bench-deps ## measure Flowpod and its peers (about 20 minutes on two idle cores)
 	status=0; \
-	for measure in "speed --rounds 3 --seconds 1.2 --streams" idle imports engine profile; do \
+	for measure in "speed --rounds 3 --seconds 1.2 --streams --lengths" idle burst large_input engine telemetry \
+	    workers imports; do \
 	    $(BIN)/python -m tests.bench.$$measure --results $(RESULTS) || status=1; done; \
-	$(BIN)/python -m tests.bench.telemetry || status=1; \
 	$(BIN)/python -m tests.bench.report $(RESULTS) && exit $$status
 
 .PHONY: bench-endurance

@@ -1,8 +1,8 @@
 """A client that is not the bottleneck: asks over kept connections, times every answer and checks its text.
 
-    python -m tests.bench.load '{"url": "http://127.0.0.1:8080", ...}'
+    echo '{"url": "http://127.0.0.1:8080", ...}' | python -m tests.bench.load
 
-takes a `Load` as JSON and prints a `LoadResult` as JSON. Each connection asks again as soon as it has its answer; after
+reads a `Load` as JSON and prints a `LoadResult` as JSON. Each connection asks again as soon as it has its answer; after
 `seconds` no request begins any more, and the result is there when the last answer is. A wrong answer is an error.
 """
 
@@ -48,7 +48,7 @@ class Ask:
 class Load:
     """What one run of the client does; with `seconds` 0 every connection asks once.
 
-    With `hold` at most 64 streams at once wait for their first text; it prints how many have begun once all have, or
+    Unless `kept`, each request has a connection of its own. With `hold` at most 64 streams at once wait for their first text; it prints how many have begun once all have, or
     after so many seconds, and goes on.
     """
 
@@ -58,6 +58,7 @@ class Load:
     concurrency: int
     seconds: float = 0.0
     hold: float = 0.0
+    kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,8 @@ class _Client:
                         lambda: _Connection(self._text, self._began), host, port
                     )
                 await self._turn(connection)
+                if not self._load.kept:
+                    connection.transport.close()
             except OSError as error:
                 self.errors.append(str(error))
                 self._opening.release()
@@ -253,8 +256,8 @@ def _quantiles(times: Sequence[float]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Read the load from the command line."""
-    given = json.loads(sys.argv[1])
+    """Read the load from the standard input; a command line cannot hold a large question."""
+    given = json.load(sys.stdin)
     load = Load(**{**given, "ask": Ask(**given["ask"])})
     print(json.dumps(asdict(uvloop.run(run(load)))))
 

@@ -23,7 +23,9 @@ def draw(speed: dict[str, Any], target: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(11, 5), layout="constrained", sharey=True)
     for panel, (mode, title) in zip(panels, (("stream", "streaming"), ("whole", "in one piece")), strict=True):
         cells = [
-            c for c in speed["cells"] if c["mode"] == mode and c["concurrency"] == level and c["server"] != "model"
+            c
+            for c in speed["cells"]
+            if c["mode"] == mode and c["concurrency"] == level and c["chunks"] == 64 and c["server"] != "model"
         ]
         names = [c["server"] if c["endpoint"] == "/" else f"{c['server']} {c['endpoint']}" for c in cells]
         bars = panel.barh(names, [c["per_s"] for c in cells], color=[_colour(c["server"]) for c in cells])

@@ -7,23 +7,21 @@ reads the `.json` files in the folder, those that are there, and writes `results
 
 import argparse
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from tests.bench.goals import HEAD, goals
+from tests.bench.goals import goals
 from tests.bench.peers.servers import program
+from tests.bench.question import Question
+from tests.bench.results import write_json
+from tests.bench.summary import table, tables
 from tests.support.serving import ROOT
 
 _MODES = {"stream": "Streaming", "whole": "In one piece"}
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
 
 
 def speed_page(speed: dict[str, Any]) -> str:
@@ -31,17 +29,26 @@ def speed_page(speed: dict[str, Any]) -> str:
     machine = speed["machine"]
     how = "a core of its own for the server" if machine["pinned"] else "one core for everything"
     taken = f"medians of {speed['rounds']} rounds of {speed['seconds']:g} s"
-    where = f"{machine['processor']}, {machine['system']}, Python {machine['python']}; {how}; {taken}."
-    lines = ["## Speed\n", f"{where} An answer has 64 chunks, and the model does not pause.\n"]
+    python = f"Python {machine['python']} ({machine['build']})"
+    where = f"{machine['processor']}, {machine['system']}, {python}; {how}; {taken}."
+    lines = ["## Speed\n", f"{where} An answer has 64 chunks unless stated, and the model does not pause.\n"]
     levels = sorted({cell["concurrency"] for cell in speed["cells"]})
     for mode, title in _MODES.items():
-        cells = [cell for cell in speed["cells"] if cell["mode"] == mode]
+        cells = [cell for cell in speed["cells"] if cell["mode"] == mode and cell["chunks"] == Question().chunks]
         if cells:
             lines += [
                 f"### {title}\n",
                 "At " + ", ".join(map(str, levels)) + " requests at once.\n",
                 _cells(cells, levels),
             ]
+    others = [cell for cell in speed["cells"] if cell["chunks"] != Question().chunks]
+    if others:
+        rows = [
+            [cell["chunks"], cell["server"], f"{cell['per_s']:.0f}", f"{cell['cpu_ms']:.2f}"]
+            for cell in sorted(others, key=lambda cell: int(cell["chunks"]))
+        ]
+        head = ["chunks", "server", "requests/s", "CPU ms a request"]
+        lines += ["### Short and long streams\n", f"{others[0]['concurrency']} at once.\n", table(head, rows)]
     return "\n".join([*lines, "### Start and memory\n", _servers(speed)])
 
 
@@ -118,13 +125,41 @@ def engine_page(engine: list[dict[str, Any]]) -> str:
     return "## The engine, in ms a run\n\n" + table(["flow", "functions alone", "flow", "with spans"], rows)
 
 
-def profile_page(profile: dict[str, Any]) -> str:
-    """Return the table of where the time of a streamed run goes."""
-    whole = profile["cpu_us"]
-    rows = [[part, f"{spent:.0f}", f"{spent / whole:.0%}"] for part, spent in profile["parts"].items()]
-    rows.append(["all", f"{whole:.0f}", ""])
-    text = f"By {profile['samples']} samples, `/` asked 16 at once, history and tracing on.\n"
-    return f"## One streamed run, in microseconds\n\n{text}\n" + table(["part", "us", ""], rows)
+def burst_page(burst: dict[str, Any]) -> str:
+    """Return what is said of many streams at once."""
+    times = f"in {burst['seconds']:.1f} s, 99 of 100 of them within {burst['p99_s']:.1f} s"
+    ended = f"{burst['ended_well']:,} of {burst['streams']:,} streams that began at once ended well"
+    return f"## A burst\n\n{ended}, {times}.\n"
+
+
+def large_input_page(large: dict[str, Any]) -> str:
+    """Return what is said of a large input."""
+    costs = f"{large['cpu_ms']:.1f} ms of CPU time, one with a short question {large['short_cpu_ms']:.1f} ms"
+    return f"## A large input\n\nA request with a question of {large['bytes']:,} bytes takes {costs}.\n"
+
+
+def telemetry_page(rows: list[dict[str, Any]]) -> str:
+    """Return the table of what it costs to watch a run."""
+    lines = [[row["watched"], f"{row['ms']:.2f}", f"{row['cpu_ms']:.2f}"] for row in rows]
+    text = "The packaged flow with its offline model, inside one process.\n"
+    return f"## Watching a run\n\n{text}\n" + table(["watched", "ms a run", "CPU ms a run"], lines)
+
+
+def workers_page(rows: list[dict[str, Any]]) -> str:
+    """Return the tables of several workers."""
+    lines = [
+        [
+            f"{row['connections']} {'kept' if row['kept'] else 'for one request each'}",
+            row["chunks"],
+            f"{row['requests']:,}",
+            " : ".join(f"{share:.0%}" for share in row["shares"]),
+            f"{row['pss_bytes'] / 1e6:.0f}",
+            f"{row['uss_bytes'] / 1e6:.0f}",
+        ]
+        for row in rows
+    ]
+    head = ["connections", "chunks", "requests", "CPU of each worker", "PSS MB", "USS MB"]
+    return "## Two workers\n\n" + table(head, lines)
 
 
 def endurance_page(endurance: dict[str, Any]) -> str:
@@ -140,9 +175,12 @@ def endurance_page(endurance: dict[str, Any]) -> str:
 PAGES: dict[str, Callable[[Any], str]] = {
     "speed": speed_page,
     "idle": idle_page,
+    "burst": burst_page,
+    "large_input": large_input_page,
     "engine": engine_page,
+    "telemetry": telemetry_page,
+    "workers": workers_page,
     "imports": imports_page,
-    "profile": profile_page,
     "endurance": endurance_page,
 }
 
@@ -150,9 +188,8 @@ PAGES: dict[str, Callable[[Any], str]] = {
 def write(folder: Path) -> Path:
     """Write the page from the numbers in `folder`, and return its path."""
     found = {name: orjson.loads(path.read_bytes()) for name in PAGES if (path := folder / f"{name}.json").exists()}
-    parts = ["# Benchmark\n"]
-    if rows := goals(found):
-        parts.append("## Goals\n\n" + table(HEAD, [goal.row() for goal in rows]))
+    parts = ["# Benchmark\n", *(f"## {title}\n\n{table(head, rows)}" for title, head, rows in tables(found))]
+    write_json(folder / "goals.json", [{**asdict(goal), "result": goal.result} for goal in goals(found)])
     if "speed" in found:
         parts.append("![requests a second](speed.svg)\n")
     page = folder / "results.md"
@@ -165,7 +202,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the report of a benchmark.")
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    print(write(folder))
+    page = write(folder)
+    print(page.read_text().partition("\n![")[0], page, sep="\n")
     plot = [program("plot", "python"), "tests/bench/plot.py", str(folder / "speed.json"), str(folder / "speed.svg")]
     subprocess.run(plot, cwd=ROOT, check=True)
 

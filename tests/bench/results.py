@@ -2,12 +2,17 @@
 
 import argparse
 import platform
+import shlex
+import sysconfig
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from tests.bench.process import Cores
+
+_OPTIMISED = "--enable-optimizations"
+_BUILD_OPTIONS = (_OPTIMISED, "--with-lto", "--enable-shared", "--disable-gil", "--enable-experimental-jit")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -38,8 +43,19 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        "build": _build(),
         "pinned": cores.server != cores.others,
     }
+
+
+def _build() -> str:
+    """Return how the interpreter was built: its compiler, and what `configure` was told about speed.
+
+    Debian's packages are optimised without any of the options.
+    """
+    given = shlex.split(sysconfig.get_config_var("CONFIG_ARGS") or "")
+    chosen = [option for option in given if option.startswith(_BUILD_OPTIONS)]
+    return ", ".join([platform.python_compiler(), *chosen, *(() if _OPTIMISED in chosen else (f"no {_OPTIMISED}",))])
 
 
 def _processor() -> str:

@@ -55,7 +55,7 @@ class Model(Server):
 
 @dataclass(frozen=True)
 class Flowpod(Server):
-    """`flowpod serve`, one worker; every request is the first turn of a session that it names.
+    """`flowpod serve`, with one worker by default; every request is the first turn of a session that it names.
 
     With `chat` its flow has the chat history in its prompt, so that each run reads it, too.
     """
@@ -63,6 +63,7 @@ class Flowpod(Server):
     endpoints: tuple[str, ...] = ("/", "/run", "/v1")
     settings: dict[str, str] = field(default_factory=dict)
     chat: bool = False
+    workers: int = 1
 
     def command(self, place: Place) -> list[str]:
         flow = place.folder / "flow"
@@ -71,7 +72,8 @@ class Flowpod(Server):
             write_chat_flow(flow, place.model, "mock")
         else:
             write_flow(flow, FLOW, {"reply.jinja2": PROMPT, "connections.yaml": connections})
-        return [sys.executable, "-m", "flowpod", "serve", str(flow), "--port", str(place.port)]
+        serve = [sys.executable, "-m", "flowpod", "serve", str(flow), "--port", str(place.port)]
+        return [*serve, "--workers", str(self.workers)]
 
     def environment(self, place: Place) -> dict[str, str]:
         data = {"FLOWPOD_DATA_DIR": str(place.folder / "data"), "FLOWPOD_DRAIN_DELAY_S": "0"}
@@ -108,6 +110,3 @@ SERVERS: dict[str, Server] = {
         *PEERS,
     )
 }
-
-MEASURED = [name for name in SERVERS if not name.startswith("flowpod-no-")]
-"""The servers that are measured unless others are named; the rest tell the two parts of `flowpod-off` apart."""

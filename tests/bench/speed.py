@@ -18,16 +18,19 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tests.bench.goals import goals
+from tests.bench.goals import LEVEL
 from tests.bench.load import Load
 from tests.bench.process import Cores, raise_file_limit
 from tests.bench.question import Question
 from tests.bench.results import machine, write_json
+from tests.bench.summary import table, tables
 from tests.bench.server import Mode, Server, openai_ask
-from tests.bench.servers import MEASURED, SERVERS
+from tests.bench.servers import SERVERS
 from tests.bench.visit import Cell, Sample, Start, Started, model, run_client, started
 
 LEVELS = (1, 16, 64, 256)
+LENGTHS = (10, 1000)
+COMPARED_LENGTHS = ("flowpod", "limit")
 MODES: tuple[Mode, ...] = ("stream", "whole")
 MODEL = "model"
 PACED, PACED_STREAMS = Question(chunks=64, pause_s=0.01), 64
@@ -38,7 +41,8 @@ HELD_STREAMS, HELD_S = 128, 6.0
 class Plan:
     """What is measured: each of `servers` at each of `levels` for so many seconds, in so many rounds.
 
-    With `streams` also what paced streams take, and the memory of silent ones.
+    With `streams` also what paced streams take, and the memory of silent ones. With `lengths` also streams of so many
+    chunks, of Flowpod and the limit, at one level.
     """
 
     servers: Sequence[Server]
@@ -48,6 +52,7 @@ class Plan:
     seconds: float = 2.0
     rounds: int = 1
     streams: bool = False
+    lengths: Sequence[int] = ()
 
 
 @dataclass
@@ -113,7 +118,7 @@ def _visit(visited: Started, plan: Plan, numbers: Numbers) -> None:
     numbers.starts[name].append(visited.start)
     visited.warm_up(dict.fromkeys((cell.endpoint, cell.mode) for cell in todo))
     for cell in todo:
-        sample = visited.sample(cell.endpoint, cell.mode, cell.concurrency, plan.seconds)
+        sample = visited.sample(cell, plan.seconds)
         numbers.samples[cell].append(sample)
         print(_line(cell, sample), file=sys.stderr, flush=True)
     if plan.streams and name != MODEL:
@@ -131,31 +136,32 @@ def _own_paced_s(model_url: str, cores: Cores) -> float:
 
 def cells(server: Server, plan: Plan) -> list[Cell]:
     """Return what is measured of a server."""
+    lengths = plan.lengths if server.name in COMPARED_LENGTHS and "stream" in plan.modes else ()
     return [
         Cell(server.name, endpoint, mode, level)
         for endpoint in server.endpoints
         if not plan.endpoints or endpoint in plan.endpoints or len(server.endpoints) == 1
         for mode in plan.modes
         for level in plan.levels
-    ]
+    ] + [Cell(server.name, server.endpoints[0], "stream", LEVEL, chunks) for chunks in lengths]
 
 
 HEAD = (
-    f"{'server':19}{'endpoint':9}{'mode':7}{'at once':>7}{'req/s':>9}{'text kB/s':>10}"
+    f"{'server':19}{'endpoint':9}{'mode':7}{'at once':>7}{'chunks':>7}{'req/s':>9}{'text kB/s':>10}"
     f"{'p50 ms':>9}{'p99 ms':>9}{'first p50':>10}{'first p99':>10}{'CPU ms':>8}{'others':>7}"
 )
 
 
 def _line(cell: Cell, sample: Sample) -> str:
     return (
-        f"{cell.server:19}{cell.endpoint:9}{cell.mode:7}{cell.concurrency:7}{sample.per_s:9.1f}"
+        f"{cell.server:19}{cell.endpoint:9}{cell.mode:7}{cell.concurrency:7}{cell.chunks:7}{sample.per_s:9.1f}"
         f"{sample.text_per_s / 1000:10.1f}{sample.p50_ms:9.2f}{sample.p99_ms:9.2f}{sample.first_p50_ms:10.2f}"
         f"{sample.first_p99_ms:10.2f}{sample.cpu_ms:8.3f}{sample.others_cpu:7.0%}"
     )
 
 
 def show(numbers: Numbers) -> None:
-    """Print the medians, and the goals that they belong to."""
+    """Print the medians, the goals that they belong to, and what each part costs."""
     print(HEAD)
     for cell, sample in numbers.medians().items():
         print(_line(cell, sample))
@@ -167,9 +173,8 @@ def show(numbers: Numbers) -> None:
         if "held_streams" in facts:
             line += f"; {facts['held_streams']} silent streams, {facts['bytes_per_stream'] / 1000:.0f} kB each"
         print(line)
-    for goal in goals({"speed": content}):
-        what, least, measured, by_cpu, verdict = goal.row()
-        print(f"{what}: {measured}{f', by CPU time {by_cpu}' if by_cpu else ''} ({least}: {verdict})")
+    for title, head, rows in tables({"speed": content}):
+        print(f"\n{title}\n\n{table(head, rows)}", end="")
 
 
 def main() -> int:
@@ -177,15 +182,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0] if __doc__ else "", epilog=f"servers: {', '.join(SERVERS)}"
     )
-    parser.add_argument(
-        "--servers", default=",".join(MEASURED), help="names, separated by commas (default %(default)s)"
-    )
+    parser.add_argument("--servers", default=",".join(SERVERS), help="names, separated by commas (default %(default)s)")
     parser.add_argument("--concurrency", default=",".join(map(str, LEVELS)), help="levels (default %(default)s)")
     parser.add_argument("--modes", default=",".join(MODES), help="stream, whole or both (default both)")
     parser.add_argument("--endpoints", default="", help="such as /,/run,/v1 (default all)")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long each level is asked (default 2)")
     parser.add_argument("--rounds", type=int, default=1, help="how often each server is visited (default 1)")
     parser.add_argument("--streams", action="store_true", help="also measure paced streams and silent ones")
+    parser.add_argument("--lengths", action="store_true", help="also measure short and long streams")
     parser.add_argument("--results", type=Path, help="a folder for speed.json")
     options = parser.parse_args()
     plan = Plan(
@@ -196,6 +200,7 @@ def main() -> int:
         seconds=options.seconds,
         rounds=options.rounds,
         streams=options.streams,
+        lengths=LENGTHS if options.lengths else (),
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended on the way out
     begun = time.monotonic()

@@ -1,18 +1,24 @@
 """What watching a run costs it: the packaged flow with its offline model, run again and again.
 
-`make bench` prints, for each way of watching, the milliseconds that a run takes (median of several rounds) and the processor
+    python -m tests.bench.telemetry
+
+prints, for each way of watching, the milliseconds that a run takes (median of several rounds) and the processor
 time that the whole process needs for it, background threads included. The dead collector is a port that refuses, and one
 that takes connections and never answers.
 """
 
 import asyncio
+import logging
+import os
 import socket
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
@@ -31,6 +37,7 @@ from flowpod.telemetry.span_record import SpanConsumer
 from flowpod.telemetry.trace_store import TraceStore
 from flowpod.telemetry.trace_writer import TraceWriter
 from flowpod.telemetry.tracing import Tracing
+from tests.bench.results import keep, options
 from tests.support.flows import SESSION, service_of
 from tests.support.serving import ROOT
 
@@ -45,7 +52,8 @@ async def run_flow(service: FlowService) -> None:
     await run.finished()
 
 
-async def measure(name: str, tracing: Tracing) -> None:
+async def measure(name: str, tracing: Tracing) -> dict[str, Any]:
+    """Print what watching costs, and return it."""
     async with service_of(ROOT / "flow", tracing=tracing) as service:
         await run_flow(service)
         times, cpu = [], time.process_time()
@@ -56,6 +64,7 @@ async def measure(name: str, tracing: Tracing) -> None:
             times.append((time.perf_counter() - begun) / RUNS * 1000)
         used = (time.process_time() - cpu) / (ROUNDS * RUNS) * 1000
     print(f"{name:34}{statistics.median(times):10.3f}{used:10.3f}", flush=True)
+    return {"watched": name, "ms": statistics.median(times), "cpu_ms": used}
 
 
 def watched(consumer: SpanConsumer) -> Tracing:
@@ -73,29 +82,39 @@ def silent_collector() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-async def main() -> None:
+async def measure_all() -> list[dict[str, Any]]:
     stand_ins.install()
     print(f"{'':34}{'ms a run':>10}{'cpu ms':>10}")
-    await measure("metrics, no spans", Tracing(None))
-    await measure("and spans that nobody takes", Tracing(SpanProvider(sampler=ALWAYS_OFF), Metrics()))
+    rows = [
+        await measure("metrics, no spans", Tracing(None)),
+        await measure("and spans that nobody takes", Tracing(SpanProvider(sampler=ALWAYS_OFF), Metrics())),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         store = TraceStore(Path(folder) / "traces.db", max_bytes=200 << 20, max_age_s=86400)
         writer = TraceWriter(store, Metrics(), Content(Secrets(["a-secret-key"])))
-        await measure("and spans in the local store", watched(writer))
+        rows.append(await measure("and spans in the local store", watched(writer)))
         writer.shutdown()
         stored = store.path.stat().st_size / (ROUNDS * RUNS + 1) / 1024
-    await measure("or to a gRPC port that refuses", exporting(GrpcExporter("http://127.0.0.1:9")))
-    await measure("or to an HTTP port that refuses", exporting(HttpExporter("http://127.0.0.1:9/v1/traces")))
+    rows += [
+        await measure("or to a gRPC port that refuses", exporting(GrpcExporter("http://127.0.0.1:9"))),
+        await measure("or to an HTTP port that refuses", exporting(HttpExporter("http://127.0.0.1:9/v1/traces"))),
+    ]
     with silent_collector() as address:
-        await measure("or to gRPC that never answers", exporting(GrpcExporter(f"http://{address}")))
-        await measure("or to HTTP that never answers", exporting(HttpExporter(f"http://{address}/v1/traces")))
+        rows += [
+            await measure("or to gRPC that never answers", exporting(GrpcExporter(f"http://{address}"))),
+            await measure("or to HTTP that never answers", exporting(HttpExporter(f"http://{address}/v1/traces"))),
+        ]
     print(f"{stored:.1f} KiB a run in the store")
+    return rows
+
+
+def main() -> None:
+    chosen = options("Measure what watching a run costs it.")
+    logging.disable(logging.WARNING)
+    keep(chosen.results, "telemetry.json", asyncio.run(measure_all()))
+    sys.stdout.flush()
+    os._exit(0)  # the exporters would wait for their collectors
 
 
 if __name__ == "__main__":
-    import logging
-    import os
-
-    logging.disable(logging.WARNING)
-    asyncio.run(main())
-    os._exit(0)  # the exporters would wait for their collectors
+    main()

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.ablation import rows
+from tests.bench.goals import Goal
 from tests.bench.load import Ask, Load, unchunked
 from tests.bench.process import Cores
-from tests.bench.profile import REST, shares
 from tests.bench.question import Question
 from tests.bench.report import write
 from tests.bench.results import write_json
@@ -28,17 +29,20 @@ def ask_model(folder: Path, ask: Ask, answer: str, concurrency: int = 1) -> tupl
 
 def test_flowpod_and_a_limit_are_measured(tmp_path: Path) -> None:
     servers = [SERVERS["flowpod"], SERVERS["limit"]]
-    numbers = measure(Plan(servers, levels=[4], modes=["stream"], endpoints=["/run"], seconds=1))
+    plan = Plan(servers, levels=[4], modes=["stream"], endpoints=["/run"], seconds=0.5, lengths=[10])
+    numbers = measure(plan)
     assert numbers.failures == []
     content = numbers.content()
-    assert [(cell["server"], cell["endpoint"]) for cell in content["cells"]] == [("flowpod", "/run"), ("limit", "/")]
+    found = [(cell["server"], cell["endpoint"], cell["chunks"]) for cell in content["cells"]]
+    assert found == [("flowpod", "/run", 64), ("flowpod", "/", 10), ("limit", "/", 64), ("limit", "/", 10)]
     for cell in content["cells"]:
-        assert cell["per_s"] * len(Question().answer) == pytest.approx(cell["text_per_s"])
+        assert cell["per_s"] * len(Question(cell["chunks"]).answer) == pytest.approx(cell["text_per_s"])
         assert min(cell["first_p50_ms"], cell["cpu_ms"]) > 0
     write_json(tmp_path / "speed.json", {"seconds": 1, "rounds": 1, **content})
     page = write(tmp_path).read_text()
     assert "| flowpod `/run` | " in page
-    assert "| stream, 16 at once" not in page  # no goal without its level
+    assert "| streamed in 10 chunks, `/`, times the limit | at least 0.5 | " in page
+    assert "streamed in 64 chunks" not in page  # no goal without its level
 
 
 @pytest.mark.parametrize("mode", ["stream", "whole"])
@@ -58,11 +62,19 @@ def test_chunked_encoding_is_undone() -> None:
     assert unchunked(b"3\r\nabc\r\n", 0) is None
 
 
-def test_a_sample_counts_for_the_innermost_part() -> None:
-    run = "main (/x/flowpod/cli/main.py:1);run (/x/flowpod/engine/run.py:2)"
-    stacks = [
-        f"{run};read (/x/flowpod/storage/sessions/reader.py:3);execute (/lib/sqlalchemy/engine.py:4) 6",
-        f"{run};post (/lib/openai/_client.py:5);timeout (/lib/asyncio/timeouts.py:6) 3",
-        "main (/x/flowpod/cli/main.py:1) 1",
+def test_a_goal_is_met_by_requests_and_by_cpu_time() -> None:
+    assert Goal("speed", "at least", 0.9, 0.95, 0.91).result == "met"
+    assert Goal("speed", "at least", 0.9, 0.95, 0.89).result == "missed"
+    assert Goal("memory, MB", "at most", 100, 99).result == "met"
+
+
+def test_what_each_part_costs_is_the_difference_to_all_on() -> None:
+    def cell(server: str, mode: Mode, cpu_ms: float) -> dict[str, object]:
+        return {"server": server, "endpoint": "/", "mode": mode, "concurrency": 16, "chunks": 64, "cpu_ms": cpu_ms}
+
+    cells = [cell("flowpod", "stream", 2), cell("flowpod", "whole", 1)]
+    cells += [cell("flowpod-no-history", "stream", 1.75), cell("flowpod-no-history", "whole", 0.5)]
+    assert rows({"speed": {"cells": cells}}) == [
+        ("all on", "2.00", "", "1.00", ""),
+        ("without history", "1.75", "0.25", "0.50", "0.50"),
     ]
-    assert shares(stacks) == ({"chat history": 0.6, "model client: openai, httpx": 0.3, REST: 0.1}, 10)

@@ -20,6 +20,7 @@ from tests.support.serving import ROOT
 _START_S = 60
 _LOAD_S = 300
 _WARM_UP_S = 0.5
+_CLIENT = [sys.executable, "-m", "tests.bench.load"]
 
 
 @dataclass(frozen=True, order=True)
@@ -30,6 +31,7 @@ class Cell:
     endpoint: str
     mode: Mode
     concurrency: int
+    chunks: int = Question().chunks
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,12 @@ class Started:
         assert not result.errors, f"{self.server.name} {ask.path}: {result.errors[0]}"
         return result
 
-    def sample(self, endpoint: str, mode: Mode, concurrency: int, seconds: float) -> Sample:
-        """Ask for answers without pauses, as fast as they come."""
-        question = Question()
+    def sample(self, cell: Cell, seconds: float, size: int = 0) -> Sample:
+        """Ask for answers without pauses, as fast as they come; a question has about `size` bytes."""
+        question = Question(cell.chunks, size=size)
         before, mock_before = self.tree.cpu_s(), self.mock.tree.cpu_s()
-        result = self.load(self.server.ask(endpoint, mode, str(question)), question, concurrency, seconds)
+        ask = self.server.ask(cell.endpoint, cell.mode, str(question))
+        result = self.load(ask, question, cell.concurrency, seconds)
         others_s = result.cpu_s + self.mock.tree.cpu_s() - mock_before
         cpu_ms = (self.tree.cpu_s() - before) * 1000 / result.requests
         times = (result.p50_s, result.p99_s, result.first_p50_s, result.first_p99_s)
@@ -119,9 +122,13 @@ class Started:
         ask = self.server.ask(self.server.endpoints[0], "stream", str(question))
         load = Load(self.url, ask, question.answer, streams, hold=seconds * 0.8)
         before = self.tree.rss_bytes()
-        command = pinned(self.cores.others, client_command(load))
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as client:
+        command = pinned(self.cores.others, _CLIENT)
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as client:
+            assert client.stdin is not None
             assert client.stdout is not None
+            client.stdin.write(json.dumps(asdict(load)))
+            client.stdin.close()
             begun = int(client.stdout.readline())
             taken = self.tree.rss_bytes() - before
             result = LoadResult(**json.loads(client.stdout.readline()))
@@ -137,15 +144,10 @@ class Started:
 
 def run_client(load: Load, cores: Cores) -> LoadResult:
     """Run the client in a process of its own."""
-    command = pinned(cores.others, client_command(load))
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_LOAD_S)
+    command, given = pinned(cores.others, _CLIENT), json.dumps(asdict(load))
+    done = subprocess.run(command, cwd=ROOT, input=given, capture_output=True, text=True, timeout=_LOAD_S)
     assert done.returncode == 0, done.stderr[-2000:]
     return LoadResult(**json.loads(done.stdout.splitlines()[-1]))
-
-
-def client_command(load: Load) -> list[str]:
-    """Return the command of the client."""
-    return [sys.executable, "-m", "tests.bench.load", json.dumps(asdict(load))]
 
 
 @contextmanager
@@ -173,9 +175,9 @@ def started(server: Server, mock: Mock, cores: Cores, folder: Path) -> Iterator[
 
 
 @contextmanager
-def visiting(server: Server) -> Iterator[Started]:
+def visiting(server: Server, cores: Cores | None = None) -> Iterator[Started]:
     """Start the model and one server in a temporary folder, until the block ends."""
-    cores = Cores.of_this_machine()
+    cores = cores or Cores.of_this_machine()
     with (
         tempfile.TemporaryDirectory() as name,
         model(cores, Path(name)) as mock,

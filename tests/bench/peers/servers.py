@@ -1,22 +1,26 @@
 """Flowpod's peers, each in an environment of its own: the same flow, served as each of them documents it.
 
+The environments lie in the one that the benchmark runs in, and have its interpreter.
+
 None of them keeps a history. Logs of requests are off wherever there is a setting for it.
 """
 
+import json
+import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.load import Ask
 from tests.bench.server import Mode, Place, Server, openai_ask, simple_ask
-from tests.support.serving import ROOT
 
 _HERE = Path(__file__).parent
 
 
 def program(peer: str, name: str) -> str:
     """Return the path of a program in a peer's environment; raises AssertionError where it is not installed."""
-    path = ROOT / ".venv" / "bench" / peer / "bin" / name
+    path = Path(sys.prefix) / "bench" / peer / "bin" / name
     assert path.exists(), f"{path} is not there: make bench-deps installs it"
     return str(path)
 
@@ -107,4 +111,56 @@ class BentoML(Server):
         return Ask(f"/{mode}", {"question": question}, r"(word\d )")
 
 
-PEERS = (Hayhooks("hayhooks"), Promptflow("promptflow"), LlamaAgents("llama-agents"), BentoML("bentoml"))
+@dataclass(frozen=True)
+class LiteLLM(Server):
+    """LiteLLM's proxy, which passes a chat completion on to the model that its configuration names."""
+
+    def command(self, place: Place) -> list[str]:
+        parameters = {"model": "openai/mock", "api_base": place.model, "api_key": "none"}
+        config = place.folder / "config.yaml"
+        config.write_text(json.dumps({"model_list": [{"model_name": "mock", "litellm_params": parameters}]}))
+        serve = [program("litellm", "litellm"), "--config", str(config), "--telemetry", "False"]
+        return [*serve, "--host", "127.0.0.1", "--port", str(place.port)]
+
+    def environment(self, place: Place) -> dict[str, str]:
+        return super().environment(place) | {
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_LOG": "ERROR",
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # no peer asks for a token
+        }
+
+    def ask(self, endpoint: str, mode: Mode, question: str) -> Ask:
+        return openai_ask(question, mode)
+
+
+@dataclass(frozen=True)
+class LangGraph(Server):
+    """LangGraph's server as `langgraph dev` runs it, in memory, with a graph of one node that writes its chunks."""
+
+    def command(self, place: Place) -> list[str]:
+        shutil.copy(_HERE / "langgraph" / "graph.py", place.folder)
+        config = {"dependencies": ["."], "graphs": {"answer": "./graph.py:graph"}}
+        (place.folder / "langgraph.json").write_text(json.dumps(config))
+        serve = [program("langgraph", "langgraph"), "dev", "--no-browser", "--no-reload", "--n-jobs-per-worker", "256"]
+        # It keeps its state in the folder that it is started in.
+        return ["env", f"--chdir={place.folder}", *serve, "--host", "127.0.0.1", "--port", str(place.port)]
+
+    def environment(self, place: Place) -> dict[str, str]:
+        quiet = {"LOG_LEVEL": "ERROR", "LANGGRAPH_CLI_NO_ANALYTICS": "1", "LANGSMITH_TRACING": "false"}
+        return super().environment(place) | quiet
+
+    def ask(self, endpoint: str, mode: Mode, question: str) -> Ask:
+        body = {"assistant_id": "answer", "input": {"question": question, "stream": mode == "stream"}}
+        if mode == "whole":
+            return Ask("/runs/wait", body, '"answer": ?"([^"]+)"')
+        return Ask("/runs/stream", {**body, "stream_mode": "custom"}, '"piece": ?"([^"]+)"')
+
+
+PEERS = (
+    Hayhooks("hayhooks"),
+    Promptflow("promptflow"),
+    LlamaAgents("llama-agents"),
+    BentoML("bentoml"),
+    LiteLLM("litellm"),
+    LangGraph("langgraph"),
+)

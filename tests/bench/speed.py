@@ -23,9 +23,9 @@ from tests.bench.load import Load
 from tests.bench.process import Cores, raise_file_limit
 from tests.bench.question import Question
 from tests.bench.results import machine, write_json
-from tests.bench.summary import table, tables
 from tests.bench.server import Mode, Server, openai_ask
 from tests.bench.servers import SERVERS
+from tests.bench.summary import table, tables
 from tests.bench.visit import Cell, Sample, Start, Started, model, run_client, started
 
 LEVELS = (1, 16, 64, 256)

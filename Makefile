@@ -82,12 +82,12 @@ BENCH_PEERS := hayhooks promptflow llama_agents bentoml litellm langgraph plot
 RESULTS := tests/bench/results
 
 .PHONY: bench
-bench: bench-deps ## measure Flowpod and its peers (about 20 minutes on two idle cores)
+bench: bench-deps ## measure Flowpod and its peers (about 30 minutes on two idle cores)
 	status=0; \
 	for measure in "speed --rounds 3 --seconds 1.2 --streams --lengths" idle burst large_input engine telemetry \
 	    workers imports; do \
 	    $(BIN)/python -m tests.bench.$$measure --results $(RESULTS) || status=1; done; \
-	$(BIN)/python -m tests.bench.report $(RESULTS) && exit $$status
+	$(BIN)/python -m tests.bench.report $(RESULTS) --docs docs/performance.md && exit $$status
 
 .PHONY: bench-endurance
 bench-endurance: $(VENV)/.dev ## measure the memory of a worker over 100,000 runs

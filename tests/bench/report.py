@@ -1,8 +1,9 @@
 """The report of what was measured: one page of tables, and the plot.
 
-    python -m tests.bench.report tests/bench/results
+    python -m tests.bench.report tests/bench/results --docs docs/performance.md
 
-reads the `.json` files in the folder, those that are there, and writes `results.md` and `speed.svg` beside them.
+reads the `.json` files in the folder, those that are there, and writes `results.md`, `goals.json` and `speed.svg` beside
+them. In the page of the documentation it replaces the tables between `<!-- begin NAME -->` and `<!-- end NAME -->`.
 """
 
 import argparse
@@ -185,10 +186,30 @@ PAGES: dict[str, Callable[[Any], str]] = {
 }
 
 
+_TITLES = {"goals": "Goals", "ablation": "What each part costs"}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the contents of the result files, by name."""
+    return {name: orjson.loads(path.read_bytes()) for name in PAGES if (path := folder / f"{name}.json").exists()}
+
+
+def fill(page: Path, found: dict[str, Any]) -> None:
+    """Replace the tables of a page, those that have marks in it and numbers in `found`."""
+    text = page.read_text()
+    for name, content in tables(found).items():
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        if begin in text:
+            before, _, rest = text.partition(begin)
+            text = f"{before}{begin}\n\n{content}\n{end}{rest.partition(end)[2]}"
+    page.write_text(text)
+
+
 def write(folder: Path) -> Path:
     """Write the page from the numbers in `folder`, and return its path."""
-    found = {name: orjson.loads(path.read_bytes()) for name in PAGES if (path := folder / f"{name}.json").exists()}
-    parts = ["# Benchmark\n", *(f"## {title}\n\n{table(head, rows)}" for title, head, rows in tables(found))]
+    found = read(folder)
+    shown = tables(found)
+    parts = ["# Benchmark\n", *(f"## {_TITLES[name]}\n\n{shown[name]}" for name in _TITLES if name in shown)]
     write_json(folder / "goals.json", [{**asdict(goal), "result": goal.result} for goal in goals(found)])
     if "speed" in found:
         parts.append("![requests a second](speed.svg)\n")
@@ -201,8 +222,12 @@ def main() -> None:
     """Write the page and the plot."""
     parser = argparse.ArgumentParser(description="Write the report of a benchmark.")
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--docs", type=Path, help="a page of the documentation whose tables are replaced")
+    options = parser.parse_args()
+    folder: Path = options.folder
     page = write(folder)
+    if options.docs:
+        fill(options.docs, read(folder))
     print(page.read_text().partition("\n![")[0], page, sep="\n")
     plot = [program("plot", "python"), "tests/bench/plot.py", str(folder / "speed.json"), str(folder / "speed.svg")]
     subprocess.run(plot, cwd=ROOT, check=True)

@@ -25,7 +25,7 @@ from tests.bench.question import Question
 from tests.bench.results import machine, write_json
 from tests.bench.server import Mode, Server, openai_ask
 from tests.bench.servers import SERVERS
-from tests.bench.summary import table, tables
+from tests.bench.summary import tables
 from tests.bench.visit import Cell, Sample, Start, Started, model, run_client, started
 
 LEVELS = (1, 16, 64, 256)
@@ -173,8 +173,9 @@ def show(numbers: Numbers) -> None:
         if "held_streams" in facts:
             line += f"; {facts['held_streams']} silent streams, {facts['bytes_per_stream'] / 1000:.0f} kB each"
         print(line)
-    for title, head, rows in tables({"speed": content}):
-        print(f"\n{title}\n\n{table(head, rows)}", end="")
+    for name, text in tables({"speed": content}).items():
+        if name != "comparison":  # the lines above have the same numbers
+            print(f"\n{name}\n\n{text}", end="")
 
 
 def main() -> int:

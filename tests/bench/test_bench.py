@@ -10,7 +10,7 @@ from tests.bench.goals import Goal
 from tests.bench.load import Ask, Load, unchunked
 from tests.bench.process import Cores
 from tests.bench.question import Question
-from tests.bench.report import write
+from tests.bench.report import fill, read, write
 from tests.bench.results import write_json
 from tests.bench.server import Mode, openai_ask
 from tests.bench.servers import SERVERS
@@ -39,7 +39,11 @@ def test_flowpod_and_a_limit_are_measured(tmp_path: Path) -> None:
         assert cell["per_s"] * len(Question(cell["chunks"]).answer) == pytest.approx(cell["text_per_s"])
         assert min(cell["first_p50_ms"], cell["cpu_ms"]) > 0
     write_json(tmp_path / "speed.json", {"seconds": 1, "rounds": 1, **content})
-    page = write(tmp_path).read_text()
+    page, docs = write(tmp_path).read_text(), tmp_path / "docs.md"
+    docs.write_text("Goals:\n\n<!-- begin goals -->\nold\n<!-- end goals -->\n\nEnd.\n")
+    fill(docs, read(tmp_path))
+    assert docs.read_text().startswith("Goals:\n\n<!-- begin goals -->\n\n| goal | ")
+    assert docs.read_text().endswith(" |\n\n<!-- end goals -->\n\nEnd.\n")
     assert "| flowpod `/run` | " in page
     assert "| streamed in 10 chunks, `/`, times the limit | at least 0.5 | " in page
     assert "streamed in 64 chunks" not in page  # no goal without its level

@@ -142,10 +142,12 @@ def wait_for_more_than(served: Served, pids: list[int]) -> int:
 
 
 def post_until_answered(url: str, how: str) -> httpx.Response:
-    """Post again while the connection is lost to a worker that ends."""
-    for _ in range(10):
+    """Post again while the connection is lost to a worker that ends, or no worker listens."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
         with contextlib.suppress(httpx.TransportError):
             return httpx.post(f"{url}/", json={"how": how}, timeout=30)
+        time.sleep(0.02)
     raise AssertionError("no worker answers")
 
 
@@ -174,6 +176,7 @@ def test_requests_that_kill_their_workers_leave_a_service_that_serves(tmp_path: 
     with start_server(write_fragile_flow(tmp_path / "flow"), tmp_path, "--workers", "2") as served:
         wait_for_workers(served, 2)
         for how in ["exit", "kill"] * 3:
+            assert post_until_answered(served.url, "").status_code == 200
             with pytest.raises(httpx.TransportError):
                 httpx.post(f"{served.url}/", json={"how": how}, timeout=30)
         assert post_until_answered(served.url, "").status_code == 200
@@ -211,3 +214,14 @@ def test_a_worker_that_cannot_start_again_leaves_the_others_serving(tmp_path: Pa
         (flow / "broken").unlink()
         wait_for_workers(served, 3)
         assert served.stop() == 0
+
+
+def test_no_other_program_gets_the_port_of_workers(tmp_path: Path, chat_flow: Path) -> None:
+    with start_server(chat_flow, tmp_path, "--workers", "2") as served:
+        wait_for_workers(served, 2)
+        port = served.url.rpartition(":")[2]
+        for workers in ("1", "2"):
+            command = [sys.executable, "-m", "flowpod", "serve", str(chat_flow), "--port", port, "--workers", workers]
+            done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+            assert done.returncode == 1
+            assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr

@@ -24,7 +24,7 @@ from flowpod.logs import route_prints, set_up_logging
 from flowpod.nodes import KINDS
 from flowpod.serving.app import create_app, create_service, data_dir, history_of, service_name
 from flowpod.serving.process import opened_flow, problems_of
-from flowpod.serving.server import Server, collect_rarely, listen
+from flowpod.serving.server import Server, bind, collect_rarely, listen
 from flowpod.serving.sweeper import raise_descriptor_limit
 from flowpod.serving.workers import Workers, report_ready, stop_with_supervisor
 from flowpod.settings import PREFIX, Settings, read_settings, setting_rows, settings_markdown
@@ -141,9 +141,9 @@ def _serve(options: argparse.Namespace) -> int:
     if options.workers > 1:
         with opened_flow(flow, settings, os.environ, secrets) as (_, telemetry):
             telemetry.snapshots.clear()  # reports problems once, instead of once per worker
-        with listen(options.host, options.port) as listener:
+        with bind(options.host, options.port) as bound:
             arguments = ["serve", str(flow), "--host", options.host, "--port", str(options.port)]
-            return Workers([sys.executable, "-m", "flowpod", *arguments], listener, options.workers).run()
+            return Workers([sys.executable, "-m", "flowpod", *arguments], bound, options.workers).run()
     if options.fd is not None:
         stop_with_supervisor()
     with opened_flow(flow, settings, os.environ, secrets) as (package, telemetry):

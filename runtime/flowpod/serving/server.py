@@ -29,22 +29,27 @@ _LAST_BYTES_S = 5
 _KEEP_ALIVE_S = 75
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 picks a free port.
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that has the address but does not listen yet; port 0 picks a free port.
 
     Raises InvalidRequest if the address is invalid or in use.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
     except OSError as error:
         raise InvalidRequest(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     except UnicodeError as error:
         raise InvalidRequest(f"cannot listen on {host}:{port}: this is not a valid host name") from error
-    listener.set_inheritable(True)
+    return bound
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; see `bind`."""
+    listener = bind(host, port)
+    listener.listen(_BACKLOG)
     return listener
 
 

@@ -1,4 +1,4 @@
-"""Worker processes that share one listening socket; a worker that ends is replaced after a delay."""
+"""Worker processes that serve one address; a worker that ends is replaced after a delay."""
 
 import logging
 import os
@@ -21,7 +21,10 @@ _STOPPED = {0, 128 + signal.SIGINT, -signal.SIGINT, -signal.SIGTERM}  # the last
 
 
 class Workers:
-    """Runs `count` copies of a command, with the listening socket as `--fd`, until a signal stops them.
+    """Runs `count` copies of a command, each with a socket of its own as `--fd`, until a signal stops them.
+
+    The sockets have the address of `bound`, which never listens itself. The kernel distributes new connections evenly
+    among the workers that listen.
 
     A worker's standard input is a socket to this process. The worker writes to it when it is ready (`report_ready`),
     and reads from it that this process has died (`stop_with_supervisor`).
@@ -30,8 +33,15 @@ class Workers:
     # uvicorn's own supervisor replaces a dead worker at once, for ever; it ends all workers when one cannot start, does
     # not forward a second signal, which skips the grace period, and leaves workers behind when it is killed.
 
-    def __init__(self, command: Sequence[str], listener: socket.socket, count: int) -> None:
-        self._slots = [_Slot(command, listener) for _ in range(count)]
+    # With one listening socket for all, the first worker to wake up takes a whole burst of connections: of 16 that
+    # are kept open, one worker then does up to 99 % of the work (tests/bench/workers.py).
+
+    def __init__(self, command: Sequence[str], bound: socket.socket, count: int) -> None:
+        # Set after it was bound, so that an address that another program has was refused. Without SO_REUSEADDR no
+        # other program gets this one while no worker listens.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        self._slots = [_Slot(command, bound) for _ in range(count)]
         self._signals: list[int] = []
 
     def run(self) -> int:
@@ -64,9 +74,9 @@ class Workers:
 class _Slot:
     """The place of one worker: its process and, when that has ended, the time to start the next."""
 
-    def __init__(self, command: Sequence[str], listener: socket.socket) -> None:
-        self._command = [*command, "--fd", str(listener.fileno())]
-        self._listener = listener
+    def __init__(self, command: Sequence[str], bound: socket.socket) -> None:
+        self._command = command
+        self._bound = bound
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
         self._ready = False
@@ -109,10 +119,12 @@ class _Slot:
     def _start(self) -> None:
         self._started, self._ready = time.monotonic(), False
         self._link, stdin = socket.socketpair()
-        with stdin:
+        with stdin, _bound_again(self._bound) as own:
+            fd = own.fileno()
+            command = [*self._command, "--fd", str(fd)]
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - our own command
-                    self._command, stdin=stdin.fileno(), pass_fds=[self._listener.fileno()], start_new_session=True
+                    command, stdin=stdin.fileno(), pass_fds=[fd], start_new_session=True
                 )
             except OSError as error:
                 self._link.close()
@@ -133,6 +145,15 @@ class _Slot:
         self._start_at = now + self._delay
         logger.warning("%s; the next one starts in %g s", text, self._delay)
         self._delay = min(2 * self._delay, _MAX_DELAY_S)
+
+
+def _bound_again(bound: socket.socket) -> socket.socket:
+    """Return another socket with the same address."""
+    own = socket.socket(bound.family, bound.type, bound.proto)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    own.bind(bound.getsockname())
+    return own
 
 
 def _has_byte(link: socket.socket) -> bool:

@@ -5,7 +5,7 @@ is bypassed when its condition refers to a bypassed node or does not hold or, wi
 that it refers to were bypassed. A node with `after` is bypassed when none of the edges that it lists was taken.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,12 +18,14 @@ class Graph:
     """The dependencies between the nodes of one list, computed once when the flow is loaded.
 
     `starters` are the dependencies that need only have started: an output node reads a stream while it is produced.
+    `referenced` are the nodes that a node refers to itself, those outside the list included.
     """
 
     nodes: Mapping[str, Node]
     dependencies: Mapping[str, frozenset[str]]
     starters: Mapping[str, frozenset[str]]
     dependants: Mapping[str, tuple[str, ...]]
+    referenced: Mapping[str, frozenset[str]]
 
     @classmethod
     def of(cls, nodes: Mapping[str, Node]) -> "Graph":
@@ -38,6 +40,7 @@ class Graph:
             dependencies,
             {name: _starters(node) & dependencies[name] for name, node in nodes.items()},
             {name: tuple(others) for name, others in dependants.items()},
+            {name: frozenset(_referenced(node)) for name, node in nodes.items()},
         )
 
     def cycle(self) -> list[str]:
@@ -54,6 +57,10 @@ class Graph:
         while (following := next(iter(sorted(waiting[trail[-1]])))) not in trail:
             trail.append(following)
         return trail[trail.index(following) :][::-1]
+
+
+def _referenced(node: Node) -> Iterator[str]:
+    return (reference.name for reference in node.references() if reference.source == "node")
 
 
 def _starters(node: Node) -> frozenset[str]:
@@ -147,8 +154,8 @@ class Plan:
             if isinstance(when, Reference) and when.source == "node" and scope.is_bypassed(when.name):
                 return True
             return bool(scope.resolve(when) != node.activate.equals)
-        needed = {reference.name for reference in node.references() if reference.source == "node"}
-        return not node.after and bool(needed) and all(scope.is_bypassed(name) for name in needed)
+        needed = self._graph.referenced[node.name]
+        return not node.after and bool(needed) and all(map(scope.is_bypassed, needed))
 
     def _is_taken(self, edge: Edge) -> bool:
         if edge.branch is not None:

@@ -2,14 +2,11 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import event
-from sqlalchemy.pool import Pool
 
 from flowpod.background.recording import AttachedRecording, BackgroundRecording
 from flowpod.engine.request import RunRequest
@@ -23,19 +20,19 @@ SESSION_HEADER = {"Chat-Session-Id": SESSION}
 ATTACHED, BACKGROUND = AttachedRecording({"kind": "run"}), BackgroundRecording({"kind": "run"})
 
 
-@contextmanager
-def traced_statements() -> Iterator[list[str]]:
-    """Collect the statements that SQLite executes on connections opened during the block."""
-    statements: list[str] = []
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Collect the statements that SQLite executes on connections opened during the test."""
+    executed: list[str] = []
+    connect = sqlite3.connect
 
-    def trace(connection: Any, _: Any) -> None:
-        connection.run_async(lambda driver: driver.set_trace_callback(statements.append))
+    def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.set_trace_callback(executed.append)
+        return connection
 
-    event.listen(Pool, "connect", trace)
-    try:
-        yield statements
-    finally:
-        event.remove(Pool, "connect", trace)
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    return executed
 
 
 async def ask(client: httpx.AsyncClient, how: str, question: str) -> None:
@@ -48,12 +45,11 @@ async def ask(client: httpx.AsyncClient, how: str, question: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["not recorded", "response", "background"])
-async def test_a_run_reads_its_history_once(tmp_path: Path, chat_flow: Path, how: str) -> None:
-    with traced_statements() as statements:
-        async with client_of(chat_flow, data=tmp_path / "data") as client:
-            await ask(client, "not recorded", "first")
-            statements.clear()
-            await ask(client, how, f"second {tmp_path.name}")
+async def test_a_run_reads_its_history_once(tmp_path: Path, chat_flow: Path, how: str, statements: list[str]) -> None:
+    async with client_of(chat_flow, data=tmp_path / "data") as client:
+        await ask(client, "not recorded", "first")
+        statements.clear()
+        await ask(client, how, f"second {tmp_path.name}")
     reads = [one for one in statements if one.startswith("SELECT langstudio_chat_history_test.inputs")]
     assert len(reads) == 1, statements
 

@@ -46,6 +46,9 @@ def slowed(served: Served) -> Iterator[None]:
 
 async def test_a_burst_is_no_outage(tmp_path: Path, model_server: ModelServer, history_url: str) -> None:
     flow = write_chat_flow(tmp_path / "flow", model_server.url, "words:20")
+    connections = flow / "connections.yaml"
+    # A process that is stopped for longer than a connection may take to open has to open it again.
+    connections.write_text(connections.read_text().replace("max_retries: 0", "max_retries: 2"))
 
     async def ask(client: httpx.AsyncClient, number: int) -> tuple[int, str]:
         headers = {"Accept": "text/event-stream", "Chat-Session-Id": f"{number:032}", "Chat-User-Id": f"user {number}"}

@@ -42,10 +42,16 @@ class Sweeper:
         self._next_log = 0.0
 
     async def run(self) -> NoReturn:
-        """Sweep until this is cancelled."""
+        """Sweep until this is cancelled.
+
+        Nothing is closed after the process was stopped or busy: what clients have sent meanwhile is not read yet.
+        """
         loop = asyncio.get_running_loop()
         while True:
+            started = loop.time()
             await asyncio.sleep(_INTERVAL_S)
+            if loop.time() - started > 2 * _INTERVAL_S:
+                continue
             turned_away, self._config.turned_away = self._config.turned_away, 0
             exhausted = _descriptors_have_run_out()
             for connection in list(self._state.connections):

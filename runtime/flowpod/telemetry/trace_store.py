@@ -290,5 +290,6 @@ def _parse(text: bytes) -> list[Span]:
     spans: list[Span] = orjson.loads(text or b"[]")
     for span in spans:
         if exchange := span.pop("exchange", None):
-            span["attributes"].update(model_attributes(Exchange(*exchange), _UNLIMITED))
+            derived = model_attributes(Exchange(*exchange), _UNLIMITED)
+            span["attributes"].update(orjson.loads(dumps(derived)))  # lists for tuples, as in other attributes
     return spans

@@ -89,7 +89,9 @@ def test_health_needs_no_token_under_a_root_path(tmp_path: Path, chat_flow: Path
 def test_log_lines_carry_the_request_id(tmp_path: Path, model_server: ModelServer) -> None:
     with serving(write_chat_flow(tmp_path / "flow", model_server.url, "fail:500"), tmp_path) as served:
         httpx.post(served.url, json={"question": "hi"}, headers={"X-Request-Id": "find-me"})
-        assert re.search(r"\[find-me\] run \S+ Failed", served.log)
+        deadline = time.monotonic() + 20
+        while not re.search(r"\[find-me\] run \S+ Failed", served.log):
+            assert time.monotonic() < deadline, served.log
 
 
 @pytest.mark.fault("a client leaves while it sends its request")

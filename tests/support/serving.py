@@ -54,6 +54,7 @@ class Served:
 
     @property
     def log(self) -> str:
+        time.sleep(0.05)  # the server writes its lines at the end of a turn of its event loop, after it has answered
         return self._log.read_text()
 
     def stop(self, sig: signal.Signals = signal.SIGTERM, timeout: float = 20) -> int:

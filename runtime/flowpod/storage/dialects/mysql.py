@@ -19,7 +19,6 @@ SslMode = Literal["disabled", "required", "verify_ca", "verify_identity"]
 """How the server is verified; the words are those of MySQL's own clients."""
 
 _TLS_OPTIONS = ("ssl_mode", "ssl_ca", "ssl_cert", "ssl_key")
-_CONNECT_TIMEOUT_S = 5
 _POOL_SIZE = 10
 _RECYCLE_S = 1800
 _LOCK_WAIT_S = 60
@@ -68,7 +67,8 @@ class MySQL(Dialect):
         """Create one pool for reading and writing."""
         engine = create_async_engine(
             self.url,
-            connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "ssl": self.tls},
+            # Without the driver's own time limit, which counts while the event loop is late: see `Database.time_limit`.
+            connect_args={"ssl": self.tls},
             # A turn is numbered after waiting for its session's row, and must then read the number that is committed.
             isolation_level="READ COMMITTED",
             pool_size=_POOL_SIZE,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 _POOLED = 256
 _BYTES = 16
-_VARIANTS = "89ab"  # the first digit of the fourth group, of which two bits are random (RFC 9562, 4.1)
+_VARIANTS = "89ab"  # digits of the variant, which two random bits select (RFC 9562, 4.1)
 _pools = threading.local()  # each thread has its own: a generator must not be advanced by two at once
 
 

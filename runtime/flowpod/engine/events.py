@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from flowpod.errors import ErrorInfo
 from flowpod.ids import new_uuid
+from flowpod.models.base import slices_of
 
 NodeStatus = Literal["Running", "Completed", "Failed", "Canceled", "Bypassed"]
 RunStatus = Literal["Completed", "Failed", "Canceled"]
@@ -85,12 +86,10 @@ class RunOutput:
 
     def split_chunks(self) -> "list[RunOutput]":
         """Return the events that were merged into this one, with its timestamp."""
-        chunks, start = list[RunOutput](), 0
-        for length in self.chunk_lengths:
-            part = slice(start, start + length)
-            chunks.append(replace(self, delta=self.delta[part], reasoning=self.reasoning[part], chunk_lengths=()))
-            start += length
-        return chunks or [self]
+        return [
+            replace(self, delta=self.delta[part], reasoning=self.reasoning[part], chunk_lengths=())
+            for part in slices_of(self.chunk_lengths)
+        ] or [self]
 
 
 @dataclass(frozen=True, slots=True)

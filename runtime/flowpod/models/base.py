@@ -23,12 +23,15 @@ class Chunk(NamedTuple):
 
     def split(self) -> "list[Chunk]":
         """Return the chunks that were merged into this one."""
-        chunks, start = list[Chunk](), 0
-        for length in self.lengths:
-            part = slice(start, start + length)
-            chunks.append(Chunk(self.text[part], self.reasoning[part]))
-            start += length
-        return chunks or [self]
+        return [Chunk(self.text[part], self.reasoning[part]) for part in slices_of(self.lengths)] or [self]
+
+
+def slices_of(lengths: Sequence[int]) -> Iterator[slice]:
+    """Yield the place of each chunk in their merged text."""
+    start = 0
+    for length in lengths:
+        yield slice(start, start + length)
+        start += length
 
 
 def merged(chunks: Sequence[Chunk]) -> Iterator[Chunk]:

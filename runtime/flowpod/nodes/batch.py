@@ -51,7 +51,7 @@ class BatchNode(BuiltNode):
         return [results[index] for index in sorted(results)]
 
     async def _work(self, waiting: deque[tuple[int, Any]], results: dict[int, Any], context: Context) -> None:
-        """Run one waiting item after the other, until there is none or one fails the node."""
+        """Run the waiting items one by one, until none is left or a failed item fails the node."""
         while waiting:
             index, item = waiting.popleft()
             try:

@@ -45,7 +45,7 @@ class Database:
         self._writing: AbstractAsyncContextManager[None] = nullcontext() if self._direct is None else asyncio.Lock()
 
     def time_limit(self, seconds: float | None) -> AbstractAsyncContextManager[None]:
-        """Return a time limit of statements; there is none for a database that cannot stop responding."""
+        """Limit the time of the block's statements, unless the database cannot stop responding."""
         return time_limit(seconds if self.dialect.may_stop_responding else None)
 
     @asynccontextmanager

@@ -68,7 +68,8 @@ class SpanProvider(TracerProvider):
         own = self._context(trace_id, TraceFlags(flags), result.trace_state)
         if not sampled:
             return NonRecordingSpan(own)
-        return self._start(name, own, parent, SpanKind.INTERNAL, dict(result.attributes or {}), shared or {})
+        kind, attributes = SpanKind.INTERNAL, dict(result.attributes or {})
+        return self._started(SpanRecord(self._owner, name, own, parent, kind, attributes, shared or {}))
 
     def start_child(
         self, name: str, parent: Span, attributes: dict[str, Any], kind: SpanKind = SpanKind.INTERNAL
@@ -79,22 +80,13 @@ class SpanProvider(TracerProvider):
             return NonRecordingSpan(above)
         shared = parent.shared if isinstance(parent, SpanRecord) else {}
         own = self._context(above.trace_id, above.trace_flags, above.trace_state)
-        return self._start(name, own, above, kind, {**attributes, **shared}, shared)
+        return self._started(SpanRecord(self._owner, name, own, above, kind, {**attributes, **shared}, shared))
 
     def _context(self, trace_id: int, flags: TraceFlags, state: TraceState | None) -> SpanContext:
         span_id = self.id_generator.generate_span_id()
         return SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags, trace_state=state)
 
-    def _start(
-        self,
-        name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
-        kind: SpanKind,
-        attributes: dict[str, Any],
-        shared: Mapping[str, Any],
-    ) -> SpanRecord:
-        span = SpanRecord(self._owner, name, context, parent, kind, attributes, shared)
+    def _started(self, span: SpanRecord) -> SpanRecord:
         for processor in self.processors:
             processor.on_start(span)  # type: ignore[arg-type]  # a span to which it may add attributes
         return span

@@ -87,12 +87,10 @@ def may_leave(encoded: bytes, spans: Iterable[EndedSpan], content: Content) -> b
     """Return whether spans can leave as they are; False if that is not settled. `encoded` is all of them as JSON."""
     if any(span.secrets for span in spans) or content.secrets.occur_in(encoded):
         return False
-    if not content.captured and any(span.status.description or span.events for span in spans):
-        return False
-    return len(encoded) <= content.max_chars
+    return len(encoded) <= content.max_chars and not any(_quotes_content(span, content) for span in spans)
 
 
-def attributes_of(carrier: EndedSpan | ReadableSpan | Event | Link) -> dict[str, Any]:
+def attributes_of(carrier: ReadableSpan | Event | Link) -> dict[str, Any]:
     """Return a copy of the attributes, by one call: OpenTelemetry's own mapping calls a function for each value."""
     attributes = carrier.attributes
     return cast(dict[str, Any], attributes).copy() if hasattr(attributes, "copy") else dict(attributes or {})
@@ -100,10 +98,10 @@ def attributes_of(carrier: EndedSpan | ReadableSpan | Event | Link) -> dict[str,
 
 def _may_leave(span: EndedSpan, content: Content) -> bool:
     """Return whether the span can leave as it is, after encoding it once; False if that does not settle it."""
-    attributes, failure, events = attributes_of(span), span.status.description, span.events
-    if not content.captured and (failure or events):
+    if _quotes_content(span, content):
         return False
-    texts = [(event.name, attributes_of(event)) for event in events]
+    attributes, failure = span.attributes, span.status.description
+    texts = [(event.name, attributes_of(event)) for event in span.events]
     texts += [("", attributes_of(link)) for link in span.links]
     try:
         # Refuses half emojis, bytes and, with this option, integers of more than 53 bits.
@@ -117,6 +115,11 @@ def _may_leave(span: EndedSpan, content: Content) -> bool:
     return not content.secrets.occur_in(encoded)
 
 
+def _quotes_content(span: EndedSpan, content: Content) -> bool:
+    """Return whether the span may quote content that must not be captured: in its failure or its events."""
+    return not content.captured and bool(span.status.description or span.events)
+
+
 class _Redaction:
     """Replaces the secrets of the process and of one run in a span."""
 
@@ -128,7 +131,7 @@ class _Redaction:
     def span(self, span: EndedSpan) -> EndedSpan:
         failure = self._text(self._words(span.status.description or ""))
         if not self._content.captured:  # the text of a failure may quote content
-            failure = str(attributes_of(span).get("error.type", "")) if failure else ""
+            failure = str(span.attributes.get("error.type", "")) if failure else ""
         return span._replace(
             name=self._redact(span.name),
             attributes=self._attributes(span.attributes),

@@ -115,7 +115,7 @@ class TraceWriter:
         late: dict[int, list[_Queued]] = {}
         for queued in spans:
             context, parent = queued.span.context, queued.span.parent
-            if parent is None or parent.is_remote:
+            if parent is None or queued.span.is_root:
                 runs.append([queued, *self._take_below(context)])
             elif (number := self._stored.get((context.trace_id, parent.span_id))) is not None:
                 late.setdefault(number, []).append(queued)

@@ -38,7 +38,7 @@ SpanKind = Literal["CHAIN", "TOOL", "RETRIEVER", "AGENT", "LLM", "EMBEDDING", "R
 
 
 class Tracing:
-    """Starts the spans of runs, nodes and model calls; without a provider there are none, only metrics."""
+    """Starts the spans of runs, nodes and model calls. Without a provider, only metrics are recorded."""
 
     def __init__(
         self, provider: SpanProvider | None, metrics: Metrics | None = None, content: Content | None = None

@@ -14,6 +14,7 @@ from flowpod.api.http.sse import event_stream
 from flowpod.engine.events import Event, Readable, RunOutput
 from flowpod.errors import ErrorInfo
 from flowpod.jsonable import dumps
+from flowpod.models.base import slices_of
 
 _MARK = f"chunk-{secrets.token_hex(16)}"
 _QUOTED_MARK = dumps(_MARK)
@@ -41,11 +42,7 @@ def chunk_frames(event: RunOutput, encode: Callable[[Event], bytes]) -> bytes:
     head, mark, tail = encode(marked).partition(_QUOTED_MARK)
     if not mark:
         return b""
-    texts, start = list[bytes](), 0
-    for length in event.chunk_lengths:
-        texts.append(dumps(text[start : start + length]))
-        start += length
-    return head + (tail + head).join(texts) + tail
+    return head + (tail + head).join([dumps(text[part]) for part in slices_of(event.chunk_lengths)]) + tail
 
 
 async def respond(
